@@ -1,0 +1,110 @@
+"""What the database's catalog says of a mapping's table. Needs no rights on the table itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+from session_lock.errors import SchemaError
+from session_lock.table import Shape, TaskTable
+
+KEY_TYPES = {
+    "smallint": "smallint",
+    "integer": "integer",
+    "bigint": "bigint",
+    "uuid": "uuid",
+    "text": "text",
+    "character varying": "text",
+}
+
+
+class Connection(Protocol):
+    """The part of an asyncpg connection that reading needs."""
+
+    async def fetch(self, query: str, *args: Any) -> Sequence[Mapping[str, Any]]: ...
+
+
+async def read_shape(connection: Connection, table: TaskTable) -> Shape:
+    """The types that the mapping's SQL depends on. `SchemaError` says what of the mapping the table cannot serve."""
+    schema, name = table.qualified
+    columns = await connection.fetch(
+        """
+        SELECT c.relkind::text AS kind, a.attname AS column, format_type(a.atttypid, a.atttypmod) AS full_type,
+               format_type(a.atttypid, NULL) AS type, a.attnotnull AS not_null,
+               EXISTS (SELECT FROM pg_catalog.pg_index AS i
+                        WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+                          AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) AS is_unique
+          FROM pg_catalog.pg_class AS c
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+          JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         WHERE n.nspname = $1 AND c.relname = $2
+         ORDER BY a.attnum
+        """,
+        schema,
+        name,
+    )
+    if not columns:
+        raise SchemaError(await _no_table(connection, table))
+    if columns[0]["kind"] != "r":
+        raise SchemaError(f"{table.table} is {_KINDS.get(columns[0]['kind'], 'no table')}: a task table is an ordinary table")
+    found = {row["column"]: row for row in columns}
+    claim = table.claim_columns
+
+    _check_key(table, found)
+    for column in table.columns:
+        _need(table, found, column, "columns")
+    types = {column: str(found[column]["full_type"]) for column in table.columns}
+    not_null = {column for column, row in found.items() if row["not_null"]}
+    for column, _ in table.order:
+        if column == claim.available_at:
+            types.setdefault(column, "timestamp with time zone")
+            not_null.add(column)
+        else:
+            _need(table, found, column, "order_by")
+            types.setdefault(column, str(found[column]["full_type"]))
+    return Shape(
+        key_type=KEY_TYPES[found[table.key]["type"]],
+        column_types=types,
+        not_null=frozenset(not_null & types.keys()),
+    )
+
+
+_KINDS = {"v": "a view", "m": "a materialized view", "p": "a partitioned table", "f": "a foreign table"}
+
+
+def _check_key(table: TaskTable, found: Mapping[str, Mapping[str, Any]]) -> None:
+    key = _need(table, found, table.key, "key")
+    if key["type"] not in KEY_TYPES:
+        raise SchemaError(
+            f"the key {table.table}.{table.key} is of type {key['full_type']}: a key is smallint, integer, bigint, uuid or text"
+        )
+    if not key["not_null"]:
+        raise SchemaError(f"the key {table.table}.{table.key} may be null: declare it NOT NULL or name another key")
+    if not key["is_unique"]:
+        raise SchemaError(
+            f"the key {table.table}.{table.key} is not unique: give it a primary key or a (not partial, not deferrable) "
+            "unique index of its own, or name another key"
+        )
+
+
+def _need(table: TaskTable, found: Mapping[str, Mapping[str, Any]], column: str, role: str) -> Mapping[str, Any]:
+    if column not in found:
+        raise SchemaError(f"{table.table} has no column {column!r} (named by {role}=){_close(column, found)}")
+    return found[column]
+
+
+async def _no_table(connection: Connection, table: TaskTable) -> str:
+    rows = await connection.fetch(
+        """
+        SELECT n.nspname || '.' || c.relname AS name
+          FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+        """
+    )
+    return f"there is no table {table.table}{_close(table.table, [row['name'] for row in rows])}"
+
+
+def _close(word: str, words: Iterable[str]) -> str:
+    matches = get_close_matches(word, list(words), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

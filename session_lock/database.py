@@ -1,0 +1,199 @@
+"""`Database`: what a Runner needs of a database. Six verbs, over small frozen values; durations are seconds.
+
+`PostgresDatabase` and `testing.MemoryDatabase` keep this contract and pass one suite (`tests/database`).
+
+Every verb of a session raises `SessionLost` if the session is not live, and `DatabaseError` (or `SchemaError`) if the
+database did not do it or its answer was lost: whether it was done is unknown then, and asking again is safe. A call may be
+cancelled at any moment, with the same meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, Protocol, TypeVar
+
+from session_lock.session import Lease
+from session_lock.tasks import TaskKey
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claim of one task: who holds this key under this token may finish it."""
+
+    key: TaskKey
+    token: int
+    """The fencing token: the task's own counter, one more at each claim, never reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedTask(Generic[T]):
+    """A task as `get_work` hands it out."""
+
+    claim: Claim
+    attempt: int
+    """How often the task was claimed, this time included, less the attempts that were given back. From 1."""
+    data: T | None = field(repr=False)
+    """The row as `decode` made it; None if that failed."""
+    error: Exception | None = None
+    """What `decode` raised. The task is held all the same: it has failed before it began."""
+
+
+class Outcome(StrEnum):
+    """What became of a claim that was to be finished or released."""
+
+    FINISHED = "finished"
+    RELEASED = "released"
+    DISCARDED = "discarded"
+    PARKED = "parked"
+    ALREADY_YOURS = "already yours"
+    """An earlier call under the same claim did it; its answer was lost."""
+    LOST = "lost"
+    """The claim is over: others have the task, or the application closed the row meanwhile."""
+    UNKNOWN = "unknown"
+    """There is no such task (any more)."""
+    LOCKED = "locked"
+    """Somebody's transaction has the row locked: nothing was done, ask again."""
+    REFUSED = "refused"
+    """The row itself refuses (a CHECK, a unique index, a trigger, a finish that leaves it pending): still held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The outcome of one claim."""
+
+    key: TaskKey
+    outcome: Outcome
+    error: str | None = None
+    """With `REFUSED`: what the database said, without values of the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handback:
+    """One task that is given back, and how."""
+
+    claim: Claim
+    after: float | None = None
+    """Seconds until it may be claimed again. None: at once, in its old place of the order. `inf`: parked."""
+    give_back_attempt: bool = False
+    """Whether this attempt does not count."""
+    discard: bool = False
+    """Whether it is given up in the table's own words (parked, where the mapping has none)."""
+    error: str | None = None
+    """What went wrong, kept for `why`; None if nothing did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The answer to a keepalive: how long the lease lasts, and what others ask of this session."""
+
+    left: float
+    """Seconds of lease left at the server when it answered."""
+    give_back: int = 0
+    """So many unstarted tasks it should release."""
+    pause: bool = False
+    """Whether its mapping is paused: it should claim nothing."""
+    drain: bool = False
+    """Whether it should drain, as if `stop()` had been called."""
+    cancel: tuple[str, ...] = ()
+    """Keys, as text, of running tasks that it should cancel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[T]):
+    """The answer to `get_work`."""
+
+    left: float
+    """Seconds of lease left at the server when it answered."""
+    tasks: Sequence[ClaimedTask[T]] = ()
+    """The tasks that were claimed, in claim order."""
+    settled: Sequence[Settled] = ()
+    """The outcomes of what was to be finished."""
+    position: str | None = None
+    """Where these tasks began in the order: a hint for the next call, opaque. None: there is none."""
+    next_due: float | None = None
+    """Seconds until the next task that is not due yet; None if unknown or if there was no room for more."""
+    share: int | None = None
+    """How many tasks the session may hold while work is scarce; None where the share was not worked out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which database and mapping a `Database` talks to. Equal identities see the same sessions."""
+
+    system: str
+    """PostgreSQL: the cluster's system identifier."""
+    database: str
+    mapping: str
+
+
+class Database(Protocol[T_co]):
+    """What a Runner talks to. See the module's docstring for what all verbs have in common."""
+
+    async def identity(self) -> Identity:
+        """Which database this is; asked before a session starts, and cheap after that."""
+        ...
+
+    async def start_session(self, *, capacity: int, ttl: float, label: str, app_version: str) -> Lease:
+        """Start a session that lives for `ttl` seconds and may hold `capacity` tasks. `label` is for people.
+
+        Not idempotent: a session whose answer was lost holds nothing and expires.
+        """
+        ...
+
+    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool) -> Beat:
+        """Keepalive: the lease ends `ttl` seconds from now, or later if it did. `draining` takes it out of the shares.
+
+        A session that has expired is lost, also if nobody has noticed yet.
+        """
+        ...
+
+    async def get_work(
+        self,
+        lease: Lease,
+        *,
+        limit: int,
+        held: Collection[TaskKey] = (),
+        position: str | None = None,
+        over_share: bool = False,
+        finished: Sequence[Claim] = (),
+    ) -> Work[T_co]:
+        """Finish `finished`, then claim up to `limit` more tasks: pending, due, and free.
+
+        Free is a task that nobody holds, that an ended session held, or that this session holds without knowing it (it
+        is not in `held`: a claim whose answer was lost). A task that is locked by somebody is passed over. `limit` is cut
+        to the session's capacity and, unless `over_share`, to its share. One call at a time per session.
+        """
+        ...
+
+    async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:
+        """Flag tasks as finished: FINISHED, ALREADY_YOURS, LOST, UNKNOWN, LOCKED or REFUSED for each, in any order.
+
+        A row that refuses holds up none of the others.
+        """
+        ...
+
+    async def release_tasks(self, lease: Lease, handbacks: Sequence[Handback]) -> Sequence[Settled]:
+        """Give tasks back: RELEASED, DISCARDED, PARKED, ALREADY_YOURS, LOST, UNKNOWN, LOCKED or REFUSED for each."""
+        ...
+
+    async def end_session(self, lease: Lease, claims: Sequence[Claim]) -> None:
+        """End the session and give back what it still holds, attempts included. Nothing happens if it has ended."""
+        ...
+
+    async def finish_in(self, connection: Any, lease: Lease, claims: Sequence[Claim]) -> None:
+        """Fence and finish in the caller's transaction on its own `connection`: all of them, or `TaskLost`."""
+        ...
+
+    def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AbstractAsyncContextManager[Any]:
+        """A transaction of the database's own, fenced and finished on entry: yields its connection."""
+        ...
+
+
+DatabaseFinder = Callable[[], Awaitable[Database[T]]]
+"""Asked in each cycle for the current database, so that a database can move."""

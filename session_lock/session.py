@@ -1,0 +1,66 @@
+"""The local side of a session: its identity, and the deadline until which this process may act for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from session_lock.errors import SessionLost
+
+CLOCK_RATE_BOUND = 1e-3
+"""How much faster the server's clock may run than ours (rho in the protocol's reasoning)."""
+
+
+def lease_clock() -> float:
+    """Seconds on a clock that counts the time a suspended machine slept; the one reader of the local deadline.
+
+    `loop.time()` is CLOCK_MONOTONIC on Linux, which stands still during a suspend, while the lease in the database
+    goes on running out. Where there is no CLOCK_BOOTTIME the monotonic clock has to do.
+    """
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()  # noqa: TID251 (the one place)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a database gives to a new session."""
+
+    id: int
+    nonce: UUID = field(repr=False)
+    """Proof of identity: whoever has it may act as this session, so it is never logged."""
+    left: float = 0.0
+    """Seconds that it lasts."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One lease of one Runner on one mapping, as this process sees it.
+
+    The deadline is counted from *before* the call that renewed the lease was sent, never from its reply:
+    the server's lease cannot end earlier than that. It only ever moves forward (a late reply of an early
+    keepalive changes nothing).
+    """
+
+    lease: Lease
+    deadline: float = 0.0
+    lost: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    def extend(self, *, sent_at: float, left: float, ttl: float, guard: float) -> None:
+        """Move the deadline after a good reply: `left` seconds of lease, of a call sent at `sent_at` (lease_clock).
+
+        A server whose clock stepped back may report more than it granted; `ttl` caps that.
+        """
+        granted = min(left, ttl) * (1 - CLOCK_RATE_BOUND) - guard
+        self.deadline = max(self.deadline, sent_at + granted)
+
+    def left(self) -> float:
+        """Seconds for which this process may still act for the session; 0 when it is lost."""
+        return 0.0 if self.lost.is_set() else max(0.0, self.deadline - lease_clock())
+
+    def assert_held(self) -> None:
+        """Raise `SessionLost` unless the lease is still held as far as this process can know."""
+        if self.left() <= 0:
+            raise SessionLost(f"session {self.lease.id} is lost: its tasks may be running elsewhere")

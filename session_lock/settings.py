@@ -1,0 +1,101 @@
+"""`Settings`: every number that a Runner has, with the relations between them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from session_lock.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a Runner behaves. All durations are seconds; the relations are checked at construction (`SettingsError`).
+
+    The lease must outlive two lost keepalives and a call, and leave the taskers time to be cancelled:
+    `lease_ttl >= 3 * keepalive_interval + call_timeout + cancel_grace + guard`.
+    """
+
+    lease_ttl: float = 30.0
+    """How long a session lives in the database after a keepalive: the take-over time after a crash. Defaults to 30."""
+
+    keepalive_interval: float = 5.0
+    """Between two keepalives, jittered by 10 %. Defaults to 5."""
+
+    call_timeout: float = 3.0
+    """The longest that one call of the database may take before its connection is given up. Defaults to 3."""
+
+    cancel_grace: float = 5.0
+    """What a cancelled tasker gets for cleaning up before it is abandoned. Defaults to 5."""
+
+    guard: float = 1.0
+    """The local deadline lies this long before the lease's end, for clocks that differ. Defaults to 1."""
+
+    poll_interval: float = 1.0
+    """Between two looks for work when there was none, jittered by 20 %. Defaults to 1."""
+
+    patience: float = 1.0
+    """How long a session with free capacity keeps to its share while claimable work is left. Defaults to 1."""
+
+    drain_timeout: float = 15.0
+    """What running taskers get to end by themselves at a graceful stop. Defaults to 15."""
+
+    shutdown_timeout: float = 5.0
+    """What recording the last outcomes and ending the session may take after that. Defaults to 5."""
+
+    batch_size: int = 100
+    """Tasks in one call of a batch tasker, at most. Defaults to 100."""
+
+    concurrency: int = 10
+    """Calls of the tasker at once. Defaults to 10."""
+
+    tasks_per_session: int | None = None
+    """The most tasks a session holds, running and prefetched: its capacity.
+
+    Defaults to `concurrency * batch_size` and one prefetched batch; under `each`, to twice the concurrency.
+    """
+
+    start_jitter: float | None = None
+    """A Runner waits up to this long, at random, before its first session. Defaults to one poll interval."""
+
+    on_stuck: Literal["abandon"] = "abandon"
+    """A tasker that ignores its cancellation is abandoned: logged, its rows left to expire. The only choice as yet."""
+
+    def __post_init__(self) -> None:
+        self._check_values()
+        needed = 3 * self.keepalive_interval + self.call_timeout + self.cancel_grace + self.guard
+        if self.lease_ttl < needed:
+            raise SettingsError(
+                f"lease_ttl={self.lease_ttl:g} is too short for keepalive_interval={self.keepalive_interval:g}: it must be at "
+                f"least 3 * keepalive_interval + call_timeout + cancel_grace + guard = {needed:g} seconds"
+            )
+        if self.tasks_per_session is not None and self.tasks_per_session < self.concurrency:
+            raise SettingsError(
+                f"tasks_per_session={self.tasks_per_session} is less than concurrency={self.concurrency}: "
+                "some calls of the tasker would never get a task; raise the one or lower the other"
+            )
+
+    def _check_values(self) -> None:
+        may_be_zero = {"guard", "patience", "drain_timeout", "start_jitter"}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "on_stuck":
+                if value != "abandon":
+                    raise SettingsError(f'on_stuck={value!r} is not known; it must be "abandon"')
+                continue
+            if value is None and field.name in {"tasks_per_session", "start_jitter"}:
+                continue
+            counts = field.name in {"batch_size", "concurrency", "tasks_per_session"}
+            if isinstance(value, bool) or not isinstance(value, int if counts else (int, float)):
+                raise SettingsError(f"{field.name}={value!r} must be {'a whole number' if counts else 'a number of seconds'}")
+            least = 1 if counts else 0
+            if value < least or not math.isfinite(value) or (value == 0 and field.name not in may_be_zero):
+                raise SettingsError(f"{field.name}={value!r} must be {'at least 1' if counts else 'a positive number of seconds'}")
+
+    def capacity(self, tasks_per_call: int) -> int:
+        """How many tasks a session may hold whose tasker takes up to `tasks_per_call` tasks a call."""
+        if self.tasks_per_session is not None:
+            return self.tasks_per_session
+        prefetched = self.batch_size if tasks_per_call > 1 else self.concurrency
+        return self.concurrency * tasks_per_call + prefetched

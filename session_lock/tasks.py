@@ -1,0 +1,205 @@
+"""What flows: tasks to the tasker, and what it says of them. Nothing here knows a database."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, overload
+from uuid import UUID
+
+T = TypeVar("T")
+
+TaskKey: TypeAlias = int | str | UUID
+"""The key of a task: what the mapping's key column holds."""
+
+
+# Outcomes -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give the task back without blame: its attempt does not count."""
+
+    after: float | None = None
+    """Seconds until it may be claimed again, by anyone. None: at once, in its old place of the order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Give the task up, in the table's own words (the mapping's `discard`); parked where it has none."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The task is accomplished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The task has failed: it is tried again later."""
+
+    error: str
+    """Kept for `session-lock why`."""
+
+
+Verdict: TypeAlias = Finish | Release | Discard | Failure
+
+
+# Tasks and batches ----------------------------------------------------------------------------------------
+
+
+class Holder(Protocol):
+    """What stands behind a task: the lease under which it is held. Given by the Runner."""
+
+    def lease_left(self) -> float: ...
+    def assert_held(self, tasks: Sequence[Task[Any]]) -> None: ...
+    async def finish_in(self, connection: Any, tasks: Sequence[Task[Any]]) -> None: ...
+    def transaction(self, tasks: Sequence[Task[Any]]) -> AbstractAsyncContextManager[Any]: ...
+    def settle(self, task: Task[Any], verdict: Verdict) -> None: ...
+    def is_settled(self, task: Task[Any]) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task(Generic[T]):
+    """One row to be done, held by this process's session until it is settled."""
+
+    key: TaskKey
+    """The row's key. A stable idempotency key for effects outside of the database."""
+    data: T = field(repr=False)
+    """The row, as `decode` made it."""
+    attempt: int
+    """How often the task was begun, this time included; attempts that were given back do not count. From 1."""
+    token: int
+    """The fencing token: grows with every claim of this task. A resource that compares it can refuse a stale run."""
+    session_id: int
+    _holder: Holder = field(repr=False)
+
+    def lease_left(self) -> float:
+        """Seconds for which this process may still act on the task, by its own clock; 0 when the lease is lost."""
+        return self._holder.lease_left()
+
+    def assert_held(self) -> None:
+        """Raise `SessionLost` or `TaskLost` if the task is known to be no longer held. Ask before an outside effect.
+
+        It asks no database, so it is free; a process that freezes right after it has still to be fenced by `token`.
+        """
+        self._holder.assert_held((self,))
+
+    async def finish_in(self, connection: Any) -> None:
+        """Finish the task inside the caller's open transaction on the caller's own connection.
+
+        Call it first, then write: what the transaction writes and the finish take place together, or not at all. Raises
+        `SessionLost` or `TaskLost` if the task is no longer held; the transaction must be rolled back then.
+        """
+        await self._holder.finish_in(connection, (self,))
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """`async with task.transaction() as connection:` a transaction that finishes the task when it commits."""
+        return self._holder.transaction((self,))
+
+
+class Batch(Sequence[Task[T]]):
+    """The tasks of one call of the tasker, never none."""
+
+    __slots__ = ("_holder", "_tasks")
+
+    def __init__(self, tasks: Sequence[Task[T]], holder: Holder) -> None:
+        self._tasks = tuple(tasks)
+        self._holder = holder
+
+    @overload
+    def __getitem__(self, index: int) -> Task[T]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Task[T]]: ...
+    def __getitem__(self, index: int | slice) -> Task[T] | Sequence[Task[T]]:
+        return self._tasks[index]
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[Task[T]]:
+        return iter(self._tasks)
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self._tasks)} tasks)"
+
+    def lease_left(self) -> float:
+        """Seconds for which this process may still act on the tasks; 0 when the lease is lost."""
+        return self._holder.lease_left()
+
+    def assert_held(self, *tasks: Task[T]) -> None:
+        """As `Task.assert_held`, for the given tasks (default: all that are not settled)."""
+        self._holder.assert_held(tasks or self._unsettled())
+
+    async def finish_in(self, connection: Any, *tasks: Task[T]) -> None:
+        """As `Task.finish_in`, for the given tasks (default: all that are not settled), all or none."""
+        await self._holder.finish_in(connection, self._own(tasks) or self._unsettled())
+
+    def transaction(self, *tasks: Task[T]) -> AbstractAsyncContextManager[Any]:
+        """`async with batch.transaction() as connection:` finishes the tasks (default: all unsettled) on commit."""
+        return self._holder.transaction(self._own(tasks) or self._unsettled())
+
+    def finish(self, task: Task[T]) -> None:
+        """The task is accomplished, whatever happens to the rest of the batch."""
+        self._settle(task, Finish())
+
+    def release(self, task: Task[T], *, after: float | None = None) -> None:
+        """Give the task back without blame; not to be claimed before `after` seconds (default: at once)."""
+        self._settle(task, Release(after))
+
+    def discard(self, task: Task[T], reason: str = "") -> None:
+        """Give the task up, in the table's own words."""
+        self._settle(task, Discard(reason))
+
+    def _settle(self, task: Task[T], verdict: Verdict) -> None:
+        self._own((task,))
+        self._holder.settle(task, verdict)
+
+    def _own(self, tasks: Sequence[Task[T]]) -> Sequence[Task[T]]:
+        for task in tasks:
+            if not any(task is own for own in self._tasks):
+                raise ValueError(f"{task!r} is not a task of this batch")
+        return tasks
+
+    def _unsettled(self) -> Sequence[Task[T]]:
+        return [task for task in self._tasks if not self._holder.is_settled(task)]
+
+
+# Taskers --------------------------------------------------------------------------------------------------
+
+Tasker: TypeAlias = Callable[[Batch[T]], Awaitable[Iterable[Task[T]]]]
+"""`async def tasker(batch)`: returns the tasks that it has accomplished. The others have failed and are tried again."""
+
+
+class each(Generic[T]):  # noqa: N801 (reads as a word at the call: Runner(database, each(send)))
+    """A tasker for one task a call: a slot refills as soon as it is free.
+
+    `async def send(task)` returns None when the task is accomplished, or `Release(after=)`, or `Discard(reason)`. What it
+    raises is a failure: the task is tried again later.
+    """
+
+    def __init__(self, function: Callable[[Task[T]], Awaitable[Release | Discard | None]]) -> None:
+        self.function = function
+
+    async def __call__(self, batch: Batch[T]) -> Iterable[Task[T]]:
+        (task,) = batch
+        match await self.function(task):
+            case None:
+                return (task,)
+            case Release(after):
+                batch.release(task, after=after)
+            case Discard(reason):
+                batch.discard(task, reason)
+            case other:
+                raise TypeError(f"a tasker under each() returns None, Release(after=) or Discard(reason), not {type(other).__name__}")
+        return ()
+
+
+def retry_delay(attempt: int) -> float:
+    """Seconds before a failed task is tried again: 1, 2, 4, .. at most 300, less up to half of it at random."""
+    delay = min(300.0, 2.0 ** min(attempt - 1, 16))
+    return delay * random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries, guards nothing)

@@ -1,0 +1,213 @@
+-- session_lock: the functions of a session that need no task table. Run at every deploy, before the new code starts:
+-- CREATE OR REPLACE only, so instances of the version before go on working. A changed signature is a new function
+-- with _v2 at its end, never an edit.
+--
+-- All of them are SECURITY DEFINER and owned by the role that migrates, so a service needs EXECUTE and nothing else;
+-- the search_path is pinned (pg_temp last), so nothing that a caller creates can stand in for what is meant.
+-- SQLSTATE SL001: the session is not live (or the nonce is wrong, which must look the same).
+
+-- What the schema offers and the oldest library that it still serves; a library compares both with its own.
+CREATE OR REPLACE FUNCTION session_lock.schema_version(OUT version integer, OUT serves integer)
+LANGUAGE sql STABLE
+AS $function$ SELECT 1, 1 $function$;
+
+-- The one clock of all leases and due times: the server's, and not the transaction's (`now()` stands still while a
+-- transaction waits). Tests replace this function to move time.
+CREATE OR REPLACE FUNCTION session_lock.clock() RETURNS timestamptz
+LANGUAGE sql VOLATILE
+AS $function$ SELECT clock_timestamp() $function$;
+
+CREATE OR REPLACE FUNCTION session_lock.start_session(
+  p_name text, p_functions text, p_capacity integer, p_ttl double precision,
+  p_label text, p_app_version text, p_library_version text,
+  OUT id bigint, OUT nonce uuid, OUT "left" double precision
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+#variable_conflict use_column
+DECLARE
+  v_now timestamptz := session_lock.clock();
+BEGIN
+  INSERT INTO session_lock.session (name, functions, capacity, started_at, expires_at, label, app_version, library_version)
+  VALUES (p_name, p_functions, p_capacity, v_now, v_now + make_interval(secs => p_ttl),
+          p_label, p_app_version, p_library_version)
+  RETURNING session.id, session.nonce INTO start_session.id, start_session.nonce;
+  "left" := p_ttl;
+END
+$function$;
+
+-- The keepalive: moves the end of the lease to p_ttl from now, never backwards, and brings back what others ask of
+-- this session. An expired session is never revived, also if nobody has ended it yet: someone may be about to.
+CREATE OR REPLACE FUNCTION session_lock.bump_session(
+  p_id bigint, p_nonce uuid, p_ttl double precision, p_draining boolean,
+  OUT "left" double precision, OUT give_back integer, OUT pause boolean, OUT drain boolean, OUT cancel_keys text[]
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+#variable_conflict use_column
+DECLARE
+  v_name    text;
+  v_expires timestamptz;
+  v_now     timestamptz;
+BEGIN
+  -- What is asked is read under the row's lock and cleared in the same transaction, so each request is told once.
+  SELECT s.name, s.expires_at, s.give_back, s.drain_requested, s.cancel_keys
+    INTO v_name, v_expires, bump_session.give_back, bump_session.drain, bump_session.cancel_keys
+    FROM session_lock.session AS s
+   WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL
+     FOR NO KEY UPDATE;
+  v_now := session_lock.clock();  -- after the wait for the lock, not before it
+  IF v_expires IS NULL OR v_expires <= v_now THEN
+    RAISE EXCEPTION 'session % is not live', p_id USING ERRCODE = 'SL001';
+  END IF;
+
+  v_expires := greatest(v_expires, v_now + make_interval(secs => p_ttl));
+  UPDATE session_lock.session AS s
+     SET expires_at = v_expires, draining = s.draining OR p_draining, give_back = 0, cancel_keys = '{}'
+   WHERE s.id = p_id;
+  "left" := extract(epoch FROM v_expires - v_now);
+  pause := EXISTS (SELECT FROM session_lock.pause AS p WHERE p.name = v_name);
+END
+$function$;
+
+-- For the functions of the mappings: holds the caller's own session live until the transaction ends. FOR KEY SHARE
+-- lets keepalives through and makes whoever would end the session wait (who ends one takes FOR UPDATE).
+CREATE OR REPLACE FUNCTION session_lock.hold_session(
+  p_id bigint, p_nonce uuid,
+  OUT name text, OUT capacity integer, OUT expires_at timestamptz, OUT at timestamptz
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+#variable_conflict use_column
+BEGIN
+  SELECT s.name, s.capacity, s.expires_at INTO hold_session.name, hold_session.capacity, hold_session.expires_at
+    FROM session_lock.session AS s
+   WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL
+     FOR KEY SHARE;
+  at := session_lock.clock();  -- after the wait for the lock, not before it
+  IF hold_session.expires_at IS NULL OR hold_session.expires_at <= at THEN
+    RAISE EXCEPTION 'session % is not live', p_id USING ERRCODE = 'SL001';
+  END IF;
+END
+$function$;
+
+-- The sessions of a name: those that have ended and whose tasks may still have to be found, and those that share the
+-- work. Expired ones are ended on the way, if there are any: under FOR UPDATE, so that none ends beneath an open claim or
+-- finish of its own, and with SKIP LOCKED, so that nobody waits for one that is in its finishing transaction.
+-- The caller must use the list in a *later* statement: what an ended session claimed is visible to that one.
+CREATE OR REPLACE FUNCTION session_lock.sessions_of(
+  p_name text, p_now timestamptz,
+  OUT ended bigint[], OUT sharing bigint[], OUT capacities integer[]
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+  v_expired boolean;
+BEGIN
+  FOR v_round IN 1..2 LOOP
+    SELECT coalesce(array_agg(s.id) FILTER (WHERE s.ended_at IS NOT NULL), '{}'),
+           coalesce(array_agg(s.id ORDER BY s.id) FILTER (WHERE live.sharing), '{}'),
+           coalesce(array_agg(s.capacity ORDER BY s.id) FILTER (WHERE live.sharing), '{}'),
+           coalesce(bool_or(s.ended_at IS NULL AND s.expires_at <= p_now), false)
+      INTO ended, sharing, capacities, v_expired
+      FROM session_lock.session AS s,
+           LATERAL (SELECT s.ended_at IS NULL AND s.expires_at > p_now AND NOT s.draining) AS live (sharing)
+     WHERE s.name = p_name AND s.swept_at IS NULL;
+    EXIT WHEN NOT v_expired OR v_round = 2;
+
+    WITH expired AS MATERIALIZED (
+      SELECT s.id FROM session_lock.session AS s
+       WHERE s.name = p_name AND s.swept_at IS NULL AND s.ended_at IS NULL AND s.expires_at <= p_now
+       ORDER BY s.id LIMIT 100
+         FOR UPDATE SKIP LOCKED
+    )
+    UPDATE session_lock.session AS s SET ended_at = p_now FROM expired WHERE s.id = expired.id;
+  END LOOP;
+END
+$function$;
+
+-- After a look at all tasks that are due found nothing more to claim: p_named are the sessions that those tasks name.
+-- An ended session that none of them names leaves the list. One that they name although it had left it (its row was
+-- closed by hand, and opened again when it was swept) comes back to it. Returns those that do not exist at all.
+-- Both states are final, and p_named was read in an earlier statement than the sessions are here: a session that
+-- has only just started is never taken for one that is gone.
+CREATE OR REPLACE FUNCTION session_lock.sweep_sessions(p_ended bigint[], p_named bigint[], p_now timestamptz)
+RETURNS bigint[]
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+  IF cardinality(p_ended) > 0 THEN
+    WITH gone AS MATERIALIZED (
+      SELECT s.id FROM session_lock.session AS s
+       WHERE s.id = ANY (p_ended) AND s.id <> ALL (p_named) AND s.swept_at IS NULL
+       ORDER BY s.id
+         FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE session_lock.session AS s SET swept_at = p_now FROM gone WHERE s.id = gone.id;
+  END IF;
+  IF cardinality(p_named) > 0 THEN
+    UPDATE session_lock.session AS s SET swept_at = NULL WHERE s.id = ANY (p_named) AND s.swept_at IS NOT NULL;
+  END IF;
+  RETURN ARRAY(SELECT n.id FROM unnest(p_named) AS n (id)
+                WHERE NOT EXISTS (SELECT FROM session_lock.session AS s WHERE s.id = n.id));
+END
+$function$;
+
+-- How many of p_tasks a session may hold: its part by capacity, whole numbers by the largest remainder, ties to the
+-- lower id (so 4 tasks on 3 equal sessions are 2, 1, 1). The parts of all sessions add up to p_tasks.
+CREATE OR REPLACE FUNCTION session_lock.share(p_id bigint, p_ids bigint[], p_capacities integer[], p_tasks bigint)
+RETURNS integer
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $function$
+  WITH part AS (
+    SELECT s.id,
+           p_tasks * s.capacity / sum(s.capacity) OVER () AS exact
+      FROM unnest(p_ids, p_capacities) AS s (id, capacity)
+  ), ranked AS (
+    SELECT id, floor(exact) AS whole,
+           row_number() OVER (ORDER BY exact - floor(exact) DESC, id) AS rank,
+           p_tasks - sum(floor(exact)) OVER () AS remaining
+      FROM part
+  )
+  SELECT (whole + (rank <= remaining)::integer)::integer FROM ranked WHERE id = p_id
+$function$;
+
+-- Bounds the rest of the current transaction by what is left of a lease: a frozen client's connection is closed by the
+-- server then, and its locks with it. A shorter limit that is set already stays.
+CREATE OR REPLACE FUNCTION session_lock.limit_transaction(p_left interval) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+  v_limit  interval := greatest(p_left, interval '1 millisecond');
+  v_name   text;
+  v_set_to interval;
+BEGIN
+  FOREACH v_name IN ARRAY ARRAY['idle_in_transaction_session_timeout', 'transaction_timeout'] LOOP
+    v_set_to := nullif(current_setting(v_name, true), '')::interval;
+    CONTINUE WHEN v_set_to IS NULL;  -- transaction_timeout came with PostgreSQL 17
+    IF v_set_to = interval '0' OR v_set_to > v_limit THEN
+      PERFORM set_config(v_name, ceil(extract(epoch FROM v_limit) * 1000)::bigint || 'ms', true);
+    END IF;
+  END LOOP;
+END
+$function$;
+
+-- Keeps the newest 20 failures of each of the tasks.
+CREATE OR REPLACE FUNCTION session_lock.trim_failures(p_name text, p_keys text[]) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  DELETE FROM session_lock.failure AS f
+   USING unnest(p_keys) AS k (key)
+   WHERE f.name = p_name AND f.task_key = k.key
+     AND f.id <= (SELECT n.id FROM session_lock.failure AS n
+                   WHERE n.name = p_name AND n.task_key = k.key ORDER BY n.id DESC OFFSET 20 LIMIT 1)
+$function$;
+
+REVOKE ALL ON FUNCTION
+  session_lock.start_session(text, text, integer, double precision, text, text, text),
+  session_lock.bump_session(bigint, uuid, double precision, boolean),
+  session_lock.hold_session(bigint, uuid),
+  session_lock.sessions_of(text, timestamptz),
+  session_lock.sweep_sessions(bigint[], bigint[], timestamptz),
+  session_lock.trim_failures(text, text[])
+FROM PUBLIC;

@@ -1,0 +1,17 @@
+-- session_lock: takes away everything that sessions.up.sql and sessions.alwaysup.sql made. The task tables are not
+-- touched: run tasks.down.sql of each mapping first. What is still in the schema is refused, not dropped with it.
+
+DROP FUNCTION IF EXISTS session_lock.trim_failures(text, text[]);
+DROP FUNCTION IF EXISTS session_lock.limit_transaction(interval);
+DROP FUNCTION IF EXISTS session_lock.share(bigint, bigint[], integer[], bigint);
+DROP FUNCTION IF EXISTS session_lock.sweep_sessions(bigint[], bigint[], timestamptz);
+DROP FUNCTION IF EXISTS session_lock.sessions_of(text, timestamptz);
+DROP FUNCTION IF EXISTS session_lock.hold_session(bigint, uuid);
+DROP FUNCTION IF EXISTS session_lock.bump_session(bigint, uuid, double precision, boolean);
+DROP FUNCTION IF EXISTS session_lock.start_session(text, text, integer, double precision, text, text, text);
+DROP FUNCTION IF EXISTS session_lock.clock();
+DROP FUNCTION IF EXISTS session_lock.schema_version();
+DROP TABLE IF EXISTS session_lock.pause;
+DROP TABLE IF EXISTS session_lock.failure;
+DROP TABLE IF EXISTS session_lock.session;
+DROP SCHEMA IF EXISTS session_lock;

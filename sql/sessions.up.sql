@@ -1,0 +1,49 @@
+-- session_lock: the tables that all mappings share. Run once; running it again changes nothing.
+--
+-- A session is the lease of one Runner on one mapping. While it is live (not ended, not expired) its tasks are its
+-- own; once it is *ended* they are claimable by others. Expiring and ending are two things: a session whose lease ran
+-- out is ended by whoever sees it first, under FOR UPDATE of its row, and only then do its tasks change hands.
+
+CREATE SCHEMA IF NOT EXISTS session_lock;
+
+CREATE TABLE IF NOT EXISTS session_lock.session (
+  id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  nonce           uuid NOT NULL DEFAULT gen_random_uuid(),  -- proof of identity; known to the session alone
+  name            text NOT NULL,                            -- the mapping's name: sessions of one name share its tasks
+  functions       text NOT NULL DEFAULT '',                 -- which set of functions it calls (name_hash), for prune
+  capacity        integer NOT NULL CHECK (capacity > 0),    -- how many tasks it may hold
+  started_at      timestamptz NOT NULL,
+  expires_at      timestamptz NOT NULL,                     -- moved by every keepalive, so no index may contain it
+  ended_at        timestamptz,                              -- set once, never unset: its tasks are claimable from here on
+  swept_at        timestamptz,                              -- ended, and no task named it in a full walk: left the list
+  draining        boolean NOT NULL DEFAULT false,           -- takes no more work; not counted in the shares
+  drain_requested boolean NOT NULL DEFAULT false,           -- somebody asked it to drain; it hears so at its next keepalive
+  give_back       integer NOT NULL DEFAULT 0,               -- unstarted tasks that others ask it to release
+  cancel_keys     text[] NOT NULL DEFAULT '{}',             -- running tasks that it is asked to cancel
+  label           text NOT NULL DEFAULT '',                 -- host:pid, for people; never an identity
+  app_version     text NOT NULL DEFAULT '',
+  library_version text NOT NULL DEFAULT ''
+) WITH (fillfactor = 50);  -- room for the keepalive's new row version in the same page (HOT)
+
+-- The sessions that matter to a name: live ones, and ended ones whose tasks may still have to be found.
+CREATE INDEX IF NOT EXISTS session_unswept ON session_lock.session (name) WHERE swept_at IS NULL;
+
+-- What went wrong with a task, for `session-lock why`; the newest few per task are kept.
+CREATE TABLE IF NOT EXISTS session_lock.failure (
+  id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  name     text NOT NULL,         -- the mapping's
+  task_key text NOT NULL,         -- the task's key as text
+  attempt  integer NOT NULL,
+  at       timestamptz NOT NULL,
+  session  bigint NOT NULL,       -- no foreign key: sessions are pruned, and a shared parent would be locked by all
+  error    text NOT NULL          -- cut to 4,000 characters
+);
+CREATE INDEX IF NOT EXISTS failure_of_task ON session_lock.failure (name, task_key, id);
+
+-- A name that stands here is paused: its sessions go on living and finish what they run, but get no new work.
+CREATE TABLE IF NOT EXISTS session_lock.pause (
+  name text PRIMARY KEY,
+  at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+REVOKE ALL ON session_lock.session, session_lock.failure, session_lock.pause FROM PUBLIC;

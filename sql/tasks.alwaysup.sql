@@ -1,0 +1,424 @@
+-- session_lock: the functions of one mapping, __title__. Run at every deploy, before the new code starts: CREATE OR
+-- REPLACE only, and the names end in a hash over what their signatures depend on, so instances of the version before go on
+-- working. Words between double underscores are holes that `session-lock sql always` fills with the mapping's names.
+--
+-- How to read the bodies. The mapping's own expressions (pending, finish, discard) stand where nothing but the columns
+-- of the task table, under the alias t, is in scope; columns win over variables; and variables are called my.x there,
+-- so that no column of any table can be taken for one of them.
+--
+-- What holds them together:
+--   * Lock order, everywhere: the own session's row (FOR KEY SHARE), then task rows in key order.
+--   * A claim is (session, token). The token is the row's own counter: it only grows, and is never cleared.
+--   * Finish, discard and release clear the session of a row and nothing else of the claim. So a row with my token and
+--     no session is one that I have settled; and a row opened again by hand is claimable at once.
+
+-- Where each of the caller's claims stands, with its row locked if it can be without waiting:
+--   held: its own, and pending · closed: its own, but the application has closed the row meanwhile · finished: settled
+--   by an earlier call, and not pending · free: given back by an earlier call · lost: somebody else's, or claimed again
+--   locked: somebody's transaction has the row, ask again · unknown: there is no such row
+CREATE OR REPLACE FUNCTION session_lock.standing__set__(p_id bigint, p_keys __key_type__[], p_tokens bigint[])
+RETURNS TABLE (task_key __key_type__, standing text)
+LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+<<my>>
+DECLARE
+  keys __key_type__[] := p_keys;
+BEGIN
+  RETURN QUERY
+  WITH task AS MATERIALIZED (
+    SELECT t.__key__ AS key, t.__session_id__ AS holder, t.__claim_token__ AS token, (__pending__) IS TRUE AS pending
+      FROM __table__ AS t
+     WHERE t.__key__ = ANY (my.keys)
+     ORDER BY t.__key__
+       FOR NO KEY UPDATE SKIP LOCKED
+  )
+  SELECT claim.key,
+         CASE
+           WHEN task.key IS NULL THEN
+             CASE WHEN EXISTS (SELECT FROM __table__ AS t WHERE t.__key__ = claim.key) THEN 'locked' ELSE 'unknown' END
+           WHEN task.token IS DISTINCT FROM claim.token THEN 'lost'
+           WHEN task.holder = p_id AND task.pending THEN 'held'
+           WHEN task.holder = p_id THEN 'closed'
+           WHEN task.holder IS NULL AND task.pending THEN 'free'
+           WHEN task.holder IS NULL THEN 'finished'
+           ELSE 'lost'
+         END
+    FROM unnest(p_keys, p_tokens) AS claim (key, token)
+    LEFT JOIN task ON task.key = claim.key;
+END
+$function$;
+
+-- Work for a session, in one round trip: records what it has finished, takes over from the dead, and claims tasks.
+--
+--   p_limit       how many tasks the caller has room for
+--   p_held        the keys that it holds. A row that names it and is not among them was claimed by a call whose reply was
+--                 lost; it is claimed again here, with a new token.
+--   p_position    the position of an earlier reply, or NULL to look from the start: a hint, never a promise
+--   p_over_share  it had nothing to do for its patience: the share does not bind it now
+--   p_finished, p_tokens   claims to finish first (as finish_tasks does)
+--
+-- Returns rows of three kinds. 'task': task_key, task_token, task_attempt and the mapping's columns, in claim order; the
+-- first has task_position, for the next call. 'outcome': task_key and outcome of each of p_finished. 'state', once, last:
+-- next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left (seconds), task_share
+-- (how many tasks the session may hold; NULL where the share does not bind: there is plenty, or nobody to share with).
+CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
+  p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_over_share boolean,
+  p_finished __key_type__[], p_tokens bigint[]
+) RETURNS TABLE (
+  kind text, task_key __key_type__, task_token bigint, task_attempt integer, outcome text,
+  task_position text, next_due double precision, lease_left double precision, task_share integer,
+  __columns__ text
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $function$
+#variable_conflict use_column
+<<my>>
+DECLARE
+  id         bigint := p_id;
+  held       __key_type__[] := coalesce(p_held, '{}');
+  want       integer;
+  name       text;
+  capacity   integer;
+  expires    timestamptz;
+  clock      timestamptz;
+  ended      bigint[];
+  sharing    bigint[];
+  capacities integer[];
+  total      bigint;
+  enough     bigint;
+  tasks      bigint;
+  share      integer;
+  start      text := p_position;
+  named      bigint[];
+  gone       bigint[];
+  keys       __key_type__[] := '{}';
+BEGIN
+  -- Ended sessions are read in one statement and used in the next; that is sound only if the next one sees more.
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+    RAISE EXCEPTION 'get_work needs READ COMMITTED, not %', upper(current_setting('transaction_isolation'))
+      USING ERRCODE = 'invalid_transaction_state';
+  END IF;
+  SELECT h.name, h.capacity, h.expires_at, h.at INTO my.name, my.capacity, my.expires, my.clock
+    FROM session_lock.hold_session(p_id, p_nonce) AS h;
+
+  -- 1 Finish what the caller has accomplished, while nothing but the own session is locked.
+  IF cardinality(p_finished) > 0 THEN
+    RETURN QUERY
+    SELECT 'outcome'::text, f.task_key, NULL::bigint, NULL::integer, f.outcome,
+           NULL::text, NULL::double precision, NULL::double precision, NULL::integer, __no_columns__
+      FROM session_lock.finish_tasks__set__(p_id, p_nonce, p_finished, p_tokens) AS f;
+  END IF;
+
+  -- 2 Who has ended, who shares. From here on the ended ones are known, and never more than they.
+  SELECT s.ended, s.sharing, s.capacities INTO my.ended, my.sharing, my.capacities
+    FROM session_lock.sessions_of(my.name, my.clock) AS s;
+
+  -- 3 The share: of the tasks that are there, held ones included, counted no further than it takes to allow all that is
+  --   wanted. Alone, or after its patience, a session takes what it has room for.
+  my.want := least(p_limit, my.capacity - cardinality(my.held));
+  IF my.want > 0 AND NOT p_over_share AND cardinality(my.sharing) > 1 THEN
+    my.total := (SELECT sum(c) FROM unnest(my.capacities) AS c);
+    my.enough := least(my.total, ceil((cardinality(my.held) + my.want)::numeric * my.total / my.capacity));
+    SELECT count(*) INTO my.tasks
+      FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock LIMIT my.enough) AS task;
+    IF my.tasks < my.enough THEN
+      my.share := coalesce(session_lock.share(p_id, my.sharing, my.capacities, my.tasks), 0);
+      my.want := least(my.want, my.share - cardinality(my.held));
+    END IF;
+  END IF;
+
+  -- 4 Claim. A row is claimable if it is pending, due, and free: held by nobody, by a session *known* to be ended, or by
+  --   the caller who does not know it. Locked rows are passed over; too few from the position on means: from the start.
+  WHILE my.want > 0 LOOP
+    my.keys := ARRAY(
+      SELECT t.__key__
+        FROM __table__ AS t
+       WHERE (__pending__) AND t.__available_at__ <= my.clock
+         AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
+              OR (t.__session_id__ = my.id AND t.__key__ <> ALL (my.held)))
+         AND __from_position__
+       ORDER BY __order_by__
+       LIMIT my.want
+         FOR NO KEY UPDATE SKIP LOCKED
+    );
+    EXIT WHEN my.start IS NULL OR cardinality(my.keys) = my.want;
+    my.start := NULL;
+  END LOOP;
+
+  IF cardinality(my.keys) > 0 THEN
+    RETURN QUERY
+    WITH claimed AS (
+      UPDATE __table__ AS t
+         SET __session_id__ = my.id, __claim_token__ = coalesce(t.__claim_token__, 0) + 1, __attempts__ = t.__attempts__ + 1
+        FROM unnest(my.keys) WITH ORDINALITY AS claim (key, rank)
+       WHERE t.__key__ = claim.key
+      RETURNING claim.rank AS rank, t.__key__ AS key, t.__claim_token__ AS token, t.__attempts__ AS attempt,
+                CASE WHEN claim.rank = 1 THEN __position__ END AS position, __select_columns__
+    )
+    SELECT 'task'::text, c.key, c.token, c.attempt, NULL::text,
+           c.position, NULL::double precision, NULL::double precision, NULL::integer,
+           __claimed_columns__
+      FROM claimed AS c
+     ORDER BY c.rank;
+  END IF;
+
+  -- 5 There was room for more, and all that is due has been walked: when is the next one due, and which sessions do the
+  --   tasks name that are due and not free?
+  IF my.want > 0 AND cardinality(my.keys) < my.want THEN
+    IF __due_is_indexed__ THEN
+      SELECT extract(epoch FROM t.__available_at__ - my.clock) INTO next_due
+        FROM __table__ AS t
+       WHERE (__pending__) AND t.__available_at__ > my.clock AND t.__available_at__ < 'infinity'
+       ORDER BY t.__available_at__
+       LIMIT 1;
+    END IF;
+    my.named := ARRAY(
+      SELECT DISTINCT t.__session_id__
+        FROM __table__ AS t
+       WHERE (__pending__) AND t.__available_at__ <= my.clock AND t.__session_id__ IS NOT NULL AND t.__session_id__ <> my.id
+    );
+    my.gone := session_lock.sweep_sessions(my.ended, my.named, my.clock);
+    IF cardinality(my.gone) > 0 THEN
+      my.keys := ARRAY(
+        SELECT t.__key__ FROM __table__ AS t
+         WHERE (__pending__) AND t.__available_at__ <= my.clock AND t.__session_id__ = ANY (my.gone)
+         ORDER BY t.__key__
+           FOR NO KEY UPDATE SKIP LOCKED
+      );
+      UPDATE __table__ AS t SET __session_id__ = NULL WHERE t.__key__ = ANY (my.keys);
+    END IF;
+  END IF;
+
+  RETURN QUERY
+  SELECT 'state'::text, NULL::__key_type__, NULL::bigint, NULL::integer, NULL::text,
+         NULL::text, get_work__set__.next_due, extract(epoch FROM my.expires - my.clock)::double precision, my.share,
+         __no_columns__;
+END
+$function$;
+
+-- Flags tasks as finished. For each key one of: finished · already yours (an earlier call did it; its reply was lost) ·
+-- lost (claimed by somebody else, given back, or closed by the application) · locked (ask again) · unknown.
+-- An error of a row (a CHECK, a trigger) undoes the whole call: the caller finds the row by halving.
+-- SQLSTATE SL003: the mapping's finish leaves a row pending, so it would be claimed for ever.
+CREATE OR REPLACE FUNCTION session_lock.finish_tasks__set__(
+  p_id bigint, p_nonce uuid, p_keys __key_type__[], p_tokens bigint[]
+) RETURNS TABLE (task_key __key_type__, outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $function$
+#variable_conflict use_column
+<<my>>
+DECLARE
+  keys      __key_type__[];
+  standings text[];
+  held      __key_type__[];
+  closed    __key_type__[];
+  updated   bigint;
+  pending   bigint;
+BEGIN
+  PERFORM session_lock.hold_session(p_id, p_nonce);
+  SELECT array_agg(s.task_key), array_agg(s.standing),
+         array_agg(s.task_key) FILTER (WHERE s.standing = 'held'), array_agg(s.task_key) FILTER (WHERE s.standing = 'closed')
+    INTO my.keys, my.standings, my.held, my.closed
+    FROM session_lock.standing__set__(p_id, p_keys, p_tokens) AS s;
+
+  IF my.held IS NOT NULL THEN
+    WITH finished AS (
+      UPDATE __table__ AS t SET __session_id__ = NULL, __finish__ = DEFAULT
+       WHERE t.__key__ = ANY (my.held)
+      RETURNING (__pending__) IS TRUE AS pending
+    )
+    SELECT count(*), count(*) FILTER (WHERE f.pending) INTO my.updated, my.pending FROM finished AS f;
+    IF my.pending > 0 OR my.updated < cardinality(my.held) THEN
+      RAISE EXCEPTION 'finish leaves a row of % pending: is a trigger in the way?', '__title__'::text USING ERRCODE = 'SL003';
+    END IF;
+  END IF;
+  IF my.closed IS NOT NULL THEN
+    UPDATE __table__ AS t SET __session_id__ = NULL WHERE t.__key__ = ANY (my.closed);
+  END IF;
+
+  RETURN QUERY
+  SELECT s.key,
+         CASE s.standing
+           WHEN 'held' THEN 'finished' WHEN 'finished' THEN 'already yours'
+           WHEN 'closed' THEN 'lost' WHEN 'free' THEN 'lost' ELSE s.standing
+         END
+    FROM unnest(my.keys, my.standings) AS s (key, standing);
+END
+$function$;
+
+-- Fences and finishes tasks inside the caller's own transaction, all or nothing: SL001 if the session is not live, SL002
+-- if any of the tasks is not held. Call it first, then write: session and rows stay locked until the transaction ends, so
+-- what it writes and the finish take place together or not at all. Waits for rows that others have locked.
+CREATE OR REPLACE FUNCTION session_lock.finish_in__set__(
+  p_id bigint, p_nonce uuid, p_keys __key_type__[], p_tokens bigint[]
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+#variable_conflict use_column
+<<my>>
+DECLARE
+  keys    __key_type__[] := p_keys;
+  expires timestamptz;
+  clock   timestamptz;
+  held    bigint;
+  pending bigint;
+BEGIN
+  SELECT h.expires_at, h.at INTO my.expires, my.clock FROM session_lock.hold_session(p_id, p_nonce) AS h;
+  -- A client that freezes from here on would keep its session from ending, and so its tasks, for ever.
+  PERFORM session_lock.limit_transaction(my.expires - my.clock);
+
+  WITH task AS MATERIALIZED (
+    SELECT t.__key__ AS key, t.__session_id__ AS holder, t.__claim_token__ AS token, (__pending__) IS TRUE AS pending
+      FROM __table__ AS t
+     WHERE t.__key__ = ANY (my.keys)
+     ORDER BY t.__key__
+       FOR NO KEY UPDATE
+  )
+  SELECT count(*) INTO my.held
+    FROM task JOIN unnest(p_keys, p_tokens) AS claim (key, token) ON claim.key = task.key AND claim.token = task.token
+   WHERE task.holder = p_id AND task.pending;
+  IF session_lock.clock() >= my.expires THEN  -- the lease ran out in the wait for a row
+    RAISE EXCEPTION 'session % is not live', p_id USING ERRCODE = 'SL001';
+  END IF;
+  IF my.held < cardinality(p_keys) THEN
+    RAISE EXCEPTION '% of % tasks of % are not held by session %', cardinality(p_keys) - my.held, cardinality(p_keys),
+      '__title__', p_id USING ERRCODE = 'SL002';
+  END IF;
+
+  WITH finished AS (
+    UPDATE __table__ AS t SET __session_id__ = NULL, __finish__ = DEFAULT
+     WHERE t.__key__ = ANY (my.keys)
+    RETURNING (__pending__) IS TRUE AS pending
+  )
+  SELECT count(*), count(*) FILTER (WHERE f.pending) INTO my.held, my.pending FROM finished AS f;
+  IF my.pending > 0 OR my.held < cardinality(p_keys) THEN
+    RAISE EXCEPTION 'finish leaves a row of % pending: is a trigger in the way?', '__title__'::text USING ERRCODE = 'SL003';
+  END IF;
+END
+$function$;
+
+-- Gives tasks back, each in its own way (the arrays run side by side):
+--   p_after     seconds until it may be claimed again; NULL: it keeps its place in the order; infinity: parked
+--   p_give_back whether the attempt does not count
+--   p_discard   whether to discard it in the table's own words; a mapping without such words parks it instead
+--   p_errors    what went wrong, kept in session_lock.failure; NULL: nothing did
+-- For each key one of: released · discarded · parked · already yours · lost · locked · unknown.
+CREATE OR REPLACE FUNCTION session_lock.release_tasks__set__(
+  p_id bigint, p_nonce uuid, p_keys __key_type__[], p_tokens bigint[],
+  p_after double precision[], p_give_back boolean[], p_discard boolean[], p_errors text[]
+) RETURNS TABLE (task_key __key_type__, outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $function$
+#variable_conflict use_column
+<<my>>
+DECLARE
+  name      text;
+  clock     timestamptz;
+  keys      __key_type__[];
+  standings text[];
+  held      __key_type__[];
+  closed    __key_type__[];
+  discarded __key_type__[];
+  updated   bigint;
+  pending   bigint;
+BEGIN
+  SELECT h.name, h.at INTO my.name, my.clock FROM session_lock.hold_session(p_id, p_nonce) AS h;
+  SELECT array_agg(s.task_key), array_agg(s.standing),
+         coalesce(array_agg(s.task_key) FILTER (WHERE s.standing = 'held'), '{}'),
+         coalesce(array_agg(s.task_key) FILTER (WHERE s.standing = 'closed'), '{}')
+    INTO my.keys, my.standings, my.held, my.closed
+    FROM session_lock.standing__set__(p_id, p_keys, p_tokens) AS s;
+
+  my.discarded := ARRAY(SELECT r.key FROM unnest(p_keys, p_discard) AS r (key, discard)
+                         WHERE r.discard AND r.key = ANY (my.held));
+  IF cardinality(my.discarded) > 0 THEN
+    WITH discarded AS (
+      UPDATE __table__ AS t SET __session_id__ = NULL, __discard__ = DEFAULT
+       WHERE t.__key__ = ANY (my.discarded)
+      RETURNING (__pending__) IS TRUE AS pending
+    )
+    SELECT count(*), count(*) FILTER (WHERE d.pending) INTO my.updated, my.pending FROM discarded AS d;
+    IF my.updated < cardinality(my.discarded) OR (my.pending > 0 AND __discards__) THEN
+      RAISE EXCEPTION 'discard leaves a row of % pending: is a trigger in the way?', '__title__'::text USING ERRCODE = 'SL003';
+    END IF;
+  END IF;
+
+  UPDATE __table__ AS t
+     SET __session_id__ = NULL,
+         __attempts__ = greatest(t.__attempts__ - r.give_back::integer, 0),
+         __available_at__ = CASE
+           WHEN r.after IS NULL THEN t.__available_at__
+           WHEN r.after = 'infinity' THEN 'infinity'
+           ELSE my.clock + make_interval(secs => r.after)
+         END
+    FROM unnest(p_keys, p_after, p_give_back) AS r (key, after, give_back)
+   WHERE t.__key__ = r.key AND t.__key__ = ANY (my.held) AND t.__key__ <> ALL (my.discarded);
+  IF cardinality(my.closed) > 0 THEN
+    UPDATE __table__ AS t SET __session_id__ = NULL WHERE t.__key__ = ANY (my.closed);
+  END IF;
+
+  INSERT INTO session_lock.failure (name, task_key, attempt, at, session, error)
+  SELECT my.name, r.key::text, t.__attempts__ + r.give_back::integer, my.clock, p_id, left(r.error, 4000)
+    FROM unnest(p_keys, p_give_back, p_errors) AS r (key, give_back, error)
+    JOIN __table__ AS t ON t.__key__ = r.key
+   WHERE r.error IS NOT NULL AND r.key = ANY (my.held);
+  IF FOUND THEN
+    PERFORM session_lock.trim_failures(my.name, ARRAY(SELECT k::text FROM unnest(my.held) AS k));
+  END IF;
+
+  RETURN QUERY
+  SELECT s.key,
+         CASE s.standing
+           WHEN 'held' THEN
+             CASE
+               WHEN s.key = ANY (my.discarded) THEN CASE WHEN __discards__ THEN 'discarded' ELSE 'parked' END
+               WHEN EXISTS (SELECT FROM unnest(p_keys, p_after) AS r (key, after) WHERE r.key = s.key AND r.after = 'infinity')
+                 THEN 'parked'
+               ELSE 'released'
+             END
+           WHEN 'finished' THEN 'already yours' WHEN 'free' THEN 'already yours'
+           WHEN 'closed' THEN 'lost' ELSE s.standing
+         END
+    FROM unnest(my.keys, my.standings) AS s (key, standing);
+END
+$function$;
+
+-- Ends the session and gives back what it still holds, with the attempts, since it stops in good order. What it does not
+-- know that it holds, and rows that somebody has locked, are claimable by the others because it has ended. True if it
+-- was this call that ended it.
+CREATE OR REPLACE FUNCTION session_lock.end_session__set__(
+  p_id bigint, p_nonce uuid, p_keys __key_type__[], p_tokens bigint[]
+) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $function$
+#variable_conflict use_column
+<<my>>
+DECLARE
+  held   __key_type__[];
+  closed __key_type__[];
+BEGIN
+  PERFORM FROM session_lock.session AS s WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL FOR UPDATE;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  SELECT coalesce(array_agg(s.task_key) FILTER (WHERE s.standing = 'held'), '{}'),
+         coalesce(array_agg(s.task_key) FILTER (WHERE s.standing = 'closed'), '{}')
+    INTO my.held, my.closed
+    FROM session_lock.standing__set__(p_id, p_keys, p_tokens) AS s;
+  UPDATE __table__ AS t SET __session_id__ = NULL, __attempts__ = greatest(t.__attempts__ - 1, 0)
+   WHERE t.__key__ = ANY (my.held);
+  UPDATE __table__ AS t SET __session_id__ = NULL WHERE t.__key__ = ANY (my.closed);
+  UPDATE session_lock.session AS s SET ended_at = session_lock.clock() WHERE s.id = p_id;
+  RETURN true;
+END
+$function$;
+
+REVOKE ALL ON FUNCTION
+  session_lock.standing__set__(bigint, __key_type__[], bigint[]),
+  session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, __key_type__[], bigint[]),
+  session_lock.finish_tasks__set__(bigint, uuid, __key_type__[], bigint[]),
+  session_lock.finish_in__set__(bigint, uuid, __key_type__[], bigint[]),
+  session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[]),
+  session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[])
+FROM PUBLIC;

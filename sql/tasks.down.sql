@@ -1,0 +1,18 @@
+-- session_lock: takes away what a mapping added, after its last Runner has stopped. The rows of the table stay; who
+-- held what, the attempts and the schedule (available_at) are lost with the columns.
+
+DROP FUNCTION IF EXISTS session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]);
+DROP FUNCTION IF EXISTS session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[]);
+DROP FUNCTION IF EXISTS session_lock.finish_in__set__(bigint, uuid, __key_type__[], bigint[]);
+DROP FUNCTION IF EXISTS session_lock.finish_tasks__set__(bigint, uuid, __key_type__[], bigint[]);
+DROP FUNCTION IF EXISTS session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, __key_type__[], bigint[]);
+DROP FUNCTION IF EXISTS session_lock.standing__set__(bigint, __key_type__[], bigint[]);
+
+SET lock_timeout = '5s';
+DROP INDEX IF EXISTS __index_qualified__;
+ALTER TABLE __table__
+  DROP COLUMN IF EXISTS __session_id__,
+  DROP COLUMN IF EXISTS __claim_token__,
+  DROP COLUMN IF EXISTS __attempts__,
+  DROP COLUMN IF EXISTS __available_at__;
+RESET lock_timeout;

@@ -1,0 +1,31 @@
+-- session_lock: the four columns of a claim on the task table. Run once; running it again changes nothing.
+-- Words between double underscores are holes: `session-lock sql up` prints this file with a mapping's own names in them.
+--
+-- The statement is instant also on a large table (no default is volatile), but it takes ACCESS EXCLUSIVE for that
+-- instant, so it gives up rather than queue behind a long transaction and make everybody wait behind itself.
+-- Every task is written twice (claimed, finished): room in the pages makes both updates cheap. Advised, not done here:
+--   ALTER TABLE __table__ SET (fillfactor = 50);  -- holds for pages written from then on
+
+SET lock_timeout = '5s';
+
+ALTER TABLE __table__
+  ADD COLUMN IF NOT EXISTS __session_id__ bigint,
+  ADD COLUMN IF NOT EXISTS __claim_token__ bigint,
+  ADD COLUMN IF NOT EXISTS __attempts__ integer NOT NULL DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS __available_at__ timestamptz NOT NULL DEFAULT now();
+
+COMMENT ON COLUMN __table__.__session_id__ IS '__mark__: the session that holds this task';
+COMMENT ON COLUMN __table__.__claim_token__ IS '__mark__: counts the claims of this task; never reset (fencing token)';
+COMMENT ON COLUMN __table__.__attempts__ IS '__mark__: how often this task was claimed, less what was given back';
+COMMENT ON COLUMN __table__.__available_at__ IS '__mark__: not claimed before; infinity is parked';
+
+-- A concurrent build that failed leaves an invalid index behind, which costs writes and serves nobody.
+DO $function$
+BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass('__index_literal__') AND NOT i.indisvalid) THEN
+    DROP INDEX __index_qualified__;
+  END IF;
+END
+$function$;
+
+RESET lock_timeout;

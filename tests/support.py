@@ -1,0 +1,46 @@
+"""The task table that most tests share, and the SQL of a mapping brought into a database as a migration would."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from session_lock.catalog import read_shape
+from session_lock.schema import render
+from session_lock.table import TaskTable, function_set
+
+EMAIL_TABLE = """
+CREATE TABLE public.email (
+  id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  address   text NOT NULL CHECK (address <> 'forbidden' OR sent_at IS NULL),
+  body      text,
+  sent_at   timestamptz,
+  failed_at timestamptz
+)
+"""
+
+EMAILS = TaskTable(
+    "public.email",
+    key="id",
+    pending="sent_at IS NULL AND failed_at IS NULL",
+    finish="sent_at = now()",
+    discard="failed_at = now()",
+    columns=("id", "address", "body"),
+)
+
+
+async def apply_mapping(connection: asyncpg.Connection, table: TaskTable, *, grant_to: str | None = None) -> str:
+    """Run the mapping's files in their order, as any migration tool would; returns the name of its set of functions."""
+    shape = await read_shape(connection, table)
+    for name in ("sessions.up.sql", "sessions.alwaysup.sql", "tasks.up.sql", "tasks.index.sql", "tasks.alwaysup.sql"):
+        await connection.execute(render(name, table, shape))
+    if grant_to:
+        await connection.execute(render("grants.sql", table, shape, role=grant_to))
+    return function_set(table, shape)
+
+
+async def add_emails(connection: asyncpg.Connection, count: int) -> list[int]:
+    """Insert `count` pending rows; returns their keys in order."""
+    rows = await connection.fetch(
+        "INSERT INTO public.email (address) SELECT 'a' || g || '@example.org' FROM generate_series(1, $1) AS g RETURNING id", count
+    )
+    return [row["id"] for row in rows]

@@ -1,1 +1,43 @@
-"""Share the rows of your own PostgreSQL table over the live instances of a service."""
+"""Share the rows of your own PostgreSQL table over the live instances of an asyncio service."""
+
+from session_lock.database import Database, DatabaseFinder
+from session_lock.errors import (
+    DatabaseError,
+    RowRefusedError,
+    SchemaError,
+    SessionLockError,
+    SessionLost,
+    SettingsError,
+    TaskLost,
+)
+from session_lock.group import RunnerGroup
+from session_lock.postgres import PostgresDatabase
+from session_lock.runner import Runner
+from session_lock.settings import Settings
+from session_lock.table import ClaimColumns, TaskTable
+from session_lock.tasks import Batch, Discard, Release, Task, Tasker, TaskKey, each
+
+__all__ = [
+    "Batch",
+    "ClaimColumns",
+    "Database",
+    "DatabaseError",
+    "DatabaseFinder",
+    "Discard",
+    "PostgresDatabase",
+    "Release",
+    "RowRefusedError",
+    "Runner",
+    "RunnerGroup",
+    "SchemaError",
+    "SessionLockError",
+    "SessionLost",
+    "Settings",
+    "SettingsError",
+    "Task",
+    "TaskKey",
+    "TaskLost",
+    "TaskTable",
+    "Tasker",
+    "each",
+]

@@ -30,7 +30,10 @@ async def read_shape(connection: Connection, table: TaskTable) -> Shape:
     schema, name = table.qualified
     columns = await connection.fetch(
         """
-        SELECT c.relkind::text AS kind, a.attname AS column, format_type(a.atttypid, a.atttypmod) AS full_type,
+        SELECT c.relkind::text AS kind, a.attname AS column,
+               -- format_type leaves the schema out where the search_path finds the type; functions pin theirs.
+               CASE WHEN tn.nspname <> 'pg_catalog' AND pg_catalog.pg_type_is_visible(ty.oid)
+                    THEN quote_ident(tn.nspname) || '.' ELSE '' END || format_type(a.atttypid, a.atttypmod) AS full_type,
                format_type(a.atttypid, NULL) AS type, a.attnotnull AS not_null,
                EXISTS (SELECT FROM pg_catalog.pg_index AS i
                         WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
@@ -38,6 +41,10 @@ async def read_shape(connection: Connection, table: TaskTable) -> Shape:
           FROM pg_catalog.pg_class AS c
           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
           JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+          JOIN pg_catalog.pg_type AS own ON own.oid = a.atttypid
+          JOIN pg_catalog.pg_type AS ty
+            ON ty.oid = CASE WHEN own.typelem <> 0 AND own.typcategory = 'A' THEN own.typelem ELSE own.oid END
+          JOIN pg_catalog.pg_namespace AS tn ON tn.oid = ty.typnamespace
          WHERE n.nspname = $1 AND c.relname = $2
          ORDER BY a.attnum
         """,
@@ -47,7 +54,9 @@ async def read_shape(connection: Connection, table: TaskTable) -> Shape:
     if not columns:
         raise SchemaError(await _no_table(connection, table))
     if columns[0]["kind"] != "r":
-        raise SchemaError(f"{table.table} is {_KINDS.get(columns[0]['kind'], 'no table')}: a task table is an ordinary table")
+        raise SchemaError(
+            f"{table.table} is {_KINDS.get(columns[0]['kind'], 'no table')}: a task table is an ordinary table"
+        )
     found = {row["column"]: row for row in columns}
     claim = table.claim_columns
 
@@ -80,7 +89,9 @@ def _check_key(table: TaskTable, found: Mapping[str, Mapping[str, Any]]) -> None
             f"the key {table.table}.{table.key} is of type {key['full_type']}: a key is smallint, integer, bigint, uuid or text"
         )
     if not key["not_null"]:
-        raise SchemaError(f"the key {table.table}.{table.key} may be null: declare it NOT NULL or name another key")
+        raise SchemaError(
+            f"the key {table.table}.{table.key} may be null: declare it NOT NULL or name another key"
+        )
     if not key["is_unique"]:
         raise SchemaError(
             f"the key {table.table}.{table.key} is not unique: give it a primary key or a (not partial, not deferrable) "
@@ -88,7 +99,9 @@ def _check_key(table: TaskTable, found: Mapping[str, Mapping[str, Any]]) -> None
         )
 
 
-def _need(table: TaskTable, found: Mapping[str, Mapping[str, Any]], column: str, role: str) -> Mapping[str, Any]:
+def _need(
+    table: TaskTable, found: Mapping[str, Mapping[str, Any]], column: str, role: str
+) -> Mapping[str, Any]:
     if column not in found:
         raise SchemaError(f"{table.table} has no column {column!r} (named by {role}=){_close(column, found)}")
     return found[column]

@@ -32,13 +32,13 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimedTask(Generic[T]):
+class ClaimedTask(Generic[T_co]):
     """A task as `get_work` hands it out."""
 
     claim: Claim
     attempt: int
     """How often the task was claimed, this time included, less the attempts that were given back. From 1."""
-    data: T | None = field(repr=False)
+    data: T_co | None = field(repr=False)
     """The row as `decode` made it; None if that failed."""
     error: Exception | None = None
     """What `decode` raised. The task is held all the same: it has failed before it began."""
@@ -105,12 +105,12 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
-class Work(Generic[T]):
+class Work(Generic[T_co]):
     """The answer to `get_work`."""
 
     left: float
     """Seconds of lease left at the server when it answered."""
-    tasks: Sequence[ClaimedTask[T]] = ()
+    tasks: Sequence[ClaimedTask[T_co]] = ()
     """The tasks that were claimed, in claim order."""
     settled: Sequence[Settled] = ()
     """The outcomes of what was to be finished."""

@@ -41,8 +41,7 @@ DEFAULTS = {"fsync": "off", "full_page_writes": "off", "max_connections": 200, "
 _OURS = ("listen_addresses", "port", "unix_socket_directories")
 _MEMORY = Path("/dev/shm")  # noqa: S108 (the folders made in it have random names and are private)
 _ROOM_IN_MEMORY = 1 << 30  # bytes; Docker gives 64 MB unless told
-_START_TIMEOUT = 30.0  # seconds
-_STOP_TIMEOUT = 10.0  # seconds, for each signal
+_START_TIMEOUT, _STOP_TIMEOUT = 30.0, 10.0  # seconds; the second for each signal
 # Below the range of outgoing connections: or a client that tries again while the server is down may, over loopback,
 # be given the server's port as its own, connect to itself, and keep the server from it.
 _LOWEST_PORT, _PORTS = 20_000, 12_000
@@ -147,16 +146,19 @@ def _with_programs(folder: Path, said_by: str) -> Path:
 
 # Where it runs, and what ends it -------------------------------------------------------------------
 
-# The group gets an immediate shutdown (and what a test froze wakes up to it). The first line of postmaster.pid is
-# the server's pid, negative while initdb works. The second rm is for a last file that initdb made under the first.
+# postmaster.pid begins with the pid, negative while initdb works. That one finds its pipes closed and ends by itself (a
+# signal would leave shared memory); then the group gets an immediate shutdown, to which what a test froze wakes up.
 _WATCHER = """
-trap '' HUP INT QUIT TERM
-read -r _; tries=0
-kill -s QUIT 0; kill -s CONT 0
-while [ "$tries" -lt 1000 ] && read -r pid < "$1/postmaster.pid" && kill -0 "${pid#-}"; do
-    sleep 0.01; tries=$((tries + 1))
-done
-rm -rf "$@" || { sleep 1; rm -rf "$@"; }
+await_end() {
+    tries=0
+    while [ "$tries" -lt 1000 ] && read -r pid < "$data/postmaster.pid"; do
+        case "$pid" in $1) kill -0 "${pid#-}" || return ;; *) return ;; esac
+        sleep 0.01; tries=$((tries + 1))
+    done
+}
+trap '' HUP INT QUIT TERM; data=$1; read -r _
+await_end '-*'; kill -s QUIT 0; kill -s CONT 0; await_end '*'
+rm -rf "$@" || { sleep 1; rm -rf "$@"; }  # a last file was made under the first
 """
 
 
@@ -176,9 +178,7 @@ def _watched_folders(*, data_in_memory: bool, account: Mapping[str, Any]) -> Ite
             os.chown(data, account["user"], account["group"])
         yield home, data, watcher.pid
     finally:
-        assert watcher.stdin is not None
-        watcher.stdin.close()
-        watcher.wait()
+        watcher.communicate()  # closes the pipe, and waits
 
 
 def _account() -> dict[str, Any]:

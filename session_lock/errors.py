@@ -39,6 +39,13 @@ class DatabaseError(SessionLockError):
         self.retryable = retryable
 
 
+class RowRefusedError(DatabaseError):
+    """A row cannot be written as it should be: a CHECK, a unique index, a trigger, a finish that leaves it pending.
+
+    The message has no values of the row. Within a Runner it is the failure of that one task.
+    """
+
+
 # Nobody: the Runner goes on by itself --------------------------------------------------------------
 
 

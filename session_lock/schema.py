@@ -42,7 +42,11 @@ def in_schema(text: str, schema: str) -> str:
     if schema == DEFAULT_SCHEMA:
         return text
     quoted = quote_name(schema)
-    return re.sub(r"(?<![\w.])session_lock(?=\.)|(?<=SCHEMA )session_lock\b|(?<=EXISTS )session_lock(?=[; ])", lambda _: quoted, text)
+    return re.sub(
+        r"(?<![\w.])session_lock(?=\.)|(?<=SCHEMA )session_lock\b|(?<=EXISTS )session_lock(?=[; ])",
+        lambda _: quoted,
+        text,
+    )
 
 
 def _fill(text: str, words: dict[str, str]) -> str:

@@ -88,10 +88,14 @@ class Settings:
                 continue
             counts = field.name in {"batch_size", "concurrency", "tasks_per_session"}
             if isinstance(value, bool) or not isinstance(value, int if counts else (int, float)):
-                raise SettingsError(f"{field.name}={value!r} must be {'a whole number' if counts else 'a number of seconds'}")
+                raise SettingsError(
+                    f"{field.name}={value!r} must be {'a whole number' if counts else 'a number of seconds'}"
+                )
             least = 1 if counts else 0
             if value < least or not math.isfinite(value) or (value == 0 and field.name not in may_be_zero):
-                raise SettingsError(f"{field.name}={value!r} must be {'at least 1' if counts else 'a positive number of seconds'}")
+                raise SettingsError(
+                    f"{field.name}={value!r} must be {'at least 1' if counts else 'a positive number of seconds'}"
+                )
 
     def capacity(self, tasks_per_call: int) -> int:
         """How many tasks a session may hold whose tasker takes up to `tasks_per_call` tasks a call."""

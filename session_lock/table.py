@@ -75,9 +75,6 @@ class TaskTable:
     """Where the sessions and functions live."""
 
     def __post_init__(self) -> None:
-        parts = split_name(self.table)
-        for part in parts:
-            check_name(part, "table")
         for attribute in ("columns", "order_by"):
             value = getattr(self, attribute)
             if isinstance(value, str):
@@ -85,21 +82,33 @@ class TaskTable:
             object.__setattr__(self, attribute, tuple(value))
         if isinstance(self.claim_columns, Mapping):
             object.__setattr__(self, "claim_columns", ClaimColumns(**self.claim_columns))
-        object.__setattr__(self, "name", self.name or parts[1])
+        object.__setattr__(self, "name", self.name or split_name(self.table)[1])
         object.__setattr__(self, "columns", self.columns or (self.key,))
-        for kind, names in (("key", [self.key]), ("column", self.columns), ("schema", [self.schema])):
+        self._check_names()
+        self._check_expressions()
+
+    def _check_names(self) -> None:
+        for kind, names in (
+            ("table", self.qualified),
+            ("key", [self.key]),
+            ("column", self.columns),
+            ("schema", [self.schema]),
+        ):
             for name in names:
                 check_name(name, kind)
+        check_name(self.name, "mapping")
         if len(set(self.columns)) < len(self.columns):
             raise SettingsError(f"columns names a column twice: {', '.join(self.columns)}")
+
+    def _check_expressions(self) -> None:
         for attribute in ("pending", "finish", "discard"):
             text = getattr(self, attribute)
             if text is not None and not str(text).strip():
                 raise SettingsError(f"{attribute} of {self.name!r} is empty")
-            if text is not None and (BODY_QUOTE in text or "\0" in text):
-                raise SettingsError(f"{attribute} of {self.name!r} contains {BODY_QUOTE} or NUL, which it may not")
-        if not 0 < len(self.name.encode()) <= NAME_BYTES or "\0" in self.name:
-            raise SettingsError(f"name={self.name!r} must have 1 to {NAME_BYTES} bytes")
+            if text is not None and not _storable(text):
+                raise SettingsError(
+                    f"{attribute} of {self.name!r} contains {BODY_QUOTE} or NUL, which it may not"
+                )
 
     @property
     def qualified(self) -> tuple[str, str]:
@@ -109,7 +118,9 @@ class TaskTable:
     @property
     def order(self) -> tuple[tuple[str, bool], ...]:
         """(column, descending) in claim order, always ending with the key, which makes it total."""
-        given = [split_direction(text) for text in self.order_by] or [(self.claim_columns.available_at, False)]
+        given = [split_direction(text) for text in self.order_by] or [
+            (self.claim_columns.available_at, False)
+        ]
         return (*given, *([] if any(column == self.key for column, _ in given) else [(self.key, False)]))
 
 
@@ -169,9 +180,13 @@ def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
         "finish = DEFAULT": one_line_safe(table.finish),
         "discard = DEFAULT": one_line_safe(table.discard or f"{quote_name(claim.available_at)} = 'infinity'"),
         "discards": "true" if table.discard else "false",
-        "columns text": ", ".join(f"{quote_name(n)} {shape.column_types[c]}" for c, n in output_names(table.columns)),
+        "columns text": ", ".join(
+            f"{quote_name(n)} {shape.column_types[c]}" for c, n in output_names(table.columns)
+        ),
         "no_columns": ", ".join(f"NULL::{shape.column_types[c]}" for c in table.columns),
-        "select_columns": ", ".join(f"t.{quote_name(c)} AS column_{i}" for i, c in enumerate(table.columns, 1)),
+        "select_columns": ", ".join(
+            f"t.{quote_name(c)} AS column_{i}" for i, c in enumerate(table.columns, 1)
+        ),
         "claimed_columns": ", ".join(f"c.column_{i}" for i, _ in enumerate(table.columns, 1)),
         "order_by": ", ".join(f"t.{quote_name(c)}{' DESC' if d else ''}" for c, d in table.order),
         "order_index": ", ".join(f"{quote_name(c)}{' DESC' if d else ''}" for c, d in table.order),
@@ -209,7 +224,8 @@ def from_position(table: TaskTable, shape: Shape) -> str:
     columns = ", ".join(f"t.{quote_name(c)}" for c, _ in table.order)
     types = [shape.column_types[c] for c, _ in table.order]
     values = ", ".join(
-        f"coalesce((my.start::jsonb ->> {i})::{type_}, '{LEAST[type_]}'::{type_})" for i, type_ in enumerate(types)
+        f"coalesce((my.start::jsonb ->> {i})::{type_}, '{LEAST[type_]}'::{type_})"
+        for i, type_ in enumerate(types)
     )
     return f"({columns}) >= ({values})"
 
@@ -260,28 +276,35 @@ def one_line_safe(expression: str) -> str:
 
 
 def check_name(name: str, kind: str) -> None:
-    if not isinstance(name, str) or not name or "\0" in name or len(name.encode()) > NAME_BYTES:
-        raise SettingsError(f"{kind} name {name!r} must have 1 to {NAME_BYTES} bytes and no NUL")
+    if not isinstance(name, str) or not _storable(name) or not 0 < len(name.encode()) <= NAME_BYTES:
+        raise SettingsError(
+            f"{kind} name {name!r} must have 1 to {NAME_BYTES} bytes, without NUL and {BODY_QUOTE}"
+        )
+
+
+def _storable(text: str) -> bool:
+    """No half of a surrogate pair, no NUL, nothing that would end a function's body."""
+    return BODY_QUOTE not in text and not re.search("[\0\ud800-\udfff]", text)
 
 
 def split_name(text: str) -> tuple[str, str]:
     """(schema, table) of `schema.table`, `table`, `"a.b"."c"`."""
-    parts = [
-        quoted[1:-1].replace('""', '"') if quoted else plain
-        for quoted, plain in re.findall(r'("(?:[^"]|"")+")|([^."]+)', text)
-    ]
-    if '"' not in text and text.count(".") != len(parts) - 1:
-        parts = []
-    match parts:
-        case [table]:
-            return "public", table
-        case [schema, table]:
-            return schema, table
-    raise SettingsError(f'table={text!r} is not "table" or "schema.table" (put a part with a dot in double quotes)')
+    part = r'"(?:[^"]|"")+"|[^."]+'
+    if not (match := re.fullmatch(rf"(?:({part})\.)?({part})", text)):
+        raise SettingsError(
+            f'table={text!r} is not "table" or "schema.table" (put a part with a dot in double quotes)'
+        )
+    schema, table = (
+        name[1:-1].replace('""', '"') if name[:1] == '"' else name
+        for name in (match[1] or "public", match[2])
+    )
+    return schema, table
 
 
 def split_direction(text: str) -> tuple[str, bool]:
-    column, direction = re.fullmatch(r"(.*?)(?:\s+(asc|desc))?", text.strip(), re.IGNORECASE | re.DOTALL).groups()  # type: ignore[union-attr]
+    column, direction = re.fullmatch(
+        r"(.*?)(?:\s+(asc|desc))?", text.strip(), re.IGNORECASE | re.DOTALL
+    ).groups()  # type: ignore[union-attr]
     check_name(column, "order_by column")
     return column, (direction or "").lower() == "desc"
 
@@ -289,5 +312,6 @@ def split_direction(text: str) -> tuple[str, bool]:
 def squeeze(expression: str) -> str:
     """White space outside of quotes does not make another mapping."""
     return "".join(
-        part if part[:1] in "'\"" else re.sub(r"\s+", " ", part) for part in re.split(r"('[^']*'|\"[^\"]*\")", expression.strip())
+        part if part[:1] in "'\"" else re.sub(r"\s+", " ", part)
+        for part in re.split(r"('[^']*'|\"[^\"]*\")", expression.strip())
     )

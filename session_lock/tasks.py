@@ -195,11 +195,13 @@ class each(Generic[T]):  # noqa: N801 (reads as a word at the call: Runner(datab
             case Discard(reason):
                 batch.discard(task, reason)
             case other:
-                raise TypeError(f"a tasker under each() returns None, Release(after=) or Discard(reason), not {type(other).__name__}")
+                raise TypeError(
+                    f"a tasker under each() returns None, Release(after=) or Discard(reason), not {type(other).__name__}"
+                )
         return ()
 
 
 def retry_delay(attempt: int) -> float:
     """Seconds before a failed task is tried again: 1, 2, 4, .. at most 300, less up to half of it at random."""
     delay = min(300.0, 2.0 ** min(attempt - 1, 16))
-    return delay * random.uniform(0.5, 1.0)  # noqa: S311 (spreads retries, guards nothing)
+    return delay * random.uniform(0.5, 1.0)

@@ -159,14 +159,15 @@ CREATE OR REPLACE FUNCTION session_lock.share(p_id bigint, p_ids bigint[], p_cap
 RETURNS integer
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $function$
-  WITH part AS (
+  WITH part AS (  -- in whole numbers, so that equal remainders are equal
     SELECT s.id,
-           p_tasks * s.capacity / sum(s.capacity) OVER () AS exact
+           p_tasks * s.capacity / sum(s.capacity) OVER () AS whole,
+           p_tasks * s.capacity % sum(s.capacity) OVER () AS remainder
       FROM unnest(p_ids, p_capacities) AS s (id, capacity)
   ), ranked AS (
-    SELECT id, floor(exact) AS whole,
-           row_number() OVER (ORDER BY exact - floor(exact) DESC, id) AS rank,
-           p_tasks - sum(floor(exact)) OVER () AS remaining
+    SELECT id, whole,
+           row_number() OVER (ORDER BY remainder DESC, id) AS rank,
+           p_tasks - sum(whole) OVER () AS remaining
       FROM part
   )
   SELECT (whole + (rank <= remaining)::integer)::integer FROM ranked WHERE id = p_id

@@ -1,0 +1,78 @@
+"""`async with`: something that runs, for the length of a block."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+logger = logging.getLogger("session_lock.runner")
+
+
+class RunningBlock(ABC):
+    """Runs `run()` in a task of its own while the block lasts; leaving the block stops it gracefully."""
+
+    failed: BaseException | None = None
+    """What ended it inside of its block; None while it is well. Leaving the block raises it."""
+
+    _on_failure: Callable[[BaseException], object] | None = None
+    _block: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Run until stopped."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop gracefully."""
+
+    @abstractmethod
+    def _abort(self) -> None:
+        """Stop now."""
+
+    async def __aenter__(self) -> Self:
+        if self._block is not None:
+            raise RuntimeError(f"a {type(self).__name__} is entered once: make another one")
+        self._block = asyncio.create_task(self.run(), name="session_lock block")
+        self._block.add_done_callback(self._block_ended)
+        await asyncio.sleep(0)  # let it begin
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._block is not None
+        self.stop()
+        await wait_through({self._block}, self._abort)
+        if self.failed is not None and error is None:
+            raise self.failed
+
+    def _block_ended(self, block: asyncio.Task[None]) -> None:
+        if block.cancelled() or (error := block.exception()) is None:
+            return
+        self.failed = error
+        logger.critical("the %s has died: %s", type(self).__name__, error)
+        if self._on_failure is not None:
+            self._on_failure(error)
+
+
+async def wait_through(tasks: set[asyncio.Task[None]], on_cancel: Callable[[], None]) -> None:
+    """Wait until the tasks have ended, also when cancelled meanwhile: `on_cancel` is called then, and it is raised last.
+
+    anyio cancels by level, that is again at each turn of the loop; the shield makes that one cancellation.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while any(not task.done() for task in tasks):
+            try:
+                await asyncio.wait(tasks)
+            except asyncio.CancelledError as error:
+                cancelled = error
+                on_cancel()
+    if cancelled is not None:
+        raise cancelled

@@ -1,0 +1,136 @@
+"""Connections of asyncpg: few, opened when needed, given up on any doubt; and its errors in our words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from session_lock.errors import (
+    DatabaseError,
+    RowRefusedError,
+    SchemaError,
+    SessionLockError,
+    SessionLost,
+    TaskLost,
+)
+
+Connection: TypeAlias = "asyncpg.Connection[Any]"
+Connect: TypeAlias = str | Callable[[], Awaitable[Any]]
+"""A DSN, or an async callable that returns a new connection (so that credentials may rotate)."""
+
+
+class Connections:
+    """At most `size` connections, each in one pair of hands at a time.
+
+    A connection whose call was cancelled, timed out or broke is terminated, not reused: its answer may still come, and
+    a late cancel request may hit the next statement. Nothing here waits for a server without the caller's timeout.
+    """
+
+    def __init__(self, connect: Connect, size: int, greet: Callable[[Connection], Awaitable[None]]) -> None:
+        self._connect = connect
+        self._greet = greet
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[Connection] = []
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[Connection]:
+        """A connection, opened and greeted if none is idle."""
+        async with self._free:
+            connection = self._take_idle() or await self._open()
+            try:
+                yield connection
+            except Exception as error:
+                if not isinstance(error, asyncpg.PostgresError) or connection.is_in_transaction():
+                    connection.terminate()
+                raise
+            except BaseException:
+                connection.terminate()
+                raise
+            finally:
+                if not connection.is_closed():
+                    self._idle.append(connection)
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return None
+
+    async def _open(self) -> Connection:
+        if isinstance(self._connect, str):
+            connection = await asyncpg.connect(
+                self._connect, server_settings={"application_name": "session_lock"}
+            )
+        else:
+            connection = await self._connect()
+        try:
+            await self._greet(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 (asyncpg's own, per connection)
+        """Say goodbye to the idle ones, `timeout` seconds for each at most."""
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                await connection.close(timeout=timeout)
+            except (Exception, asyncio.CancelledError) as error:
+                connection.terminate()
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+
+
+# Errors -------------------------------------------------------------------------------------------------
+
+
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
+
+@contextmanager
+def translated(what: str, remedy: str) -> Iterator[None]:
+    """Errors of asyncpg within, raised as ours: `what` was being done; `remedy` mends what only a person can."""
+    try:
+        yield
+    except DRIVER_ERRORS as error:
+        raise translate(error, what, remedy) from error
+
+
+def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
+    """One of our errors for one of the driver's, by its SQLSTATE."""
+    state = getattr(error, "sqlstate", None) or ""
+    message = getattr(error, "message", None) or str(error) or type(error).__name__
+    match state:
+        case "SL001":
+            return SessionLost(message)
+        case "SL002":
+            return TaskLost(message)
+        case "42501":
+            return SchemaError(f"{what}: {message}; grant the role what it needs: {remedy} --grant-to ROLE")
+        case _ if state == "SL003" or state[:2] in {"22", "23", "P0"}:
+            return RowRefusedError(_without_values(error, state, message))
+        case _ if state[:2] in {"42", "3F"}:
+            return SchemaError(f"{what}: {message}; run: {remedy}")
+        case _ if state[:2] in {"28", "3D"} or isinstance(error, ValueError):
+            return DatabaseError(f"{what}: {message}", retryable=False)
+        case _:
+            return DatabaseError(f"{what}: {message}")
+
+
+def _without_values(error: BaseException, state: str, message: str) -> str:
+    """What may be logged: a message of class 22 quotes the value, and DETAIL quotes the row; so neither."""
+    constraint = getattr(error, "constraint_name", None)
+    text = f"{type(error).__name__} ({state})" if state[:2] == "22" else f"{message} ({state})"
+    return f"{text} [{constraint}]" if constraint and constraint not in text else text

@@ -1,0 +1,150 @@
+"""The fetch phase: claims tasks while there is room for them and work to be had."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from session_lock.database import Database, Work
+from session_lock.errors import DatabaseError, SessionLost
+from session_lock.hold import Ending, Hold
+from session_lock.session import lease_clock
+
+T = TypeVar("T")
+
+logger = logging.getLogger("session_lock.fetch")
+
+FULL_LOOK = 64
+"""Every so many claims one looks from the start, not from the remembered position: for rows that committed late."""
+
+
+async def fetch(
+    hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T]]], *, slots: int, tasks_per_call: int
+) -> None:
+    """Claim until the lease comes to its end. As long as tasks come it does not sleep."""
+    settings = hold.settings
+    clock = asyncio.get_running_loop().time
+    prefetched = max(0, hold.capacity - slots * tasks_per_call)
+    position: str | None = None
+    rounds = 0
+    idle_since: float | None = None  # free slots and nothing for them, since then
+
+    while hold.ending is None:
+        room = hold.capacity - len(hold.held)
+        if hold.paused or room <= 0 or len(hold.ready) > prefetched // 2:
+            idle_since = None
+            await _wait(hold.room, hold, settings.poll_interval if hold.paused else None)
+            continue
+
+        rounds += 1
+        start = None if rounds % FULL_LOOK == 0 else position
+        over_share = idle_since is not None and clock() - idle_since >= settings.patience
+        work = await _look(hold, find, room, start, over_share=over_share)
+        if work is None:
+            position = None
+            pause = random.uniform(0.1, 1.0) * settings.poll_interval * min(2**hold.failed_looks, 10)
+            await _wait(hold.room, hold, pause)
+            continue
+        position = work.position if len(work.tasks) == room else None
+        if work.tasks:
+            idle_since = None
+            continue
+        if idle_since is None and len(hold.running) < slots and not hold.ready:
+            idle_since = clock()
+        pause = _pause(hold, work, None if idle_since is None else clock() - idle_since)
+        await _wait(hold.asked, hold, pause)  # room alone is no reason to look again
+
+
+async def _look(
+    hold: Hold[T],
+    find: Callable[[], Coroutine[Any, Any, Database[T]]],
+    room: int,
+    position: str | None,
+    *,
+    over_share: bool,
+) -> Work[T] | None:
+    """One cycle: where is the database, and what has it for us? None if it could not be asked, or the lease ends."""
+    settings = hold.settings
+    try:
+        if not await _still_here(hold, find):
+            return None
+        if hold.session.left() <= settings.cancel_grace + settings.call_timeout:
+            return None  # a keepalive comes first
+        work = await _get_work(hold, room, position, over_share=over_share)
+    except SessionLost as error:
+        hold.lose(str(error))
+    except DatabaseError as error:
+        if not error.retryable:
+            hold.end(Ending.FAILED, error)
+        hold.failed_looks += 1
+        (logger.warning if hold.failed_looks == 1 else logger.debug)(
+            "session %d gets no work: %s", hold.lease.id, error
+        )
+    except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
+        hold.end(Ending.FAILED, error)
+    else:
+        hold.failed_looks = 0
+        return work
+    return None
+
+
+async def _still_here(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T]]]) -> bool:
+    """Ask the finder: another database ends this lease, another object for the same database is used from now on."""
+    try:
+        database = await hold.call("the database finder", find())
+    except DatabaseError as error:
+        logger.warning("session %d stays where it is: %s", hold.lease.id, error)
+        return True
+    if database is hold.database:
+        return True
+    if await hold.call("identity", database.identity()) != await hold.call(
+        "identity", hold.database.identity()
+    ):
+        hold.end(Ending.MOVED)
+        return False
+    hold.database = database
+    return True
+
+
+async def _get_work(hold: Hold[T], room: int, position: str | None, *, over_share: bool) -> Work[T]:
+    sent_at = lease_clock()
+    with hold.telemetry.phase("fetch", may_be_idle=True, session_id=hold.lease.id, room=room) as phase:
+        work = await hold.call(
+            "get_work",
+            hold.database.get_work(
+                hold.lease, limit=room, held=list(hold.held), position=position, over_share=over_share
+            ),
+        )
+        phase.idle = not work.tasks
+        phase.set(tasks=len(work.tasks))
+    hold.renewed(sent_at, work.left)
+    hold.share = work.share
+    for claimed in work.tasks:
+        hold.take(claimed)
+    return work
+
+
+def _pause(hold: Hold[Any], work: Work[Any], idle: float | None) -> float:
+    """How long to sleep after there was nothing: a poll interval, or until a task is due or the patience is over."""
+    settings = hold.settings
+    seconds = settings.poll_interval * random.uniform(0.8, 1.2)
+    if work.next_due is not None:
+        seconds = min(seconds, work.next_due)
+    if work.share is not None and idle is not None and idle < settings.patience:
+        seconds = min(seconds, settings.patience - idle)
+    return max(seconds, 0.001)
+
+
+async def _wait(event: asyncio.Event, hold: Hold[Any], seconds: float | None) -> None:
+    """Sleep, or until the event is set, or the lease comes to its end."""
+    event.clear()
+    if hold.ending is not None:
+        return
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

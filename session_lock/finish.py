@@ -1,0 +1,159 @@
+"""The finish phase: records outcomes, many in one call, again and again until the database has them or the lease is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from session_lock.database import Handback, Outcome, Settled
+from session_lock.errors import DatabaseError, SessionLost
+from session_lock.hold import Ending, Hold, claims_of
+from session_lock.tasks import Discard, Failure, Finish, Release, Task, TaskKey, Verdict, retry_delay
+
+T = TypeVar("T")
+
+Settlement: TypeAlias = tuple[Task[T], Verdict]
+
+logger = logging.getLogger("session_lock.finish")
+
+AT_ONCE = 1000
+"""Outcomes in one call, at most."""
+
+
+async def finish(hold: Hold[T]) -> None:
+    """Record what the execute phase puts, until no more will come and all is recorded, or nothing more can be."""
+    while True:
+        while not hold.outcomes and hold.recording:
+            hold.outcome_or_end.clear()
+            await hold.outcome_or_end.wait()
+        if not hold.outcomes:
+            return
+        if not await _record(hold, _take(hold)):
+            return
+
+
+def _take(hold: Hold[T]) -> list[Settlement[T]]:
+    """The next outcomes, each key once: an older claim of a key is recorded before a newer one."""
+    taken: dict[TaskKey, Settlement[T]] = {}
+    while hold.outcomes and len(taken) < AT_ONCE and hold.outcomes[0][0].key not in taken:
+        task, verdict = hold.outcomes.popleft()
+        taken[task.key] = (task, verdict)
+    return list(taken.values())
+
+
+async def _record(hold: Hold[T], settlements: list[Settlement[T]]) -> bool:
+    """Record these; False if the session is over, so that nothing can be recorded any more."""
+    failures = 0
+    while settlements:
+        try:
+            settlements = await _record_once(hold, settlements)
+            pause = 0.05 if settlements else 0.0  # locked by somebody: ask again soon
+        except SessionLost as error:
+            hold.lose(str(error))
+            logger.warning("%d outcomes of session %d could not be recorded", len(settlements), hold.lease.id)
+            return False
+        except DatabaseError as error:
+            if not error.retryable:
+                hold.end(Ending.FAILED, error)
+                return False
+            failures += 1
+            (logger.warning if failures == 1 else logger.debug)(
+                "session %d cannot record outcomes: %s", hold.lease.id, error
+            )
+            pause = random.uniform(0.05, 0.1) * min(2**failures, 32)
+        except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
+            hold.end(Ending.FAILED, error)
+            return False
+        if settlements and hold.session.left() <= 0:
+            hold.lose(f"{len(settlements)} outcomes could not be recorded in time")
+            return False
+        if pause:
+            await asyncio.sleep(pause)
+    return True
+
+
+async def _record_once(hold: Hold[T], settlements: list[Settlement[T]]) -> list[Settlement[T]]:
+    """One call for what is finished and one for what is given back; returns what has to be asked again."""
+    finished: list[Settlement[T]] = [each for each in settlements if isinstance(each[1], Finish)]
+    given_back: list[Settlement[T]] = [each for each in settlements if not isinstance(each[1], Finish)]
+    again: list[Settlement[T]] = []
+    if finished:
+        claims = claims_of(task for task, _ in finished)
+        again += await _call(hold, "finish", finished, lambda: hold.database.finish_tasks(hold.lease, claims))
+        settlements[:] = [*again, *given_back]  # should the next call fail, these are through
+    if given_back:
+        handbacks = [_handback(task, verdict) for task, verdict in given_back]
+        again += await _call(
+            hold, "release", given_back, lambda: hold.database.release_tasks(hold.lease, handbacks)
+        )
+    return again
+
+
+async def _call(
+    hold: Hold[T],
+    phase_name: str,
+    settlements: list[Settlement[T]],
+    verb: Callable[[], Awaitable[Sequence[Settled]]],
+) -> list[Settlement[T]]:
+    with hold.telemetry.phase(phase_name, session_id=hold.lease.id, tasks=len(settlements)) as phase:
+        settled = await hold.call(f"{phase_name}_tasks", _awaited(verb))
+        outcomes = {each.key: each for each in settled}
+        lost = [task for task, _ in settlements if outcomes[task.key].outcome is Outcome.LOST]
+        phase.set(lost=len(lost))
+    again = []
+    for task, verdict in settlements:
+        answer = outcomes[task.key]
+        match answer.outcome:
+            case Outcome.LOCKED:
+                again.append((task, verdict))
+            case Outcome.REFUSED:
+                if (other := _after_refusal(task, verdict, answer.error or "")) is not None:
+                    again.append((task, other))
+            case _:
+                hold.recorded(task)
+    if lost:
+        logger.warning(
+            "%d tasks of session %d were lost: others have them, or their rows were closed",
+            len(lost),
+            hold.lease.id,
+        )
+    return again
+
+
+async def _awaited(verb: Callable[[], Awaitable[Sequence[Settled]]]) -> Sequence[Settled]:
+    return await verb()
+
+
+def _after_refusal(task: Task[Any], verdict: Verdict, error: str) -> Verdict | None:
+    """What to do about a row that refuses: a finish becomes a failure, a discard parks. None: it stays held."""
+    logger.error("task %r cannot be recorded: %s", task, error)
+    match verdict:
+        case Finish():
+            return Failure(f"finish was refused: {error}")
+        case Discard(reason):
+            return Park(f"discard was refused: {error}; {reason}")
+        case _:
+            return None  # until the session ends; its row is not claimed twice meanwhile
+
+
+class Park(Failure):
+    """Kept and visible, not tried again."""
+
+
+def _handback(task: Task[Any], verdict: Verdict) -> Handback:
+    (claim,) = claims_of((task,))
+    match verdict:
+        case Release(after):
+            return Handback(claim, after=after, give_back_attempt=True)
+        case Discard(reason):
+            return Handback(claim, discard=True, error=reason or None)
+        case Park(error):
+            return Handback(claim, after=math.inf, error=error)
+        case Failure(error):
+            return Handback(claim, after=retry_delay(task.attempt), error=error)
+        case Finish():
+            raise AssertionError("a finish is no handback")

@@ -1,0 +1,76 @@
+"""One lease is one TaskGroup: its children are the four phases, and the order of this text is the order of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from session_lock.database import Database
+from session_lock.errors import SessionLockError
+from session_lock.execute import execute
+from session_lock.fetch import fetch
+from session_lock.finish import finish
+from session_lock.hold import Ending, Hold, claims_of
+from session_lock.keepalive import keepalive, watch_deadline
+from session_lock.tasks import Tasker
+
+T = TypeVar("T")
+
+logger = logging.getLogger("session_lock.runner")
+
+
+async def live(
+    hold: Hold[T],
+    tasker: Tasker[T],
+    tasks_per_call: int,
+    find: Callable[[], Coroutine[Any, Any, Database[T]]],
+    stop: Callable[[], None],
+) -> None:
+    """Live one lease from its first claim to its end. Expected endings are values (`hold.ending`), not exceptions."""
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(watch_deadline(hold))
+        renewing = group.create_task(keepalive(hold, stop))
+        recording = group.create_task(finish(hold))
+        slots = [
+            group.create_task(execute(hold, tasker, tasks_per_call)) for _ in range(hold.settings.concurrency)
+        ]
+        fetching = group.create_task(fetch(hold, find, slots=len(slots), tasks_per_call=tasks_per_call))
+
+        await asyncio.wait({fetching})  # 1 from here on nothing is claimed
+        await _drain(hold, slots)  # 2 every call has ended, or is abandoned: each task has its verdict
+        hold.stop_recording()
+        await asyncio.wait({recording}, timeout=hold.settings.shutdown_timeout)  # 3 they are recorded
+        for phase in (recording, renewing, watching):  # 4 the lease was held until here
+            phase.cancel()
+    await _end(hold)
+
+
+async def _drain(hold: Hold[Any], slots: list[asyncio.Task[None]]) -> None:
+    """Let the calls under way end: by themselves at first, then cancelled, then without them."""
+    hold.give_back()
+    hold.beat_now.set()  # the shares of the others grow at once
+    await asyncio.wait(slots, timeout=hold.settings.drain_timeout)
+    if any(not slot.done() for slot in slots):
+        hold.cancel_running()
+        await asyncio.wait(slots)
+
+
+async def _end(hold: Hold[Any]) -> None:
+    """End the session, so that its tasks need not wait for the lease to run out; unless somebody still works on one."""
+    if hold.ending is Ending.LOST and hold.session.left() <= 0:
+        return
+    if hold.abandoned:
+        logger.error(
+            "session %d is left to expire with %d abandoned tasks", hold.lease.id, len(hold.abandoned)
+        )
+        return
+    with hold.telemetry.phase("end", session_id=hold.lease.id, held=len(hold.held)) as phase:
+        try:
+            await hold.call(
+                "end_session", hold.database.end_session(hold.lease, claims_of(hold.held.values()))
+            )
+        except SessionLockError as error:
+            phase.error = error
+            logger.warning("session %d could not be ended and is left to expire: %s", hold.lease.id, error)

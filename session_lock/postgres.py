@@ -1,0 +1,315 @@
+"""`PostgresDatabase`: the six verbs as calls of a mapping's functions, one round trip each."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any, Generic, TypeVar, cast
+
+import asyncpg
+
+from session_lock.catalog import read_shape
+from session_lock.connections import DRIVER_ERRORS, Connect, Connection, Connections, translate, translated
+from session_lock.database import Beat, Claim, ClaimedTask, Handback, Identity, Outcome, Settled, Work
+from session_lock.errors import DatabaseError, RowRefusedError, SchemaError, SettingsError
+from session_lock.schema import SCHEMA_VERSION
+from session_lock.session import Lease
+from session_lock.table import ENVELOPE, TaskTable, function_set, quote_name
+from session_lock.tasks import TaskKey
+
+T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741 (items of any kind)
+
+WORK_CONNECTIONS = 2
+"""For get_work and for recording outcomes, which may be under way at the same time."""
+
+TRANSACTION_CONNECTIONS = 4
+"""For `transaction()` where the user gives no pool; opened only when used."""
+
+
+class PostgresDatabase(Generic[T]):
+    """A mapping in a PostgreSQL database; the `Database` that a Runner is given.
+
+    `connect` is a DSN or an async callable that returns a new asyncpg connection. `decode` makes a task's data: it is
+    called with the mapping's columns as keyword arguments (`dict`, a dataclass, a pydantic model, any function).
+
+    It holds up to two connections for work and one for keepalives, however many Runners share it, and up to four more
+    while `transaction()` is used without a `pool` of yours.
+
+    A mapping whose functions are written by hand is named instead of declared:
+    `PostgresDatabase(connect, functions="orders", key=int)`.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        table: TaskTable | None = None,
+        *,
+        pool: asyncpg.Pool[Any] | None = None,
+        decode: Callable[..., T] = cast("Callable[..., T]", dict),  # noqa: B008 (the type, not a call)
+        functions: str | None = None,
+        key: Callable[[Any], TaskKey] | None = None,
+        schema: str = "session_lock",
+    ) -> None:
+        if (table is None) == (functions is None):
+            raise SettingsError(
+                "give PostgresDatabase a TaskTable, or functions= for ones that are written by hand"
+            )
+        self._table = table
+        self._pool = pool
+        self._decode = decode
+        self._key = key
+        self._functions = functions or ""
+        self._schema = quote_name(table.schema if table else schema)
+        self._name = table.name if table else self._functions
+        self._identity: Identity | None = None
+        self._read_committed = True
+        self._work = Connections(connect, WORK_CONNECTIONS, self._greet)
+        self._keepalive = Connections(connect, 1, self._greet)
+        self._transactions = Connections(connect, TRANSACTION_CONNECTIONS, self._greet)
+
+    def __repr__(self) -> str:
+        return f"PostgresDatabase({self._name!r})"
+
+    async def close(self) -> None:
+        """Close the connections. A Runner does not: several may share them."""
+        for connections in (self._work, self._keepalive, self._transactions):
+            await connections.close(timeout=1)
+
+    # Meeting a server --------------------------------------------------------------------------------------
+
+    async def identity(self) -> Identity:
+        """The cluster's system identifier, the database and the set of functions."""
+        if self._identity is None:
+            with self._translated("connecting"):
+                async with self._work.one():
+                    pass
+        assert self._identity is not None
+        return self._identity
+
+    async def _greet(self, connection: Connection) -> None:
+        """Look at a new connection's server: is it the primary, and does it serve this mapping and library?"""
+        row = await connection.fetchrow(
+            """
+            SELECT pg_catalog.pg_is_in_recovery() AS standby, current_database() AS database,
+                   current_setting('default_transaction_isolation') AS isolation,
+                   (SELECT system_identifier FROM pg_catalog.pg_control_system())::text AS system,
+                   to_regprocedure($1) IS NOT NULL AS installed
+            """,
+            f"{self._schema}.schema_version()",
+        )
+        assert row is not None
+        if row["standby"]:
+            raise DatabaseError(
+                f"database {row['database']} is a standby, which cannot be written: connect to the primary"
+            )
+        if not row["installed"]:
+            raise SchemaError(
+                f"database {row['database']} has no schema {self._schema} with the functions of session_lock, or this role "
+                f"may not use it; run: {self._remedy} --grant-to ROLE"
+            )
+        self._read_committed = row["isolation"] == "read committed"
+        identity = Identity(row["system"], row["database"], self._name)
+        if identity != self._identity:
+            await self._check_functions(connection)
+            self._identity = identity
+
+    async def _check_functions(self, connection: Connection) -> None:
+        offered = await connection.fetchrow(f"SELECT version, serves FROM {self._schema}.schema_version()")
+        assert offered is not None
+        if offered["version"] < SCHEMA_VERSION:
+            raise SchemaError(
+                f"the schema {self._schema} is of version {offered['version']}, this library needs {SCHEMA_VERSION}; run: {self._remedy}"
+            )
+        if offered["serves"] > SCHEMA_VERSION:
+            raise SchemaError(
+                f"the schema {self._schema} serves libraries from version {offered['serves']} on, this one is of version "
+                f"{SCHEMA_VERSION}; upgrade the package session-lock"
+            )
+        if self._table is not None:
+            self._functions = function_set(self._table, await read_shape(connection, self._table))
+        found = await connection.fetch(
+            """
+            SELECT p.proname, has_function_privilege(p.oid, 'EXECUTE') AS allowed
+              FROM pg_catalog.pg_proc AS p
+             WHERE p.pronamespace = to_regnamespace($1) AND p.proname = ANY ($2::text[])
+            """,
+            self._schema,
+            [
+                f"{verb}_{self._functions}"
+                for verb in ("get_work", "finish_tasks", "finish_in", "release_tasks", "end_session")
+            ],
+        )
+        if len(found) < 5:
+            raise SchemaError(
+                f"the functions of mapping {self._name!r} ({self._functions}) are missing in schema {self._schema}, or the mapping "
+                f"or its table has changed since they were installed; run: {self._remedy}"
+            )
+        if not all(row["allowed"] for row in found):
+            raise SchemaError(
+                f"this role may not execute the functions of mapping {self._name!r}; run: {self._remedy} --grant-to ROLE"
+            )
+
+    @property
+    def _remedy(self) -> str:
+        return "session-lock install MODULE:ATTRIBUTE" if self._table else "your migration of the functions"
+
+    def _translated(self, what: str) -> Any:
+        return translated(f"{what} ({self._name})", self._remedy)
+
+    # The six verbs -----------------------------------------------------------------------------------------
+
+    async def start_session(
+        self, *, capacity: int, ttl: float, label: str = "", app_version: str = ""
+    ) -> Lease:
+        await self.identity()
+        (row,) = await self._call(
+            self._work, "start_session", self._name, self._functions, capacity, ttl,
+            label or f"{socket.gethostname()}:{os.getpid()}", app_version, version("session-lock"),
+        )  # fmt: skip
+        return Lease(row["id"], row["nonce"], row["left"])
+
+    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool) -> Beat:
+        (row,) = await self._call(self._keepalive, "bump_session", lease.id, lease.nonce, ttl, draining)
+        return Beat(row["left"], row["give_back"], row["pause"], row["drain"], tuple(row["cancel_keys"]))
+
+    async def get_work(
+        self,
+        lease: Lease,
+        *,
+        limit: int,
+        held: Collection[TaskKey] = (),
+        position: str | None = None,
+        over_share: bool = False,
+        finished: Sequence[Claim] = (),
+    ) -> Work[T]:
+        settled: Sequence[Settled] = ()
+        keys, tokens = _columns(finished)
+        arguments = [lease.id, lease.nonce, limit, list(held), position, over_share]
+        try:
+            rows = await self._call(self._work, f"get_work_{self._functions}", *arguments, keys, tokens)
+        except RowRefusedError:
+            if not finished:
+                raise
+            settled = await self.finish_tasks(
+                lease, finished
+            )  # a row among them refuses: it holds up nothing else
+            rows = await self._call(self._work, f"get_work_{self._functions}", *arguments, [], [])
+        state = rows[-1]
+        tasks = [self._claimed(row) for row in rows if row[0] == "task"]
+        return Work(
+            left=state["lease_left"],
+            tasks=tasks,
+            settled=settled or [self._settled(row[1], row["outcome"]) for row in rows if row[0] == "outcome"],
+            position=next((row["task_position"] for row in rows if row[0] == "task"), None),
+            next_due=state["next_due"],
+            share=state["task_share"],
+        )
+
+    def _claimed(self, row: asyncpg.Record) -> ClaimedTask[T]:
+        _, key, token, attempt, *_ = row
+        names = self._table.columns if self._table else tuple(row.keys())[len(ENVELOPE) :]
+        claim = Claim(self._key(key) if self._key else key, token)
+        try:
+            return ClaimedTask(
+                claim, attempt, self._decode(**dict(zip(names, row[len(ENVELOPE) :], strict=True)))
+            )
+        except Exception as error:  # noqa: BLE001 (the user's: it is this task's failure, not the batch's)
+            return ClaimedTask(claim, attempt, None, error)
+
+    def _settled(self, key: Any, outcome: str) -> Settled:
+        return Settled(self._key(key) if self._key else key, Outcome(outcome))
+
+    async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:
+        async def finish(part: Sequence[Claim]) -> Sequence[Settled]:
+            rows = await self._call(
+                self._work, f"finish_tasks_{self._functions}", lease.id, lease.nonce, *_columns(part)
+            )
+            return [self._settled(*row) for row in rows]
+
+        return await _by_halves(finish, claims, lambda claim: claim.key)
+
+    async def release_tasks(self, lease: Lease, handbacks: Sequence[Handback]) -> Sequence[Settled]:
+        async def release(part: Sequence[Handback]) -> Sequence[Settled]:
+            rows = await self._call(
+                self._work, f"release_tasks_{self._functions}", lease.id, lease.nonce, *_columns([h.claim for h in part]),
+                [h.after for h in part], [h.give_back_attempt for h in part], [h.discard for h in part], [h.error for h in part],
+            )  # fmt: skip
+            return [self._settled(*row) for row in rows]
+
+        return await _by_halves(release, handbacks, lambda handback: handback.claim.key)
+
+    async def end_session(self, lease: Lease, claims: Sequence[Claim] = ()) -> None:
+        await self._call(
+            self._work, f"end_session_{self._functions}", lease.id, lease.nonce, *_columns(claims)
+        )
+
+    async def _call(
+        self, connections: Connections, function: str, *arguments: object
+    ) -> list[asyncpg.Record]:
+        places = ", ".join(f"${i}" for i in range(1, len(arguments) + 1))
+        query = f"SELECT * FROM {self._schema}.{quote_name(function)}({places})"
+        with self._translated(function):
+            async with connections.one() as connection:
+                if self._read_committed:
+                    return await connection.fetch(query, *arguments)
+                # Some other isolation is the role's or database's default: three round trips instead of one.
+                async with connection.transaction(isolation="read_committed"):
+                    return await connection.fetch(query, *arguments)
+
+    # In a transaction of the user's --------------------------------------------------------------------------
+
+    async def finish_in(self, connection: Any, lease: Lease, claims: Sequence[Claim]) -> None:
+        if not connection.is_in_transaction():
+            raise SettingsError(
+                "finish_in(connection) needs an open transaction: async with connection.transaction(): ..."
+            )
+        function = f"finish_in_{self._functions}"
+        with self._translated(function):
+            await connection.execute(
+                f"SELECT {self._schema}.{quote_name(function)}($1, $2, $3, $4)",
+                lease.id,
+                lease.nonce,
+                *_columns(claims),
+            )
+
+    @asynccontextmanager
+    async def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AsyncIterator[Any]:
+        own: BaseException | None = None  # what the block raises is the user's, and stays as it is
+        try:
+            async with self._pool.acquire() if self._pool else self._transactions.one() as connection:
+                async with connection.transaction(isolation="read_committed"):
+                    await self.finish_in(connection, lease, claims)
+                    try:
+                        yield connection
+                    except BaseException as error:
+                        own = error
+                        raise
+        except DRIVER_ERRORS as error:
+            if own is not None:
+                raise own from None
+            raise translate(error, f"the finishing transaction ({self._name})", self._remedy) from error
+
+
+def _columns(claims: Sequence[Claim]) -> tuple[list[TaskKey], list[int]]:
+    return [claim.key for claim in claims], [claim.token for claim in claims]
+
+
+async def _by_halves(
+    call: Callable[[Sequence[I]], Awaitable[Sequence[Settled]]],
+    items: Sequence[I],
+    key: Callable[[I], TaskKey],
+) -> Sequence[Settled]:
+    """The call for all items; if a row refuses, for each half, until the row is alone and the others are through."""
+    if not items:
+        return ()
+    try:
+        return await call(items)
+    except RowRefusedError as refused:
+        if len(items) == 1:
+            return [Settled(key(items[0]), Outcome.REFUSED, str(refused))]
+        middle = len(items) // 2
+        return [*await _by_halves(call, items[:middle], key), *await _by_halves(call, items[middle:], key)]

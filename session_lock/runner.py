@@ -1,0 +1,203 @@
+"""`Runner`: awaited in each instance of a service, it is given a share of the tasks and has them done."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import random
+import socket
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from opentelemetry.trace import TracerProvider
+
+from session_lock.block import RunningBlock, wait_through
+from session_lock.database import Database, DatabaseFinder
+from session_lock.errors import DatabaseError, SettingsError
+from session_lock.hold import Ending, Hold, describe
+from session_lock.lease import live
+from session_lock.session import lease_clock
+from session_lock.settings import Settings
+from session_lock.tasks import Tasker, each
+from session_lock.telemetry import Telemetry
+
+T = TypeVar("T")
+
+logger = logging.getLogger("session_lock.runner")
+
+
+class Runner(RunningBlock, Generic[T]):
+    """Keeps a session alive, gets its share of the work, has it done by the tasker, and records what was accomplished.
+
+    `await runner.run()` until it is cancelled or `stop()` is called; or `async with runner:` for a block. `database` is a
+    `Database`, or an async callable that returns the current one and is asked in each cycle.
+
+    `name` is for logs and spans. `on_failure` is called with the error if the Runner dies inside of `async with`;
+    `idle_spans=False` leaves out the spans of polls and keepalives that came to nothing.
+    """
+
+    def __init__(
+        self,
+        database: Database[T] | DatabaseFinder[T],
+        tasker: Tasker[T],
+        settings: Settings | None = None,
+        *,
+        name: str = "",
+        app_version: str = "",
+        on_failure: Callable[[BaseException], object] | None = None,
+        tracer_provider: TracerProvider | None = None,
+        idle_spans: bool = True,
+    ) -> None:
+        if not callable(tasker) or inspect.isasyncgenfunction(tasker):
+            raise SettingsError(f"the tasker must be an async function that takes a batch, not {tasker!r}")
+        self.settings = settings or Settings()
+        if not callable(database) and not hasattr(database, "get_work"):
+            raise SettingsError(
+                f"a Runner needs a Database or an async function that returns one, not {database!r}"
+            )
+        self._database = database
+        self._tasker = tasker
+        self._tasks_per_call = 1 if isinstance(tasker, each) else self.settings.batch_size
+        self._app_version = app_version
+        self._on_failure = on_failure
+        self._telemetry = Telemetry(
+            name or getattr(tasker, "__name__", "tasks"),
+            tracer_provider=tracer_provider,
+            idle_spans=idle_spans,
+        )
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hold: Hold[T] | None = None
+        self._engine: asyncio.Task[None] | None = None
+
+    # From the outside ----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until `stop()` or cancellation, both graceful: running taskers may end, outcomes are recorded.
+
+        Cancelled a second time, it cancels the taskers at once. A database that is away does not end it. It raises one
+        exception, never a group: what only a person can mend (`SchemaError`, `DatabaseError` that is not retryable).
+        """
+        if self._engine is not None:
+            raise RuntimeError("a Runner runs once: make another one")
+        # The engine is a task of its own, which a cancellation from outside cannot reach: a TaskGroup that is cancelled
+        # cancels all of its children at once, the finish in flight among them.
+        self._loop = asyncio.get_running_loop()
+        self._engine = asyncio.create_task(self._live_lease_after_lease(), name="session_lock engine")
+        try:
+            await asyncio.shield(self._engine)
+        except asyncio.CancelledError:
+            self.stop()
+            try:
+                await wait_through({self._engine}, self._abort)
+            finally:
+                if not self._engine.cancelled() and (error := self._engine.exception()) is not None:
+                    logger.error("a Runner that was being cancelled failed: %s", error)
+            raise
+
+    def stop(self) -> None:
+        """Stop gracefully: a plain function, idempotent, good in a signal handler and before `run()`."""
+        self._stopping.set()
+        if self._hold is not None:
+            self._hold.end(Ending.STOPPED)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(
+                lambda: None
+            )  # a handler of signal.signal() does not wake a sleeping loop
+
+    def wake(self) -> None:
+        """Look for work now rather than at the next poll."""
+        if self._hold is not None:
+            self._hold.look()
+
+    def _abort(self) -> None:
+        """Cancel the running taskers now."""
+        if self._hold is not None:
+            self._hold.cancel_running()
+
+    # The engine ------------------------------------------------------------------------------------------------
+
+    async def _live_lease_after_lease(self) -> None:
+        jitter = (
+            self.settings.poll_interval if self.settings.start_jitter is None else self.settings.start_jitter
+        )
+        await self._pause(jitter * random.random())
+        while not self._stopping.is_set():
+            hold = await self._start_session()
+            if hold is None:
+                return
+            self._hold = hold
+            if self._stopping.is_set():
+                hold.end(Ending.STOPPED)
+            try:
+                await live(hold, self._tasker, self._tasks_per_call, self._find_database, self.stop)
+            except BaseExceptionGroup as group:
+                raise _first_leaf(group) from group
+            finally:
+                self._hold = None
+            if hold.failure is not None:
+                raise hold.failure
+
+    async def _start_session(self) -> Hold[T] | None:
+        """A new session, as soon as the database gives one; None if the Runner is stopped before that."""
+        capacity = self.settings.capacity(self._tasks_per_call)
+        failures = 0
+        while not self._stopping.is_set():
+            sent_at = lease_clock()
+            try:
+                async with asyncio.timeout(self.settings.call_timeout):
+                    database = await self._find_database()
+                    with self._telemetry.phase("start", capacity=capacity) as phase:
+                        lease = await database.start_session(
+                            capacity=capacity,
+                            ttl=self.settings.lease_ttl,
+                            label=_label(),
+                            app_version=self._app_version,
+                        )
+                        phase.set(session_id=lease.id)
+            except (DatabaseError, TimeoutError) as error:
+                if isinstance(error, DatabaseError) and not error.retryable:
+                    raise
+                failures += 1
+                (logger.warning if failures == 1 else logger.debug)(
+                    "no session yet: %s", error or type(error).__name__
+                )
+                await self._pause(
+                    random.uniform(0.1, 1.0) * min(self.settings.poll_interval * 2 ** min(failures, 8), 10.0)
+                )
+                continue
+            logger.info("session %d started", lease.id, extra={"session_id": lease.id})
+            return Hold(lease, database, self.settings, self._telemetry, capacity=capacity, sent_at=sent_at)
+        return None
+
+    async def _find_database(self) -> Database[T]:
+        """The database of this cycle. A finder that fails is a database that is away."""
+        if not callable(self._database):
+            return self._database
+        try:
+            found = await self._database()
+        except Exception as error:
+            raise DatabaseError(f"the database finder failed: {describe(error)}") from error
+        if not hasattr(found, "get_work"):
+            raise DatabaseError(f"the database finder returned {found!r}, which is no Database")
+        return found
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+
+def _label() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _first_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -11,8 +11,6 @@ import socket
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from opentelemetry.trace import TracerProvider
-
 from session_lock.block import RunningBlock, wait_through
 from session_lock.database import Database, DatabaseFinder
 from session_lock.errors import DatabaseError, SettingsError
@@ -21,7 +19,7 @@ from session_lock.lease import live
 from session_lock.session import lease_clock
 from session_lock.settings import Settings
 from session_lock.tasks import Tasker, each
-from session_lock.telemetry import Telemetry
+from session_lock.telemetry import Telemetry, TracerProvider
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import TracerProvider as TracerProvider  # part of Runner's signature
 
 PHASES = {
     "start": SpanKind.CLIENT,

@@ -146,7 +146,13 @@ BEGIN
     UPDATE session_lock.session AS s SET swept_at = p_now FROM gone WHERE s.id = gone.id;
   END IF;
   IF cardinality(p_named) > 0 THEN
-    UPDATE session_lock.session AS s SET swept_at = NULL WHERE s.id = ANY (p_named) AND s.swept_at IS NOT NULL;
+    WITH back AS MATERIALIZED (
+      SELECT s.id FROM session_lock.session AS s
+       WHERE s.id = ANY (p_named) AND s.swept_at IS NOT NULL
+       ORDER BY s.id
+         FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE session_lock.session AS s SET swept_at = NULL FROM back WHERE s.id = back.id;
   END IF;
   RETURN ARRAY(SELECT n.id FROM unnest(p_named) AS n (id)
                 WHERE NOT EXISTS (SELECT FROM session_lock.session AS s WHERE s.id = n.id));

@@ -28,10 +28,18 @@ EMAILS = TaskTable(
 )
 
 
-async def apply_mapping(connection: asyncpg.Connection, table: TaskTable, *, grant_to: str | None = None) -> str:
+async def apply_mapping(
+    connection: asyncpg.Connection, table: TaskTable, *, grant_to: str | None = None
+) -> str:
     """Run the mapping's files in their order, as any migration tool would; returns the name of its set of functions."""
     shape = await read_shape(connection, table)
-    for name in ("sessions.up.sql", "sessions.alwaysup.sql", "tasks.up.sql", "tasks.index.sql", "tasks.alwaysup.sql"):
+    for name in (
+        "sessions.up.sql",
+        "sessions.alwaysup.sql",
+        "tasks.up.sql",
+        "tasks.index.sql",
+        "tasks.alwaysup.sql",
+    ):
         await connection.execute(render(name, table, shape))
     if grant_to:
         await connection.execute(render("grants.sql", table, shape, role=grant_to))
@@ -41,6 +49,7 @@ async def apply_mapping(connection: asyncpg.Connection, table: TaskTable, *, gra
 async def add_emails(connection: asyncpg.Connection, count: int) -> list[int]:
     """Insert `count` pending rows; returns their keys in order."""
     rows = await connection.fetch(
-        "INSERT INTO public.email (address) SELECT 'a' || g || '@example.org' FROM generate_series(1, $1) AS g RETURNING id", count
+        "INSERT INTO public.email (address) SELECT 'a' || g || '@example.org' FROM generate_series(1, $1) AS g RETURNING id",
+        count,
     )
     return [row["id"] for row in rows]

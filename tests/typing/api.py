@@ -1,0 +1,75 @@
+"""Never run: what a type checker infers of the API as users write it (`nox -s types`)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, assert_type
+
+import asyncpg
+
+from session_lock import (
+    Batch,
+    Discard,
+    PostgresDatabase,
+    Release,
+    Runner,
+    RunnerGroup,
+    Settings,
+    Task,
+    TaskKey,
+    TaskTable,
+    each,
+)
+from session_lock.testing import MemoryDatabase
+
+
+@dataclass
+class Email:
+    id: int
+    address: str
+
+
+table = TaskTable(
+    "public.email", key="id", pending="sent_at IS NULL", finish="sent_at = now()", columns=("id", "address")
+)
+typed = PostgresDatabase("postgresql:///app", table, decode=Email)
+assert_type(typed, PostgresDatabase[Email])
+
+
+async def send(batch: Batch[Email]) -> Iterable[Task[Email]]:
+    first = batch[0]
+    assert_type(first, Task[Email])
+    assert_type(first.data.address, str)
+    assert_type(first.key, TaskKey)
+    assert_type(first.attempt, int)
+    assert_type(first.lease_left(), float)
+    batch.finish(first)
+    batch.release(first, after=1.5)
+    batch.discard(first, "no such address")
+    async with batch.transaction() as connection:
+        await connection.execute("SELECT 1")
+    own: asyncpg.Connection[Any] = await asyncpg.connect()
+    async with own.transaction():
+        await first.finish_in(own)
+    return [task for task in batch if task.data.id]
+
+
+async def send_one(task: Task[Email]) -> Release | Discard | None:
+    if task.data.address.endswith("example.org"):
+        return Discard("nobody lives there")
+    return Release(after=60) if task.attempt < 3 else None
+
+
+async def current() -> PostgresDatabase[Email]:
+    return typed
+
+
+assert_type(Runner(typed, send), Runner[Email])
+assert_type(Runner(typed, each(send_one), Settings(concurrency=50)), Runner[Email])
+assert_type(Runner(current, send, settings=Settings(poll_interval=5)), Runner[Email])
+
+
+async def main() -> None:
+    async with Runner(typed, send) as runner:
+        assert_type(runner, Runner[Email])
+        assert_type(runner.failed, BaseException | None)
+    await RunnerGroup(runner, Runner(MemoryDatabase[Email]({}), send)).run()

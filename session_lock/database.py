@@ -4,7 +4,7 @@
 
 Every verb of a session raises `SessionLost` if the session is not live, and `DatabaseError` (or `SchemaError`) if the
 database did not do it or its answer was lost: whether it was done is unknown then, and asking again is safe. A call may be
-cancelled at any moment, with the same meaning.
+cancelled at any moment, with the same meaning. A key stands in a call at most once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Outcome(StrEnum):
     DISCARDED = "discarded"
     PARKED = "parked"
     ALREADY_YOURS = "already yours"
-    """An earlier call under the same claim did it; its answer was lost."""
+    """An earlier call under the same claim did it; its answer was lost. (So too when that call found the row closed.)"""
     LOST = "lost"
     """The claim is over: others have the task, or the application closed the row meanwhile."""
     UNKNOWN = "unknown"

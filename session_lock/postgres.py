@@ -26,6 +26,9 @@ I = TypeVar("I")  # noqa: E741 (items of any kind)
 WORK_CONNECTIONS = 2
 """For get_work and for recording outcomes, which may be under way at the same time."""
 
+SHARED = {"start_session", "bump_session"}
+"""The functions that all mappings share; the names of the others end in the mapping's own set."""
+
 TRANSACTION_CONNECTIONS = 4
 """For `transaction()` where the user gives no pool; opened only when used."""
 
@@ -190,14 +193,14 @@ class PostgresDatabase(Generic[T]):
         keys, tokens = _columns(finished)
         arguments = [lease.id, lease.nonce, limit, list(held), position, over_share]
         try:
-            rows = await self._call(self._work, f"get_work_{self._functions}", *arguments, keys, tokens)
+            rows = await self._call(self._work, "get_work", *arguments, keys, tokens)
         except RowRefusedError:
             if not finished:
                 raise
             settled = await self.finish_tasks(
                 lease, finished
             )  # a row among them refuses: it holds up nothing else
-            rows = await self._call(self._work, f"get_work_{self._functions}", *arguments, [], [])
+            rows = await self._call(self._work, "get_work", *arguments, [], [])
         state = rows[-1]
         tasks = [self._claimed(row) for row in rows if row[0] == "task"]
         return Work(
@@ -225,9 +228,7 @@ class PostgresDatabase(Generic[T]):
 
     async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:
         async def finish(part: Sequence[Claim]) -> Sequence[Settled]:
-            rows = await self._call(
-                self._work, f"finish_tasks_{self._functions}", lease.id, lease.nonce, *_columns(part)
-            )
+            rows = await self._call(self._work, "finish_tasks", lease.id, lease.nonce, *_columns(part))
             return [self._settled(*row) for row in rows]
 
         return await _by_halves(finish, claims, lambda claim: claim.key)
@@ -235,7 +236,7 @@ class PostgresDatabase(Generic[T]):
     async def release_tasks(self, lease: Lease, handbacks: Sequence[Handback]) -> Sequence[Settled]:
         async def release(part: Sequence[Handback]) -> Sequence[Settled]:
             rows = await self._call(
-                self._work, f"release_tasks_{self._functions}", lease.id, lease.nonce, *_columns([h.claim for h in part]),
+                self._work, "release_tasks", lease.id, lease.nonce, *_columns([h.claim for h in part]),
                 [h.after for h in part], [h.give_back_attempt for h in part], [h.discard for h in part], [h.error for h in part],
             )  # fmt: skip
             return [self._settled(*row) for row in rows]
@@ -243,22 +244,21 @@ class PostgresDatabase(Generic[T]):
         return await _by_halves(release, handbacks, lambda handback: handback.claim.key)
 
     async def end_session(self, lease: Lease, claims: Sequence[Claim] = ()) -> None:
-        await self._call(
-            self._work, f"end_session_{self._functions}", lease.id, lease.nonce, *_columns(claims)
-        )
+        await self._call(self._work, "end_session", lease.id, lease.nonce, *_columns(claims))
 
-    async def _call(
-        self, connections: Connections, function: str, *arguments: object
-    ) -> list[asyncpg.Record]:
+    async def _call(self, connections: Connections, verb: str, *arguments: object) -> list[asyncpg.Record]:
         places = ", ".join(f"${i}" for i in range(1, len(arguments) + 1))
-        query = f"SELECT * FROM {self._schema}.{quote_name(function)}({places})"
-        with self._translated(function):
-            async with connections.one() as connection:
+        with self._translated(verb):
+            async with connections.one() as connection:  # greeted, so the functions' names are known
+                query = f"SELECT * FROM {self._function(verb)}({places})"
                 if self._read_committed:
                     return await connection.fetch(query, *arguments)
                 # Some other isolation is the role's or database's default: three round trips instead of one.
                 async with connection.transaction(isolation="read_committed"):
                     return await connection.fetch(query, *arguments)
+
+    def _function(self, verb: str) -> str:
+        return f"{self._schema}.{quote_name(verb if verb in SHARED else f'{verb}_{self._functions}')}"
 
     # In a transaction of the user's --------------------------------------------------------------------------
 
@@ -267,14 +267,10 @@ class PostgresDatabase(Generic[T]):
             raise SettingsError(
                 "finish_in(connection) needs an open transaction: async with connection.transaction(): ..."
             )
-        function = f"finish_in_{self._functions}"
-        with self._translated(function):
-            await connection.execute(
-                f"SELECT {self._schema}.{quote_name(function)}($1, $2, $3, $4)",
-                lease.id,
-                lease.nonce,
-                *_columns(claims),
-            )
+        await self.identity()
+        with self._translated("finish_in"):
+            query = f"SELECT {self._function('finish_in')}($1, $2, $3, $4)"
+            await connection.execute(query, lease.id, lease.nonce, *_columns(claims))
 
     @asynccontextmanager
     async def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AsyncIterator[Any]:

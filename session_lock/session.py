@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -13,15 +14,23 @@ CLOCK_RATE_BOUND = 1e-3
 """How much faster the server's clock may run than ours (rho in the protocol's reasoning)."""
 
 
-def lease_clock() -> float:
-    """Seconds on a clock that counts the time a suspended machine slept; the one reader of the local deadline.
+def boottime() -> float:
+    """Seconds on a clock that counts the time a suspended machine slept; where there is none, the monotonic clock.
 
     `loop.time()` is CLOCK_MONOTONIC on Linux, which stands still during a suspend, while the lease in the database
-    goes on running out. Where there is no CLOCK_BOOTTIME the monotonic clock has to do.
+    goes on running out.
     """
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()  # noqa: TID251 (the one place)
+
+
+_clock: Callable[[], float] = boottime  # a test loop puts its own time in this place
+
+
+def lease_clock() -> float:
+    """Now, for the local deadline of a lease and for nothing else."""
+    return _clock()
 
 
 @dataclass(frozen=True, slots=True)

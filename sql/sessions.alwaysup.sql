@@ -50,7 +50,8 @@ DECLARE
   v_expires timestamptz;
   v_now     timestamptz;
 BEGIN
-  -- What is asked is read under the row's lock and cleared in the same transaction, so each request is told once.
+  -- Requests for single tasks are read under the row's lock and cleared in the same transaction: they are told once. To
+  -- drain or to pause is a state, and told each time.
   SELECT s.name, s.expires_at, s.give_back, s.drain_requested, s.cancel_keys
     INTO v_name, v_expires, bump_session.give_back, bump_session.drain, bump_session.cancel_keys
     FROM session_lock.session AS s

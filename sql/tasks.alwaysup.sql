@@ -150,7 +150,9 @@ BEGIN
     RETURN QUERY
     WITH claimed AS (
       UPDATE __table__ AS t
-         SET __session_id__ = my.id, __claim_token__ = coalesce(t.__claim_token__, 0) + 1, __attempts__ = t.__attempts__ + 1
+         SET __session_id__ = my.id, __claim_token__ = coalesce(t.__claim_token__, 0) + 1,
+             -- not counted again: a claim whose reply was lost was never begun
+             __attempts__ = t.__attempts__ + (t.__session_id__ IS DISTINCT FROM my.id)::integer
         FROM unnest(my.keys) WITH ORDINALITY AS claim (key, rank)
        WHERE t.__key__ = claim.key
       RETURNING claim.rank AS rank, t.__key__ AS key, t.__claim_token__ AS token, t.__attempts__ AS attempt,
@@ -218,7 +220,7 @@ DECLARE
 BEGIN
   PERFORM session_lock.hold_session(p_id, p_nonce);
   SELECT array_agg(s.task_key), array_agg(s.standing),
-         array_agg(s.task_key) FILTER (WHERE s.standing = 'held'), array_agg(s.task_key) FILTER (WHERE s.standing = 'closed')
+         array_agg(DISTINCT s.task_key) FILTER (WHERE s.standing = 'held'), array_agg(s.task_key) FILTER (WHERE s.standing = 'closed')
     INTO my.keys, my.standings, my.held, my.closed
     FROM session_lock.standing__set__(p_id, p_keys, p_tokens) AS s;
 
@@ -292,7 +294,7 @@ BEGIN
     RETURNING (__pending__) IS TRUE AS pending
   )
   SELECT count(*), count(*) FILTER (WHERE f.pending) INTO my.held, my.pending FROM finished AS f;
-  IF my.pending > 0 OR my.held < cardinality(p_keys) THEN
+  IF my.pending > 0 OR my.held < (SELECT count(DISTINCT k) FROM unnest(p_keys) AS k) THEN
     RAISE EXCEPTION 'finish leaves a row of % pending: is a trigger in the way?', '__title__'::text USING ERRCODE = 'SL003';
   END IF;
 END
@@ -330,7 +332,9 @@ BEGIN
     INTO my.keys, my.standings, my.held, my.closed
     FROM session_lock.standing__set__(p_id, p_keys, p_tokens) AS s;
 
-  my.discarded := ARRAY(SELECT r.key FROM unnest(p_keys, p_discard) AS r (key, discard)
+  -- The token again in each of the joins: a stale claim on the same key has no say in how a good one is given back.
+  my.discarded := ARRAY(SELECT DISTINCT r.key FROM unnest(p_keys, p_tokens, p_discard) AS r (key, token, discard)
+                          JOIN __table__ AS t ON t.__key__ = r.key AND t.__claim_token__ = r.token
                          WHERE r.discard AND r.key = ANY (my.held));
   IF cardinality(my.discarded) > 0 THEN
     WITH discarded AS (
@@ -352,16 +356,16 @@ BEGIN
            WHEN r.after = 'infinity' THEN 'infinity'
            ELSE my.clock + make_interval(secs => r.after)
          END
-    FROM unnest(p_keys, p_after, p_give_back) AS r (key, after, give_back)
-   WHERE t.__key__ = r.key AND t.__key__ = ANY (my.held) AND t.__key__ <> ALL (my.discarded);
+    FROM unnest(p_keys, p_tokens, p_after, p_give_back) AS r (key, token, after, give_back)
+   WHERE t.__key__ = r.key AND t.__claim_token__ = r.token AND t.__key__ = ANY (my.held) AND t.__key__ <> ALL (my.discarded);
   IF cardinality(my.closed) > 0 THEN
     UPDATE __table__ AS t SET __session_id__ = NULL WHERE t.__key__ = ANY (my.closed);
   END IF;
 
   INSERT INTO session_lock.failure (name, task_key, attempt, at, session, error)
-  SELECT my.name, r.key::text, t.__attempts__ + r.give_back::integer, my.clock, p_id, left(r.error, 4000)
-    FROM unnest(p_keys, p_give_back, p_errors) AS r (key, give_back, error)
-    JOIN __table__ AS t ON t.__key__ = r.key
+  SELECT my.name, r.key::text, t.__attempts__ + (r.give_back AND NOT r.discard)::integer, my.clock, p_id, left(r.error, 4000)
+    FROM unnest(p_keys, p_tokens, p_give_back, p_discard, p_errors) AS r (key, token, give_back, discard, error)
+    JOIN __table__ AS t ON t.__key__ = r.key AND t.__claim_token__ = r.token
    WHERE r.error IS NOT NULL AND r.key = ANY (my.held);
   IF FOUND THEN
     PERFORM session_lock.trim_failures(my.name, ARRAY(SELECT k::text FROM unnest(my.held) AS k));
@@ -373,7 +377,9 @@ BEGIN
            WHEN 'held' THEN
              CASE
                WHEN s.key = ANY (my.discarded) THEN CASE WHEN __discards__ THEN 'discarded' ELSE 'parked' END
-               WHEN EXISTS (SELECT FROM unnest(p_keys, p_after) AS r (key, after) WHERE r.key = s.key AND r.after = 'infinity')
+               WHEN EXISTS (SELECT FROM unnest(p_keys, p_tokens, p_after) AS r (key, token, after)
+                              JOIN __table__ AS t ON t.__key__ = r.key AND t.__claim_token__ = r.token
+                             WHERE r.key = s.key AND r.after = 'infinity')
                  THEN 'parked'
                ELSE 'released'
              END

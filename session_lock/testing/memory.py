@@ -1,0 +1,276 @@
+"""`MemoryDatabase`: a `Database` in the memory of one process, for tests.
+
+It does what the functions in `sql/` do, and passes the same suite. Its clock is the running event loop's, so it works
+in virtual time. Several Runners of one process share one object. What it leaves out: it forgets nothing, so there is no
+sweep of ended sessions, and its data is what you gave it, not a copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from session_lock.database import Beat, Claim, ClaimedTask, Handback, Identity, Settled, Work
+from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, TaskLost
+from session_lock.session import Lease
+from session_lock.tasks import TaskKey
+from session_lock.testing.rows import Closed, MemorySession, MemoryTask, divide
+from session_lock.testing.table import MemoryTable
+from session_lock.testing.transaction import MemoryTransaction
+
+T = TypeVar("T")
+
+LOCK_TIMEOUT = 2.0
+"""Seconds that `end_session` waits for an open transaction of its own session."""
+
+LOCK_POLL = 0.01
+
+
+class MemoryDatabase(MemoryTable[T]):
+    """A table of tasks in memory, and the sessions that share it.
+
+    `rows` are keys and data, due since ever. An exception in place of the data stands for a row that `decode` cannot
+    read. `refuse(key, data)` says why a row cannot be finished, or None; `refuse_discard` why it cannot be discarded.
+    `discards=False` is a mapping without `discard`: what is given up is parked.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[Any, T] | Iterable[tuple[TaskKey, T]] = (),
+        name: str = "tasks",
+        *,
+        refuse: Callable[[TaskKey, T], str | None] | None = None,
+        refuse_discard: Callable[[TaskKey, T], str | None] | None = None,
+        discards: bool = True,
+    ) -> None:
+        super().__init__(rows, refuse=refuse, refuse_discard=refuse_discard, discards=discards)
+        self._identity = Identity("memory", str(uuid4()), name)
+        self._sessions: dict[int, MemorySession] = {}
+        self._paused = False
+
+    # The sessions, as people see them -----------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> list[MemorySession]:
+        """All that were ever started, oldest first."""
+        return list(self._sessions.values())
+
+    def expire(self, session_id: int) -> None:
+        """The session's lease runs out now."""
+        self._sessions[session_id].expires_at = -math.inf
+
+    def pause(self) -> None:
+        """Ask all sessions to claim nothing."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Take `pause` back."""
+        self._paused = False
+
+    def ask_to_drain(self, session_id: int) -> None:
+        """Ask the session to drain: it hears so at its next keepalive, as of all that follows here."""
+        self._sessions[session_id].drain_requested = True
+
+    def ask_to_give_back(self, session_id: int, count: int) -> None:
+        """Ask the session to release `count` unstarted tasks."""
+        self._sessions[session_id].give_back = count
+
+    def cancel(self, key: TaskKey) -> None:
+        """Ask the session that holds the task to cancel its run."""
+        holder = self._tasks[key].session_id
+        if holder is not None:
+            self._sessions[holder].cancel_keys += (str(key),)
+
+    # The verbs ----------------------------------------------------------------------------------------------
+
+    async def identity(self) -> Identity:
+        async with self._round_trip():
+            return self._identity
+
+    async def start_session(self, *, capacity: int, ttl: float, label: str, app_version: str) -> Lease:
+        async with self._round_trip() as now:
+            session = MemorySession(len(self._sessions) + 1, uuid4(), capacity, now + ttl, label, app_version)
+            self._sessions[session.id] = session
+        return Lease(session.id, session.nonce, ttl)
+
+    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool) -> Beat:
+        async with self._round_trip() as now:
+            session = self._hold(lease, now)
+            session.expires_at = max(session.expires_at, now + ttl)
+            session.draining = session.draining or draining
+            beat = Beat(
+                left=session.expires_at - now,
+                give_back=session.give_back,
+                pause=self._paused,
+                drain=session.drain_requested,
+                cancel=session.cancel_keys,
+            )
+            session.give_back, session.cancel_keys = 0, ()
+        return beat
+
+    async def get_work(
+        self,
+        lease: Lease,
+        *,
+        limit: int,
+        held: Collection[TaskKey] = (),
+        position: str | None = None,
+        over_share: bool = False,
+        finished: Sequence[Claim] = (),
+    ) -> Work[T]:
+        async with self._round_trip() as now:
+            session = self._hold(lease, now)
+            settled = [self._finish(session, claim) for claim in finished]
+            self._end_expired(now)
+            want, share = self._room(session, limit, len(held), now, over_share=over_share)
+            free = [row for row in self._in_order() if row.due(now) and self._is_free(row, session, held)]
+            start = self._parse(position)
+            rows = [row for row in free if start is None or row.order >= start][:want]
+            if len(rows) < want:  # too few from the position on: from the start
+                rows = free[:want]
+            return Work(
+                left=session.expires_at - now,
+                tasks=[_claim(row, session) for row in rows],
+                settled=settled,
+                position=json.dumps([rows[0].available_at, str(rows[0].key)]) if rows else None,
+                next_due=self._next_due(now) if len(rows) < want else None,
+                share=share,
+            )
+
+    async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:
+        async with self._round_trip() as now:
+            session = self._hold(lease, now)
+            return [self._finish(session, claim) for claim in claims]
+
+    async def release_tasks(self, lease: Lease, handbacks: Sequence[Handback]) -> Sequence[Settled]:
+        async with self._round_trip() as now:
+            session = self._hold(lease, now)
+            return [self._release(session, handback, now) for handback in handbacks]
+
+    async def end_session(self, lease: Lease, claims: Sequence[Claim]) -> None:
+        await self._until_free(lease)
+        async with self._round_trip():
+            session = self._sessions.get(lease.id)
+            if session is None or session.nonce != lease.nonce or session.ended:
+                return
+            for claim in claims:
+                match self._standing(session, claim):
+                    case "held":
+                        self._tasks[claim.key].session_id = None
+                        self._tasks[claim.key].take_attempt_back()
+                    case "closed":
+                        self._tasks[claim.key].session_id = None
+            session.ended = True
+
+    async def finish_in(self, connection: MemoryTransaction, lease: Lease, claims: Sequence[Claim]) -> None:
+        """As the protocol says; `connection` is a `MemoryTransaction`."""
+        try:
+            while True:  # it waits for rows that others have locked, as long as the lease lasts
+                async with self._round_trip() as now:
+                    session = self._hold(lease, now)
+                    rows = [self._tasks[claim.key] for claim in claims if claim.key in self._tasks]
+                    if not any(row.locked and row.locked_by is not connection for row in rows):
+                        self._finish_later(connection, session, claims)
+                        return
+                await asyncio.sleep(LOCK_POLL)
+        except BaseException:
+            connection.fail()
+            raise
+
+    @asynccontextmanager
+    async def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AsyncIterator[MemoryTransaction]:
+        async with MemoryTransaction() as connection:
+            await self.finish_in(connection, lease, claims)
+            yield connection
+
+    # What they are made of ----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _round_trip(self) -> AsyncIterator[float]:
+        """What happens in the block happens at once, and may be cancelled before and after: the answer is lost then."""
+        await asyncio.sleep(0)
+        yield self.clock()
+        await asyncio.sleep(0)
+
+    def _hold(self, lease: Lease, now: float) -> MemorySession:
+        session = self._sessions.get(lease.id)
+        if session is None or session.nonce != lease.nonce or not session.live(now):
+            raise SessionLost(f"session {lease.id} is not live")
+        return session
+
+    def _end_expired(self, now: float) -> None:
+        """Whoever looks for work ends the sessions that have expired, unless they are in a finishing transaction."""
+        for session in self._sessions.values():
+            if not session.live(now) and not session.in_transaction:
+                session.ended = True
+
+    def _room(
+        self, session: MemorySession, limit: int, held: int, now: float, *, over_share: bool
+    ) -> tuple[int, int | None]:
+        """How many tasks to claim, and the share, if it was worked out."""
+        want = max(0, min(limit, session.capacity - held))
+        sharing = {
+            each.id: each.capacity for each in self._sessions.values() if each.live(now) and not each.draining
+        }
+        if want == 0 or over_share or len(sharing) < 2:
+            return want, None
+        total = sum(sharing.values())
+        enough = min(total, -(-(held + want) * total // session.capacity))
+        tasks = min(enough, sum(row.due(now) for row in self._tasks.values()))
+        if tasks == enough:
+            return want, None
+        share = divide(tasks, sharing).get(session.id, 0)
+        return max(0, min(want, share - held)), share
+
+    def _is_free(self, row: MemoryTask[T], session: MemorySession, held: Collection[TaskKey]) -> bool:
+        if row.locked:
+            return False
+        if row.session_id == session.id:
+            return row.key not in held  # claimed by a call whose answer was lost
+        return row.session_id is None or self._sessions[row.session_id].ended
+
+    def _parse(self, position: str | None) -> tuple[float, Any] | None:
+        if position is None or not self._tasks:
+            return None
+        available_at, key = json.loads(position)
+        return available_at, type(next(iter(self._tasks)))(key)
+
+    def _finish_later(
+        self, connection: MemoryTransaction, session: MemorySession, claims: Sequence[Claim]
+    ) -> None:
+        """Fence now, and lock; finish when the transaction commits."""
+        lost = [claim for claim in claims if self._standing(session, claim) != "held"]
+        if lost:
+            raise TaskLost(
+                f"{len(lost)} of {len(claims)} tasks of {self._identity.mapping} are not held by session {session.id}"
+            )
+        expires_at = session.expires_at
+        connection.limit(lambda: self.clock() >= expires_at)
+        session.transactions.append(connection)
+        for row in [self._tasks[claim.key] for claim in claims]:
+            if error := row.refusal(self._refuse):
+                raise RowRefusedError(error)
+            row.locked_by = connection
+            connection.write(lambda row=row: self._close(row, Closed.FINISHED))  # type: ignore[misc]
+
+    async def _until_free(self, lease: Lease) -> None:
+        """To end a session is to wait for its open transactions."""
+        give_up = self.clock() + LOCK_TIMEOUT
+        while (session := self._sessions.get(lease.id)) and session.in_transaction:
+            if self.clock() >= give_up:
+                raise DatabaseError(f"session {lease.id} is in an open transaction")
+            await asyncio.sleep(LOCK_POLL)
+
+
+def _claim(row: MemoryTask[T], session: MemorySession) -> ClaimedTask[T]:
+    row.attempts += (
+        row.session_id != session.id
+    )  # a claim whose answer was lost was never begun: not counted again
+    row.session_id, row.token = session.id, row.token + 1
+    data, error = (None, row.data) if isinstance(row.data, Exception) else (row.data, None)
+    return ClaimedTask(Claim(row.key, row.token), row.attempts, data, error)

@@ -1,0 +1,104 @@
+"""The rows of a `MemoryDatabase`: tasks, failures, sessions; and how sessions divide tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from session_lock.tasks import TaskKey
+from session_lock.testing.transaction import MemoryTransaction
+
+T = TypeVar("T")
+
+
+class Closed(StrEnum):
+    """Why a task is not pending."""
+
+    FINISHED = "finished"
+    DISCARDED = "discarded"
+    BY_APPLICATION = "closed by the application"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFailure:
+    """One thing that went wrong with a task."""
+
+    attempt: int
+    at: float
+    session_id: int
+    error: str
+
+
+@dataclass(slots=True)
+class MemoryTask(Generic[T]):
+    """One task: the user's row and the four columns of its claim."""
+
+    key: TaskKey
+    data: T | Exception = field(repr=False)
+    available_at: float
+    """The loop's time before which it is not claimed; `inf` is parked."""
+    session_id: int | None = None
+    token: int = 0
+    attempts: int = 0
+    closed: Closed | None = None
+    failures: list[MemoryFailure] = field(default_factory=list, repr=False)
+    locked_by: MemoryTransaction | None = field(default=None, repr=False)
+
+    @property
+    def pending(self) -> bool:
+        return self.closed is None
+
+    @property
+    def locked(self) -> bool:
+        return self.locked_by is not None and self.locked_by.open
+
+    @property
+    def order(self) -> tuple[float, Any]:
+        return self.available_at, self.key
+
+    def due(self, now: float) -> bool:
+        return self.pending and self.available_at <= now
+
+    def take_attempt_back(self) -> None:
+        self.attempts = max(0, self.attempts - 1)
+
+    def refusal(self, hook: Callable[[TaskKey, T], str | None] | None) -> str | None:
+        return None if hook is None or isinstance(self.data, Exception) else hook(self.key, self.data)
+
+
+@dataclass(slots=True)
+class MemorySession:
+    """One session, and what others ask of it."""
+
+    id: int
+    nonce: UUID = field(repr=False)
+    capacity: int
+    expires_at: float
+    label: str
+    app_version: str
+    ended: bool = False
+    draining: bool = False
+    drain_requested: bool = False
+    give_back: int = 0
+    cancel_keys: tuple[str, ...] = ()
+    transactions: list[MemoryTransaction] = field(default_factory=list, repr=False)
+
+    def live(self, now: float) -> bool:
+        return not self.ended and self.expires_at > now
+
+    @property
+    def in_transaction(self) -> bool:
+        return any(transaction.open for transaction in self.transactions)
+
+
+def divide(tasks: int, capacities: Mapping[int, int]) -> dict[int, int]:
+    """By capacity, in whole numbers, by the largest remainder, ties to the lower id: 4 on 3 equal sessions are 2, 1, 1."""
+    total = sum(capacities.values())
+    shares = {id_: tasks * capacity // total for id_, capacity in capacities.items()}
+    by_remainder = sorted(capacities, key=lambda id_: (-(tasks * capacities[id_] % total), id_))
+    for id_ in by_remainder[: tasks - sum(shares.values())]:
+        shares[id_] += 1
+    return shares

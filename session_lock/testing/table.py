@@ -1,0 +1,200 @@
+"""The table of a `MemoryDatabase`: what the application does to its rows, and what becomes of claims."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+from session_lock.database import Claim, Handback, Outcome, Settled
+from session_lock.tasks import TaskKey
+from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask
+from session_lock.testing.transaction import MemoryTransaction
+
+T = TypeVar("T")
+
+FAILURES_KEPT = 20
+ERROR_LENGTH = 4000
+
+
+class MemoryTable(Generic[T]):
+    """Tasks in memory, as the application and people see them. See `MemoryDatabase` for the arguments."""
+
+    def __init__(
+        self,
+        rows: Mapping[Any, T] | Iterable[tuple[TaskKey, T]],
+        *,
+        refuse: Callable[[TaskKey, T], str | None] | None,
+        refuse_discard: Callable[[TaskKey, T], str | None] | None,
+        discards: bool,
+    ) -> None:
+        self._refuse = refuse
+        self._refuse_discard = refuse_discard
+        self._discards = discards
+        self._tasks: dict[TaskKey, MemoryTask[T]] = {}
+        self._finished: list[TaskKey] = []
+        for key, data in dict(rows).items():
+            self.add(key, data, available_at=-math.inf)
+
+    def clock(self) -> float:
+        """The one clock of all leases and due times."""
+        return asyncio.get_running_loop().time()
+
+    def add(
+        self,
+        key: TaskKey,
+        data: T | Exception,
+        *,
+        available_at: float | None = None,
+        after: float | None = None,
+    ) -> None:
+        """Insert a pending row. It is due at once, or `after` seconds, or `available_at` (the loop's time)."""
+        if key in self._tasks:
+            raise ValueError(f"there is a task {key!r} already")
+        self._tasks[key] = MemoryTask(key, data, self._due(available_at, after))
+
+    def _due(self, available_at: float | None, after: float | None) -> float:
+        if available_at is not None:
+            return available_at
+        try:
+            return self.clock() + (after or 0)
+        except RuntimeError:  # no loop is running: since ever
+            if after is not None:
+                raise
+            return -math.inf
+
+    def close_row(self, key: TaskKey) -> None:
+        """The application itself makes the row non-pending, whoever holds it."""
+        self._tasks[key].closed = Closed.BY_APPLICATION
+
+    def reopen_row(self, key: TaskKey) -> None:
+        """The application makes the row pending again."""
+        self._tasks[key].closed = None
+
+    def remove_row(self, key: TaskKey) -> None:
+        """The application deletes the row."""
+        del self._tasks[key]
+
+    @contextmanager
+    def lock(self, key: TaskKey) -> Iterator[None]:
+        """Somebody's transaction has the row locked as long as the block runs."""
+        row, transaction = self._tasks[key], MemoryTransaction()
+        row.locked_by, before = transaction, row.locked_by
+        try:
+            yield
+        finally:
+            row.locked_by = before
+
+    def __getitem__(self, key: TaskKey) -> MemoryTask[T]:
+        return self._tasks[key]
+
+    @property
+    def finished(self) -> list[TaskKey]:
+        """The keys that were finished, in that order; one that was opened again and finished again stands there twice."""
+        return list(self._finished)
+
+    @property
+    def pending(self) -> list[TaskKey]:
+        """The keys of what is still to do, in the order in which it is claimed; without what is parked."""
+        return [row.key for row in self._in_order() if row.pending and row.available_at < math.inf]
+
+    @property
+    def parked(self) -> list[TaskKey]:
+        """The keys of what is pending but will not run again by itself."""
+        return [row.key for row in self._in_order() if row.pending and row.available_at == math.inf]
+
+    @property
+    def discarded(self) -> list[TaskKey]:
+        return [row.key for row in self._in_order() if row.closed is Closed.DISCARDED]
+
+    @property
+    def failures(self) -> dict[TaskKey, list[MemoryFailure]]:
+        """What went wrong, by key; the newest 20 of each task, oldest first."""
+        return {row.key: list(row.failures) for row in self._tasks.values() if row.failures}
+
+    # What becomes of a claim, as in `sql/tasks.alwaysup.sql` ---------------------------------------------------
+
+    def _in_order(self) -> list[MemoryTask[T]]:
+        return sorted(self._tasks.values(), key=lambda row: row.order)
+
+    def _next_due(self, now: float) -> float | None:
+        later = [
+            row.available_at
+            for row in self._tasks.values()
+            if row.pending and now < row.available_at < math.inf
+        ]
+        return min(later) - now if later else None
+
+    def _standing(self, session: MemorySession, claim: Claim) -> str:
+        """Where a claim stands: held, closed, free, finished, lost, locked or unknown."""
+        row = self._tasks.get(claim.key)
+        if row is None:
+            return "unknown"
+        if row.locked:
+            return "locked"
+        if row.token != claim.token:
+            return "lost"
+        if row.session_id == session.id:
+            return "held" if row.pending else "closed"
+        if row.session_id is None:
+            return "free" if row.pending else "finished"
+        return "lost"
+
+    def _finish(self, session: MemorySession, claim: Claim) -> Settled:
+        standing = self._standing(session, claim)
+        match standing:
+            case "held":
+                row = self._tasks[claim.key]
+                if error := row.refusal(self._refuse):
+                    return Settled(claim.key, Outcome.REFUSED, error)
+                self._close(row, Closed.FINISHED)
+                return Settled(claim.key, Outcome.FINISHED)
+            case "finished":
+                return Settled(claim.key, Outcome.ALREADY_YOURS)
+            case "closed":
+                self._tasks[claim.key].session_id = None
+                return Settled(claim.key, Outcome.LOST)
+            case "free":
+                return Settled(claim.key, Outcome.LOST)
+        return Settled(claim.key, Outcome(standing))
+
+    def _close(self, row: MemoryTask[T], how: Closed) -> None:
+        row.closed, row.session_id = how, None
+        if how is Closed.FINISHED:
+            self._finished.append(row.key)
+
+    def _release(self, session: MemorySession, handback: Handback, now: float) -> Settled:
+        key = handback.claim.key
+        standing = self._standing(session, handback.claim)
+        match standing:
+            case "held":
+                return self._give_back(self._tasks[key], handback, now)
+            case "finished" | "free":
+                return Settled(key, Outcome.ALREADY_YOURS)
+            case "closed":
+                self._tasks[key].session_id = None
+                return Settled(key, Outcome.LOST)
+        return Settled(key, Outcome(standing))
+
+    def _give_back(self, row: MemoryTask[T], handback: Handback, now: float) -> Settled:
+        if handback.discard and self._discards and (refusal := row.refusal(self._refuse_discard)):
+            return Settled(row.key, Outcome.REFUSED, refusal)
+        if handback.error is not None and row.session_id is not None:
+            row.failures.append(
+                MemoryFailure(row.attempts, now, row.session_id, handback.error[:ERROR_LENGTH])
+            )
+            del row.failures[:-FAILURES_KEPT]
+        if handback.discard and self._discards:
+            self._close(row, Closed.DISCARDED)
+            return Settled(row.key, Outcome.DISCARDED)
+        row.session_id = None
+        if handback.discard:
+            row.available_at = math.inf
+            return Settled(row.key, Outcome.PARKED)
+        if handback.give_back_attempt:
+            row.take_attempt_back()
+        if handback.after is not None:
+            row.available_at = now + handback.after
+        return Settled(row.key, Outcome.PARKED if handback.after == math.inf else Outcome.RELEASED)

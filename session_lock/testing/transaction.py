@@ -1,0 +1,68 @@
+"""The caller's transaction on a `MemoryDatabase`: what is written in it happens when it commits, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from session_lock.errors import DatabaseError
+
+
+class MemoryTransaction:
+    """`async with MemoryTransaction() as connection:` stands for a connection in an open transaction of the caller's.
+
+    Leaving the block commits, an exception rolls back. As in PostgreSQL, nothing is committed either after
+    an error in a statement of the transaction (`finish_in` raised), even if the caller swallowed it.
+    """
+
+    def __init__(self) -> None:
+        self._effects: list[Callable[[], object]] = []
+        self._deadlines: list[Callable[[], bool]] = []
+        self._failed = False
+        self._over = False
+
+    def write(self, effect: Callable[[], object]) -> None:
+        """Call `effect` when the transaction commits."""
+        self._effects.append(effect)
+
+    def fail(self) -> None:
+        """Nothing can be committed any more."""
+        self._failed = True
+
+    def limit(self, passed: Callable[[], bool]) -> None:
+        """Roll the transaction back as soon as `passed()`: what the server does to one that outlives the lease."""
+        self._deadlines.append(passed)
+
+    @property
+    def open(self) -> bool:
+        """Whether it still holds its locks."""
+        return not self._over and not self._timed_out
+
+    @property
+    def _timed_out(self) -> bool:
+        return any(passed() for passed in self._deadlines)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await asyncio.sleep(0)
+                self._commit()
+        finally:
+            self._over = True
+        await asyncio.sleep(0)
+
+    def _commit(self) -> None:
+        if self._timed_out:
+            raise DatabaseError(
+                "the transaction was open for longer than the lease lasted: it was rolled back"
+            )
+        if not self._failed:
+            for effect in self._effects:
+                effect()

@@ -1,0 +1,281 @@
+"""get_work: which tasks are claimable, in which order, and what a claim is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from session_lock.database import Claim, Handback, Outcome
+
+from .conftest import UNREADABLE, Suite, keys
+
+
+async def test_nothing_to_do(suite: Suite):
+    lease = await suite.start()
+    work = await suite.work(lease)
+    assert (list(work.tasks), list(work.settled), work.position, work.next_due, work.share) == (
+        [],
+        [],
+        None,
+        None,
+        None,
+    )
+    assert work.left == pytest.approx(30, abs=1)
+
+
+async def test_a_claimed_task_is_its_row(suite: Suite):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    (task,) = (await suite.work(lease)).tasks
+    assert (task.claim, task.attempt, task.error) == (Claim(key, 1), 1, None)
+    assert task.data == {"id": key, "address": "ann@example.org"}
+    row = await suite.row(key)
+    assert (row.status, row.session_id, row.token, row.attempts) == ("pending", lease.id, 1, 1)
+
+
+async def test_first_come_first_served(suite: Suite):
+    later = await suite.add(2, after=0)
+    earlier = await suite.add(2, after=-60)
+    lease = await suite.start()
+    assert keys(await suite.work(lease)) == [*earlier, *later]
+
+
+async def test_what_is_not_due_is_not_claimed(suite: Suite):
+    due, not_due = *await suite.add(), *await suite.add(after=60)
+    lease = await suite.start(ttl=300)
+    assert keys(await suite.work(lease)) == [due]
+    await suite.advance(61)
+    assert keys(await suite.work(lease, held=[due])) == [not_due]
+
+
+async def test_what_is_held_by_a_live_session_is_not_claimed(suite: Suite):
+    await suite.add(3)
+    holder, other = await suite.start(), await suite.start()
+    await suite.claim(holder)
+    assert keys(await suite.work(other)) == []
+
+
+async def test_what_is_closed_is_not_claimed(suite: Suite):
+    closed, open_ = await suite.add(2)
+    await suite.close(closed)
+    assert keys(await suite.work(await suite.start())) == [open_]
+
+
+async def test_a_reopened_row_is_claimable_at_once(suite: Suite):
+    (key,) = await suite.add()
+    lease, other = await suite.start(), await suite.start()
+    (claim,) = await suite.claim(lease)
+    assert await suite.finish(lease, claim) is Outcome.FINISHED
+    await suite.reopen(key)
+    (again,) = await suite.claim(other)
+    assert again == Claim(key, 2)
+
+
+async def test_the_tasks_of_an_expired_session_are_claimable(suite: Suite):
+    added = await suite.add(3)
+    dead, live = await suite.start(), await suite.start()
+    await suite.claim(dead)
+    await suite.expire(dead)
+    work = await suite.work(live)
+    assert keys(work) == added
+    assert [(task.attempt, task.claim.token) for task in work.tasks] == [
+        (2, 2)
+    ] * 3  # killed or frozen: it counts
+
+
+async def test_a_row_of_the_dead_that_was_closed_and_reopened_is_found(suite: Suite):
+    (key,) = await suite.add()
+    dead, live = await suite.start(), await suite.start()
+    await suite.claim(dead)
+    await suite.close(key)
+    await suite.expire(dead)
+    assert keys(await suite.work(live)) == []
+    await suite.reopen(key)
+    found = [
+        keys(await suite.work(live)) for _ in range(2)
+    ]  # its session may have left the list: then it returns
+    assert [key] in found
+
+
+async def test_a_locked_row_is_passed_over(suite: Suite):
+    locked, *good = await suite.add(5)
+    lease = await suite.start()
+    async with suite.lock(locked):
+        assert keys(await suite.work(lease, 4)) == good
+    assert keys(await suite.work(lease, held=good)) == [locked]
+
+
+async def test_a_claim_whose_answer_was_lost_is_claimed_again(suite: Suite):
+    first, second, third = await suite.add(3)
+    lease = await suite.start()
+    lost = await suite.claim(lease, 3)
+    work = await suite.work(lease, held=[first])
+    assert [(task.claim, task.attempt) for task in work.tasks] == [
+        (Claim(second, 2), 1),  # its first claim was never begun: not counted
+        (Claim(third, 2), 1),
+    ]
+    assert await suite.finish(lease, *lost) == [Outcome.FINISHED, Outcome.LOST, Outcome.LOST]
+
+
+async def test_what_it_holds_is_not_claimed_again(suite: Suite):
+    added = await suite.add(3)
+    lease = await suite.start()
+    await suite.claim(lease)
+    assert keys(await suite.work(lease, held=added)) == []
+
+
+async def test_sessions_never_claim_the_same_task(suite: Suite):
+    added = await suite.add(60)
+    leases = [await suite.start(capacity=60) for _ in range(3)]
+    works = await asyncio.gather(*(suite.work(lease, 10) for lease in leases for _ in range(1)))
+    claimed = [key for work in works for key in keys(work)]
+    assert len(claimed) == len(set(claimed)) == 30
+    assert set(claimed) <= set(added)
+
+
+async def test_the_token_grows_with_every_claim_and_is_never_reset(suite: Suite):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    for token in (1, 2, 3):
+        (claim,) = await suite.claim(lease)
+        assert claim.token == token
+        await suite.database.release_tasks(lease, [Handback(claim, give_back_attempt=True)])
+    (claim,) = await suite.claim(lease)
+    await suite.finish(lease, claim)
+    assert (await suite.row(key)).token == 4
+    assert (await suite.row(key)).session_id is None
+
+
+async def test_a_row_that_cannot_be_decoded_is_held(suite: Suite):
+    bad, good = *await suite.add(address=UNREADABLE), *await suite.add()
+    lease = await suite.start()
+    work = await suite.work(lease)
+    tasks = {task.claim.key: task for task in work.tasks}
+    assert tasks[bad].data is None and isinstance(tasks[bad].error, ValueError)
+    assert tasks[good].error is None
+    assert (await suite.row(bad)).session_id == lease.id
+
+
+async def test_data_is_not_shown(suite: Suite):
+    await suite.add()
+    (task,) = (await suite.work(await suite.start())).tasks
+    assert "ann@" not in repr(task)
+
+
+# How many ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "capacity", "held", "expected"),
+    [(3, 10, 0, 3), (10, 4, 0, 4), (10, 4, 3, 1), (10, 4, 4, 0), (0, 4, 0, 0)],
+)
+async def test_the_limit_is_cut_to_the_capacity(
+    suite: Suite, limit: int, capacity: int, held: int, expected: int
+):
+    await suite.add(10)
+    lease = await suite.start(capacity=capacity)
+    mine = keys(await suite.work(lease, held)) if held else []
+    assert len((await suite.work(lease, limit, held=mine)).tasks) == expected
+
+
+async def test_the_capacity_binds_over_the_share_too(suite: Suite):
+    await suite.add(10)
+    lease = await suite.start(capacity=4)
+    assert len((await suite.work(lease, 10)).tasks) == 4
+
+
+# When next -----------------------------------------------------------------------------------------------
+
+
+async def test_next_due_is_when_the_next_task_falls_due(suite: Suite):
+    await suite.add(after=50)
+    await suite.add(after=20)
+    work = await suite.work(await suite.start())
+    assert work.next_due == pytest.approx(20, abs=1)
+
+
+async def test_next_due_is_told_with_tasks_if_there_was_room_for_more(suite: Suite):
+    await suite.add(1)
+    await suite.add(after=20)
+    lease = await suite.start()
+    assert (await suite.work(lease, 2)).next_due == pytest.approx(20, abs=1)
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+async def test_next_due_is_unknown_without_room_for_more(suite: Suite, limit: int):
+    await suite.add(1)
+    await suite.add(after=20)
+    lease = await suite.start()
+    assert (await suite.work(lease, limit)).next_due is None
+
+
+async def test_what_is_parked_or_closed_is_never_next(suite: Suite):
+    await suite.add()
+    (closed,) = await suite.add(after=20)
+    await suite.close(closed)
+    lease = await suite.start()
+    (claim,) = await suite.claim(lease)
+    await suite.database.release_tasks(lease, [Handback(claim, after=float("inf"))])
+    work = await suite.work(lease)
+    assert (keys(work), work.next_due) == ([], None)
+
+
+# Where from ----------------------------------------------------------------------------------------------
+
+
+async def test_a_position_is_where_the_last_claim_began(suite: Suite):
+    added = await suite.add(6)
+    lease = await suite.start()
+    first = await suite.work(lease, 2)
+    second = await suite.work(lease, 2, held=keys(first), position=first.position)
+    assert keys(second) == added[2:4]
+    await suite.database.release_tasks(lease, [Handback(task.claim) for task in first.tasks])
+    third = await suite.work(lease, 2, held=keys(second), position=second.position)
+    assert keys(third) == added[4:]
+
+
+async def test_too_few_from_the_position_on_means_from_the_start(suite: Suite):
+    added = await suite.add(4)
+    lease = await suite.start()
+    first = await suite.work(lease, 2)
+    second = await suite.work(lease, 2, held=keys(first), position=first.position)
+    await suite.database.release_tasks(lease, [Handback(task.claim) for task in first.tasks])
+    third = await suite.work(lease, 2, held=keys(second), position=second.position)
+    assert keys(third) == added[:2]
+
+
+async def test_a_call_that_claims_nothing_has_no_position(suite: Suite):
+    await suite.add(1)
+    lease = await suite.start()
+    work = await suite.work(lease)
+    assert work.position is not None
+    again = await suite.work(lease, held=keys(work), position=work.position)
+    assert (again.position, list(again.tasks)) == (None, [])
+
+
+# Finishing in the same call ------------------------------------------------------------------------------
+
+
+async def test_get_work_finishes_and_claims_in_one_call(suite: Suite):
+    first, second = await suite.add(2)
+    lease = await suite.start(capacity=1)
+    (claim,) = await suite.claim(lease)
+    work = await suite.work(lease, 1, finished=[claim])
+    assert [(each.key, each.outcome) for each in work.settled] == [(first, Outcome.FINISHED)]
+    assert keys(work) == [second]
+    assert await suite.status(first) == "finished"
+
+
+async def test_get_work_tells_each_outcome(suite: Suite):
+    mine, closed, gone = await suite.add(3)
+    lease = await suite.start()
+    claims = await suite.claim(lease)
+    await suite.close(closed)
+    await suite.remove(gone)
+    work = await suite.work(lease, 0, finished=claims, held=[])
+    assert {each.key: each.outcome for each in work.settled} == {
+        mine: Outcome.FINISHED,
+        closed: Outcome.LOST,
+        gone: Outcome.UNKNOWN,
+    }

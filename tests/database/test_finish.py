@@ -1,0 +1,183 @@
+"""finish_tasks: the outcomes, and the fences."""
+
+from __future__ import annotations
+
+import pytest
+
+from session_lock.database import Claim, Handback, Outcome
+
+from .conftest import FORBIDDEN, STUBBORN, Suite, finished, keys
+
+
+async def test_a_held_task_is_finished(suite: Suite):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    (claim,) = await suite.claim(lease)
+    assert await suite.finish(lease, claim) is Outcome.FINISHED
+    row = await suite.row(key)
+    assert (row.status, row.session_id, row.token, row.attempts) == ("finished", None, 1, 1)
+    assert keys(await suite.work(lease)) == []
+
+
+async def test_asking_again_says_already_yours(suite: Suite):
+    await suite.add()
+    lease = await suite.start()
+    (claim,) = await suite.claim(lease)
+    assert [await suite.finish(lease, claim) for _ in range(3)] == [
+        Outcome.FINISHED,
+        *[Outcome.ALREADY_YOURS] * 2,
+    ]
+
+
+async def test_the_same_claim_twice_in_one_call_is_finished_once(suite: Suite):
+    key, other = await suite.add(2)
+    lease = await suite.start()
+    claim, second = await suite.claim(lease)
+    settled = await suite.database.finish_tasks(lease, [claim, claim, second])
+    assert {each.outcome for each in settled} <= {Outcome.FINISHED, Outcome.ALREADY_YOURS}
+    assert finished(settled) == {key, other}
+
+
+async def test_nothing_to_finish(suite: Suite):
+    assert list(await suite.database.finish_tasks(await suite.start(), [])) == []
+
+
+async def test_a_task_that_is_gone_is_unknown(suite: Suite):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    (claim,) = await suite.claim(lease)
+    await suite.remove(key)
+    assert await suite.finish(lease, claim, Claim(999, 1)) == [Outcome.UNKNOWN, Outcome.UNKNOWN]
+
+
+async def test_a_token_of_an_earlier_claim_is_lost(suite: Suite):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    (old,) = await suite.claim(lease)
+    (new,) = await suite.claim(lease)
+    assert await suite.finish(lease, old) is Outcome.LOST
+    assert await suite.status(key) == "pending"
+    assert await suite.finish(lease, new) is Outcome.FINISHED
+    assert await suite.finish(lease, old) is Outcome.LOST
+
+
+async def test_a_token_from_the_future_is_lost(suite: Suite):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    await suite.claim(lease)
+    assert await suite.finish(lease, Claim(key, 2)) is Outcome.LOST
+    assert await suite.status(key) == "pending"
+
+
+async def test_a_task_of_another_session_is_lost(suite: Suite):
+    (key,) = await suite.add()
+    holder, other = await suite.start(), await suite.start()
+    (claim,) = await suite.claim(holder)
+    assert await suite.finish(other, claim) is Outcome.LOST
+    assert (await suite.row(key)).session_id == holder.id
+    assert await suite.finish(holder, claim) is Outcome.FINISHED
+
+
+async def test_a_task_that_was_given_back_is_lost(suite: Suite):
+    await suite.add()
+    lease = await suite.start()
+    (claim,) = await suite.claim(lease)
+    await suite.database.release_tasks(lease, [Handback(claim)])
+    assert await suite.finish(lease, claim) is Outcome.LOST
+
+
+async def test_a_row_closed_by_the_application_is_lost_and_cleared(suite: Suite):
+    (key,) = await suite.add()
+    lease, other = await suite.start(), await suite.start()
+    (claim,) = await suite.claim(lease)
+    await suite.close(key)
+    assert await suite.finish(lease, claim) is Outcome.LOST
+    row = await suite.row(key)
+    assert (row.status, row.session_id) == ("closed", None)
+    await suite.reopen(key)
+    assert keys(await suite.work(other)) == [key]
+
+
+async def test_a_row_closed_and_opened_again_unnoticed_is_still_held(suite: Suite):
+    (key,) = await suite.add()
+    lease, other = await suite.start(), await suite.start()
+    (claim,) = await suite.claim(lease)
+    await suite.close(key)
+    await suite.reopen(key)
+    assert keys(await suite.work(other)) == []
+    assert await suite.finish(lease, claim) is Outcome.FINISHED
+
+
+async def test_a_finished_row_that_was_opened_again_is_not_finished_by_the_old_claim(suite: Suite):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    (claim,) = await suite.claim(lease)
+    await suite.finish(lease, claim)
+    await suite.reopen(key)
+    assert await suite.finish(lease, claim) is Outcome.LOST
+    assert await suite.status(key) == "pending"
+
+
+async def test_a_locked_row_is_told_and_holds_up_no_other(suite: Suite):
+    locked, *others = await suite.add(4)
+    lease = await suite.start()
+    claims = await suite.claim(lease)
+    async with suite.lock(locked):
+        assert await suite.finish(lease, *claims) == [Outcome.LOCKED, *[Outcome.FINISHED] * 3]
+    assert (await suite.row(locked)).session_id == lease.id
+    assert await suite.finish(lease, claims[0]) is Outcome.FINISHED
+
+
+@pytest.mark.parametrize("address", [FORBIDDEN, STUBBORN])
+async def test_a_row_that_refuses_holds_up_none_of_99_others(suite: Suite, address: str):
+    good = await suite.add(50) + await suite.add(49)
+    (bad,) = await suite.add(address=address)
+    lease = await suite.start(capacity=100)
+    claims = await suite.claim(lease, 100)
+    assert len(claims) == 100
+    settled = await suite.database.finish_tasks(lease, claims)
+    assert finished(settled) == set(good)
+    (refused,) = [each for each in settled if each.outcome is not Outcome.FINISHED]
+    assert (refused.key, refused.outcome) == (bad, Outcome.REFUSED)
+    assert refused.error and address not in refused.error
+    row = await suite.row(bad)
+    assert (row.status, row.session_id) == ("pending", lease.id)
+
+
+async def test_a_row_that_refuses_does_not_hold_up_the_claim_of_the_same_call(suite: Suite):
+    (bad,) = await suite.add(address=FORBIDDEN, after=-60)
+    good, following = await suite.add(2)
+    lease = await suite.start()
+    claims = await suite.claim(lease, 2)
+    assert keys(claims) == [bad, good]
+    work = await suite.work(lease, 2, held=[bad], finished=claims)
+    assert {each.key: each.outcome for each in work.settled} == {bad: Outcome.REFUSED, good: Outcome.FINISHED}
+    assert keys(work) == [following]
+
+
+async def test_a_row_that_refused_can_be_given_back(suite: Suite):
+    await suite.add(address=FORBIDDEN)
+    lease = await suite.start()
+    (claim,) = await suite.claim(lease)
+    assert await suite.finish(lease, claim) is Outcome.REFUSED
+    (settled,) = await suite.database.release_tasks(lease, [Handback(claim, discard=True)])
+    assert settled.outcome is Outcome.DISCARDED
+
+
+async def test_all_outcomes_in_one_call(suite: Suite):
+    mine, already, stale, gone, closed, locked = await suite.add(6)
+    lease = await suite.start()
+    claims = {claim.key: claim for claim in await suite.claim(lease)}
+    await suite.finish(lease, claims[already])
+    await suite.remove(gone)
+    await suite.close(closed)
+    asked = [claims[mine], claims[already], Claim(stale, 7), claims[gone], claims[closed], claims[locked]]
+    async with suite.lock(locked):
+        assert await suite.finish(lease, *asked) == [
+            Outcome.FINISHED,
+            Outcome.ALREADY_YOURS,
+            Outcome.LOST,
+            Outcome.UNKNOWN,
+            Outcome.LOST,
+            Outcome.LOCKED,
+        ]

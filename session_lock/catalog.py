@@ -15,7 +15,7 @@ KEY_TYPES = {
     "bigint": "bigint",
     "uuid": "uuid",
     "text": "text",
-    "character varying": "text",
+    "character varying": "character varying",
 }
 
 

@@ -276,14 +276,16 @@ class PostgresDatabase(Generic[T]):
     async def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AsyncIterator[Any]:
         own: BaseException | None = None  # what the block raises is the user's, and stays as it is
         try:
-            async with self._pool.acquire() if self._pool else self._transactions.one() as connection:
-                async with connection.transaction(isolation="read_committed"):
-                    await self.finish_in(connection, lease, claims)
-                    try:
-                        yield connection
-                    except BaseException as error:
-                        own = error
-                        raise
+            async with (
+                self._pool.acquire() if self._pool else self._transactions.one() as connection,
+                connection.transaction(isolation="read_committed"),
+            ):
+                await self.finish_in(connection, lease, claims)
+                try:
+                    yield connection
+                except BaseException as error:
+                    own = error
+                    raise
         except DRIVER_ERRORS as error:
             if own is not None:
                 raise own from None

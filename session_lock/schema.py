@@ -33,20 +33,24 @@ def source(name: str) -> str:
 
 def render(name: str, table: TaskTable, shape: Shape, *, role: str | None = None) -> str:
     """A file of `sql/` with the mapping's words in its holes and the sessions' schema in place of ours."""
-    words = holes(table, shape) | ({"role": quote_name(role)} if role else {})
-    return _fill(in_schema(source(name), table.schema), words)
+    schema = table.schema if table.schema == DEFAULT_SCHEMA else quote_name(table.schema)
+    words = holes(table, shape) | {"schema": schema} | ({"role": quote_name(role)} if role else {})
+    return _fill(_with_schema(source(name), "__schema__"), words)
 
 
 def in_schema(text: str, schema: str) -> str:
     """The sources write `session_lock` for the schema; it appears with a dot behind it or after the word SCHEMA."""
     if schema == DEFAULT_SCHEMA:
         return text
-    quoted = quote_name(schema)
-    return re.sub(
-        r"(?<![\w.])session_lock(?=\.)|(?<=SCHEMA )session_lock\b|(?<=EXISTS )session_lock(?=[; ])",
-        lambda _: quoted,
-        text,
-    )
+    return _with_schema(text, quote_name(schema))
+
+
+def _with_schema(text: str, schema: str) -> str:
+    """Comments stay as they are: a name may contain a line end."""
+    return _SCHEMA.sub(lambda match: match[0] if match[0].startswith("--") else schema, text)
+
+
+_SCHEMA = re.compile(r"--[^\n]*|(?<![\w.])session_lock(?=\.)|(?<=SCHEMA )session_lock\b|(?<=EXISTS )session_lock(?=[; ])")
 
 
 def _fill(text: str, words: dict[str, str]) -> str:

@@ -201,7 +201,7 @@ def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
 
 LEAST = {
     "smallint": "-32768", "integer": "-2147483648", "bigint": "-9223372036854775808",
-    "uuid": "00000000-0000-0000-0000-000000000000", "text": "", "boolean": "false", "date": "-infinity",
+    "uuid": "00000000-0000-0000-0000-000000000000", "text": "", "character varying": "", "boolean": "false", "date": "-infinity",
     "timestamp with time zone": "-infinity", "timestamp without time zone": "-infinity",
 }  # fmt: skip
 """Nothing sorts before these: where a scan without a position begins."""
@@ -236,13 +236,18 @@ ENVELOPE = (
 """The first columns of what get_work returns; the mapping's own follow."""
 
 
+ARGUMENTS = ("p_id", "p_nonce", "p_limit", "p_held", "p_position", "p_over_share", "p_finished", "p_tokens")
+"""The parameters of get_work, which share a name space with the columns of its result; `$1` to `$n` are theirs too."""
+
+
 def output_names(columns: Sequence[str]) -> list[tuple[str, str]]:
     """(column, its name in the result of get_work): its own, unless the result has one of that name already."""
-    taken = {*ENVELOPE, *columns}
+    reserved = {*ENVELOPE, *ARGUMENTS}
+    taken = {*reserved, *columns}
     named = []
     for column in columns:
         name = column
-        while name in ENVELOPE or (name != column and name in taken):
+        while name in reserved or re.fullmatch(r"\$\d+", name) or (name != column and name in taken):
             name += "_"
         taken.add(name)
         named.append((column, name))

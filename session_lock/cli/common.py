@@ -1,0 +1,209 @@
+"""What the commands share: output, the mapping that is named, the connection, and errors as sentences."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from session_lock.errors import DatabaseError, SessionLockError, SettingsError
+from session_lock.migrations.sandbox import first_line
+from session_lock.table import TaskTable
+
+T = TypeVar("T")
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 (argparse has no other name for it)
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds."""
+
+
+def say(text: str = "") -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def complain(text: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"session-lock: {' '.join(text.split())}\n")
+
+
+def library_version() -> str:
+    try:
+        return version("session-lock")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
+
+
+def add_mapping_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "mapping", metavar="MODULE:ATTR", help="where the TaskTable is, such as myapp.jobs:emails"
+    )
+    parser.add_argument(
+        "--dsn", help="postgresql://user:password@host:port/database (else SESSION_LOCK_DSN or DATABASE_URL)"
+    )
+
+
+def with_database(arguments: argparse.Namespace, work: Callable[[Any, TaskTable], Awaitable[T]]) -> T:
+    """Run `work(connection, table)` for the mapping and database of the command line."""
+    table = load_mapping(arguments.mapping)
+
+    async def connected() -> T:
+        async with _connection(find_dsn(arguments.dsn)) as connection:
+            return await work(connection, table)
+
+    return asyncio.run(connected())
+
+
+# The mapping ---------------------------------------------------------------------------------------
+
+
+def load_mapping(name: str) -> TaskTable:
+    """The TaskTable at MODULE:ATTR, imported with the current folder in reach, as `python -m` would."""
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
+        raise SettingsError(f"{name!r} does not name a mapping: write MODULE:ATTR, such as myapp.jobs:emails")
+    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 (sys.path holds text)
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            raise SettingsError(
+                f"there is no module {missing!r}: run this where {name!r} can be imported"
+            ) from error
+        raise SettingsError(
+            f"importing {module_name} failed ({type(error).__name__}: {first_line(str(error))}): mend it"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise SettingsError(
+                f"{module_name} has no {attribute!r}: {_mappings_in(sys.modules[module_name])}"
+            )
+        found = getattr(found, part)
+    if not isinstance(found, TaskTable):
+        raise SettingsError(
+            f"{name} is a {type(found).__name__}, not a TaskTable: {_mappings_in(sys.modules[module_name])}"
+        )
+    return found
+
+
+def _mappings_in(module: Any) -> str:
+    names = sorted(name for name, value in vars(module).items() if isinstance(value, TaskTable))
+    return f"its mappings are {', '.join(names)}" if names else "it has no mapping, define a TaskTable there"
+
+
+# The connection ------------------------------------------------------------------------------------
+
+
+def find_dsn(given: str | None) -> str:
+    dsn = given or os.environ.get("SESSION_LOCK_DSN") or os.environ.get("DATABASE_URL")
+    if not dsn:
+        raise SettingsError(
+            "no database: give --dsn postgresql://user@host/database, or set SESSION_LOCK_DSN or DATABASE_URL"
+        )
+    return dsn
+
+
+@asynccontextmanager
+async def _connection(dsn: str) -> AsyncIterator[Any]:
+    where = describe(dsn)
+    try:
+        connection = await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT,
+            statement_cache_size=0,  # behind a pooler too, and after DDL
+            server_settings={"application_name": "session-lock"},
+        )
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+        raise DatabaseError(_why_not_connected(error, where), retryable=False) from error
+    try:
+        yield connection
+    except (
+        asyncpg.PostgresConnectionError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+    ) as error:
+        raise DatabaseError(
+            f"the connection to {where} broke ({type(error).__name__}): run the command again"
+        ) from error
+    except asyncpg.PostgresError as error:
+        raise DatabaseError(
+            f"the server at {where} refused: {first_line(error.message or str(error))}"
+        ) from error
+    finally:
+        if connection.is_in_transaction():
+            connection.terminate()
+        else:
+            await _close(connection)
+
+
+async def _close(connection: Any) -> None:
+    try:
+        await connection.close(timeout=2)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+        connection.terminate()
+
+
+def describe(dsn: str) -> str:
+    """Where a DSN points to, without the password. A DSN that is none is refused without being repeated."""
+    wrong = SettingsError(
+        "the DSN is not understood: write postgresql://user:password@host:port/database, with what is special in the "
+        "password percent-encoded"
+    )
+    try:
+        parts = urlsplit(dsn)
+    except ValueError:
+        raise wrong from None
+    hosts = parts.netloc.rpartition("@")[2]
+    if re.fullmatch(r"postgres(?:ql)?\+\w+", parts.scheme):
+        raise SettingsError(
+            f"the DSN begins with {parts.scheme}://, which names a driver: write postgresql://"
+        )
+    misplaced = (
+        "@" not in parts.netloc
+        and "@" in f"{parts.path}{parts.query}{parts.fragment}"
+        and ":" in parts.netloc
+    )
+    one = r"(?:\[[0-9a-fA-F:.%]+\]|[\w.%-]*)(?::[0-9]+)?"
+    if (
+        parts.scheme not in {"postgres", "postgresql"}
+        or misplaced
+        or parts.fragment
+        or not re.fullmatch(f"{one}(?:,{one})*", hosts)
+    ):
+        raise wrong
+    return f"{hosts or 'the default server'}{parts.path}"
+
+
+def _why_not_connected(error: Exception, where: str) -> str:
+    state = getattr(error, "sqlstate", None) or ""
+    message = first_line(getattr(error, "message", None) or str(error))
+    if state[:2] == "28":
+        return (
+            f"{where} does not let us in ({message}): correct the user or password in the DSN, or pg_hba.conf"
+        )
+    if state == "3D000":
+        return f"there is no such database at {where} ({message}): create it, or correct the DSN"
+    if state:
+        return f"{where} refused the connection ({message}): try again, or ask who runs it"
+    if isinstance(error, TimeoutError):
+        return f"{where} did not answer within {CONNECT_TIMEOUT:.0f} s: is the host right, and does a firewall let us through?"
+    if isinstance(error, OSError):
+        return f"there is no server at {where} ({error.strerror or type(error).__name__}): start it, or correct the DSN"
+    return f"the DSN for {where} is not understood ({type(error).__name__}): write postgresql://user:password@host:port/database"
+
+
+def refuse_if(condition: object, text: str) -> None:
+    if condition:
+        raise SessionLockError(text)

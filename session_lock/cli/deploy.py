@@ -1,0 +1,134 @@
+"""`install`, `check`, `peek` and `prune`: a mapping and the database that it is, or shall be, in."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from session_lock.cli.common import Commands, add_mapping_arguments, refuse_if, say, with_database
+from session_lock.migrations import check, install, peek, pending_summary, prune, validate
+from session_lock.migrations.sandbox import Connection
+from session_lock.table import TaskTable
+
+WIDEST = 40
+"""Characters of a column that `peek` shows."""
+
+
+def add_parsers(commands: Commands) -> None:
+    installer = commands.add_parser("install", help="apply a mapping's SQL, once it is agreed to")
+    add_mapping_arguments(installer)
+    installer.add_argument(
+        "--grant-to", metavar="ROLE", help="also let a service's role execute the functions"
+    )
+    installer.add_argument("--yes", action="store_true", help="do not ask")
+    installer.set_defaults(run=_install)
+
+    checker = commands.add_parser(
+        "check", help="compare the database with what would be installed now; 1 if it differs"
+    )
+    add_mapping_arguments(checker)
+    checker.add_argument("--role", metavar="ROLE", help="and whether a service's role may do what it needs")
+    checker.set_defaults(run=_check)
+
+    peeker = commands.add_parser("peek", help="show the tasks that would run next, claiming none")
+    add_mapping_arguments(peeker)
+    peeker.add_argument(
+        "--limit", metavar="N", type=_at_least_one, default=10, help="how many at most; defaults to 10"
+    )
+    peeker.set_defaults(run=_peek)
+
+    pruner = commands.add_parser(
+        "prune", help="drop the functions and indexes of a mapping's earlier versions, and old records"
+    )
+    add_mapping_arguments(pruner)
+    pruner.set_defaults(run=_prune)
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 10,000")
+    return int(text)
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    asks = not arguments.yes
+    refuse_if(
+        asks and not sys.stdin.isatty(),
+        "install asks before it changes anything, and nobody is here to answer: add --yes",
+    )
+
+    async def look(connection: Connection, table: TaskTable) -> tuple[str, str]:
+        await validate(connection, table)
+        return table.name, str(await pending_summary(connection, table))
+
+    async def apply(connection: Connection, table: TaskTable) -> list[str]:
+        return await install(connection, table, grant_to=arguments.grant_to)
+
+    name, pending = with_database(arguments, look)
+    say(f"{pending}.")
+    # Asked outside of the event loop, where Ctrl-C ends the question, and with no connection open meanwhile.
+    if asks and not _agreed(f"Install {name!r} now? Runners will take these rows. [y/N] "):
+        say("Nothing was changed.")
+        return 1
+    _say_all(with_database(arguments, apply), "Everything was there already.")
+    return 0
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    async def work(connection: Connection, table: TaskTable) -> tuple[str, list[str], list[str]]:
+        found = await check(connection, table, role=arguments.role)
+        return (
+            table.name,
+            [str(each) for each in found if not each.note],
+            [str(each) for each in found if each.note],
+        )
+
+    name, differences, notes = with_database(arguments, work)
+    for text in differences:
+        say(f"difference: {text}")
+    for text in notes:
+        say(f"note: {text}")
+    if not differences:
+        say(f"{name!r} is installed as it should be.")
+    return 1 if differences else 0
+
+
+def _peek(arguments: argparse.Namespace) -> int:
+    async def work(connection: Connection, table: TaskTable) -> Sequence[Mapping[str, Any]]:
+        return await peek(connection, table, arguments.limit)
+
+    rows = with_database(arguments, work)
+    if not rows:
+        say("No task would run now.")
+        return 0
+    lines = [list(rows[0].keys()), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _cell(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    text = "".join(letter if letter.isprintable() else " " for letter in value)
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    _say_all(with_database(arguments, prune), "There was nothing to prune.")
+    return 0
+
+
+def _say_all(sentences: Sequence[str], otherwise: str) -> None:
+    for text in sentences or [otherwise]:
+        say(f"{text[:1].upper()}{text[1:].rstrip('.')}.")

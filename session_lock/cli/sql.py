@@ -1,0 +1,131 @@
+"""`session-lock sql`: a mapping's SQL, to read, commit and run with any migration tool."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from session_lock.cli.common import (
+    Commands,
+    add_mapping_arguments,
+    library_version,
+    refuse_if,
+    say,
+    with_database,
+)
+from session_lock.migrations import validate
+from session_lock.migrations.sandbox import Connection
+from session_lock.schema import render
+from session_lock.table import Shape, TaskTable, function_set
+
+PARTS = {
+    "up": ("once: the tables of the sessions, and the claim columns", ("sessions.up.sql", "tasks.up.sql")),
+    "index": ("once, outside a transaction: the index of what is pending", ("tasks.index.sql",)),
+    "always": (
+        "at every deploy, before the new code: the functions",
+        ("sessions.alwaysup.sql", "tasks.alwaysup.sql"),
+    ),
+    "down": ("takes away what belongs to the mapping", ("tasks.down.sql",)),
+}
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser("sql", help="print a mapping's SQL, or copy it into a folder of migrations")
+    parts = parser.add_subparsers(title="parts", metavar="PART", required=True)
+    for part, (text, _) in PARTS.items():
+        printer = parts.add_parser(part, help=text)
+        add_mapping_arguments(printer)
+        printer.set_defaults(run=_print, part=part, grant_to=None, sessions=False)
+        if part == "always":
+            printer.add_argument("--grant-to", metavar="ROLE", help="also let a service's role execute them")
+        if part == "down":
+            printer.add_argument(
+                "--sessions", action="store_true", help="and then the schema that all mappings share"
+            )
+    copier = parts.add_parser("copy", help="write all of it as numbered files; none is overwritten")
+    copier.add_argument("folder", metavar="DIR", type=Path)
+    add_mapping_arguments(copier)
+    copier.add_argument(
+        "--start", metavar="N", type=_number, required=True, help="the number of the first file"
+    )
+    copier.add_argument("--grant-to", metavar="ROLE", help="also let a service's role execute the functions")
+    copier.set_defaults(run=_copy)
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
+
+
+def _print(arguments: argparse.Namespace) -> int:
+    _, names = PARTS[arguments.part]
+    if arguments.sessions:
+        names = (*names, "sessions.down.sql")
+
+    async def text(connection: Connection, table: TaskTable) -> str:
+        return _text(names, table, await validate(connection, table), arguments.grant_to)
+
+    say(with_database(arguments, text).rstrip("\n"))
+    return 0
+
+
+def _text(names: tuple[str, ...], table: TaskTable, shape: Shape, grant_to: str | None) -> str:
+    if grant_to is not None:
+        names = (*names, "grants.sql")
+    files = [render(name, table, shape, role=grant_to) for name in names]
+    return "\n".join([_header(table, shape), *files])
+
+
+def _header(table: TaskTable, shape: Shape) -> str:
+    """`repr` keeps a name on its line, whatever it is."""
+    return f"-- session-lock {library_version()}, mapping {table.name!r} of {table.table!r}, functions {function_set(table, shape)}\n"
+
+
+def _copy(arguments: argparse.Namespace) -> int:
+    folder: Path = arguments.folder
+    refuse_if(
+        not folder.is_dir(), f"there is no folder {folder}: create it, or name the folder of your migrations"
+    )
+
+    async def files(connection: Connection, table: TaskTable) -> dict[str, str]:
+        return _files(table, await validate(connection, table), arguments.start, arguments.grant_to)
+
+    written = with_database(arguments, files)
+    for name in written:
+        number = name.partition("_")[0]
+        taken = next(
+            (
+                path.name
+                for path in sorted(folder.iterdir())
+                if re.match(rf"0*{int(number)}(?!\d)", path.name)
+            ),
+            None,
+        )
+        refuse_if(taken, f"{folder} has {taken} already: begin behind it with --start")
+    for name, text in written.items():
+        path = folder / name
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+        say(str(path))
+    return 0
+
+
+def _files(table: TaskTable, shape: Shape, start: int, grant_to: str | None) -> dict[str, str]:
+    """By name, in the order in which they run; each of a number of its own, with its way back where it has one."""
+    slug = function_set(table, shape)[:-9]
+    steps = (
+        ("sessions", ("sessions.up.sql",), ("sessions.down.sql",)),
+        ("sessions_always", ("sessions.alwaysup.sql",), None),
+        (slug, ("tasks.up.sql",), ("tasks.down.sql",)),
+        (f"{slug}_index", ("tasks.index.sql",), None),
+        (f"{slug}_always", ("tasks.alwaysup.sql",), None),
+    )
+    files = {}
+    for number, (title, up, down) in enumerate(steps, start):
+        role = grant_to if title == f"{slug}_always" else None
+        files[f"{number:04}_session_lock_{title}.up.sql"] = _text(up, table, shape, role)
+        if down:
+            files[f"{number:04}_session_lock_{title}.down.sql"] = _text(down, table, shape, None)
+    return files

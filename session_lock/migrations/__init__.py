@@ -1,0 +1,13 @@
+"""A mapping, brought into a database: validated, installed, compared, looked at and pruned.
+
+Everything here takes a connection that is open already (of asyncpg, or alike) and a `TaskTable`, and works as the role
+that the connection belongs to. What is refused is refused before anything changes, as a `SchemaError` of one sentence.
+"""
+
+from session_lock.migrations.comparison import Difference, check
+from session_lock.migrations.installation import install
+from session_lock.migrations.pruning import prune
+from session_lock.migrations.reading import Pending, peek, pending_summary
+from session_lock.migrations.validation import validate
+
+__all__ = ["Difference", "Pending", "check", "install", "peek", "pending_summary", "prune", "validate"]

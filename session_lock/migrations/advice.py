@@ -1,0 +1,222 @@
+"""The notes of `check`: what in the database will see the claims, or make them dearer than they need to be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from session_lock.migrations.sandbox import Connection
+from session_lock.migrations.validation import Examined
+from session_lock.table import TaskTable, function_set, quote_name
+
+FILLFACTOR = 80
+"""Above it there is too little room in a page for two more versions of its rows."""
+
+
+async def notes(connection: Connection, table: TaskTable, examined: Examined, role: str | None) -> list[str]:
+    return [
+        *await _triggers(connection, table),
+        *await _row_security(connection, table, examined),
+        *await _publications(connection, table),
+        *await _indexes(connection, table, examined),
+        *await _owners(connection, table, examined, role),
+        *await _fillfactor(connection, table),
+    ]
+
+
+async def _triggers(connection: Connection, table: TaskTable) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT g.tgname AS name, pg_get_triggerdef(g.oid) AS definition, (g.tgtype & 1) > 0 AS for_rows,
+               (g.tgtype & 2) > 0 AS before, (g.tgtype & ~19) = 0 AS only_updates, g.tgqual IS NOT NULL AS has_when,
+               ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
+                      WHERE a.attrelid = g.tgrelid AND a.attnum = ANY (g.tgattr)) AS of_columns
+          FROM pg_catalog.pg_trigger AS g
+          JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE n.nspname = $1 AND c.relname = $2 AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND (g.tgtype & 16) > 0
+         ORDER BY g.tgname
+        """,
+        *table.qualified,
+    )
+    ours = {getattr(table.claim_columns, each.name) for each in fields(table.claim_columns)}
+    columns = await connection.fetch(
+        """
+        SELECT a.attname AS name, a.attgenerated <> '' AS generated,
+               EXISTS (SELECT FROM pg_catalog.pg_opclass AS o JOIN pg_catalog.pg_am AS m ON m.oid = o.opcmethod
+                        WHERE o.opcintype = ty.oid AND o.opcdefault AND m.amname = 'btree')
+                 OR ty.typtype IN ('e', 'd') OR ty.typcategory IN ('S', 'A') AS comparable
+          FROM pg_catalog.pg_attribute AS a
+          JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+          JOIN pg_catalog.pg_type AS ty ON ty.oid = a.atttypid
+         WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+         ORDER BY a.attnum
+        """,
+        *table.qualified,
+    )
+    others = [column for column in columns if column["name"] not in ours and not column["generated"]]
+    texts = []
+    for row in rows:
+        if (row["of_columns"] and not ours & set(row["of_columns"])) or (
+            row["has_when"] and "IS DISTINCT FROM" in row["definition"]
+        ):
+            continue
+        if row["for_rows"] and row["only_updates"]:
+            changed = " OR ".join(
+                f"OLD.{name}{cast} IS DISTINCT FROM NEW.{name}{cast}"
+                for name, cast in (
+                    (quote_name(c["name"]), "" if c["comparable"] else "::text") for c in others
+                )
+            )
+            remedy = f"WHEN ({changed})"
+        else:
+            remedy = f"UPDATE OF {', '.join(quote_name(c['name']) for c in others)}"
+        texts.append(
+            f"the trigger {row['name']!r} fires at every claim and release too; to spare it: {remedy}"
+        )
+    return texts
+
+
+async def _row_security(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced, r.rolname AS owner
+          FROM pg_catalog.pg_class AS c
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+          JOIN pg_catalog.pg_roles AS r ON r.oid = c.relowner
+         WHERE n.nspname = $1 AND c.relname = $2
+        """,
+        *table.qualified,
+    )
+    if not rows[0]["enabled"]:
+        return []
+    who = await _function_owner(connection, table, examined)
+    if rows[0]["forced"]:
+        effect = "and binds its owner too, so sessions get the rows that the functions' owner may see and no others"
+    elif who is None or who["owner"] == rows[0]["owner"]:
+        effect = (
+            "and does not bind the functions, which run as the table's owner: sessions get the rows of all"
+        )
+    else:
+        effect = f"and binds the functions, which run as {who['owner']!r}: sessions get only the rows that it may see"
+    return [f"row security is on for {table.table}, {effect}"]
+
+
+async def _publications(connection: Connection, table: TaskTable) -> list[str]:
+    rows = await connection.fetch(
+        "SELECT pubname AS name FROM pg_catalog.pg_publication_tables WHERE schemaname = $1 AND tablename = $2 ORDER BY 1",
+        *table.qualified,
+    )
+    return [
+        f"the publication {row['name']!r} sends every claim of {table.table} to its subscribers: give them room for two more "
+        "updates a task, and the four columns (or, from PostgreSQL 15 on, publish a list of columns without them)"
+        for row in rows
+    ]
+
+
+async def _indexes(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT DISTINCT i.indexrelid::regclass::text AS full_name, x.relname AS name, a.attname AS column
+          FROM pg_catalog.pg_index AS i
+          JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+          JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+          JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
+         WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = ANY ($3)
+           AND (a.attnum = ANY (i.indkey) OR EXISTS (
+                 SELECT FROM pg_catalog.pg_depend AS d
+                  WHERE d.objid = i.indexrelid AND d.refobjid = c.oid AND d.refobjsubid = a.attnum))
+         ORDER BY name, a.attname
+        """,
+        *table.qualified,
+        [getattr(table.claim_columns, each.name) for each in fields(table.claim_columns)],
+    )
+    current = function_set(table, examined.shape)
+    texts = []
+    for row in rows:
+        if re.fullmatch(rf"pending_{current[:-9]}_[0-9a-f]{{8}}", row["name"]):
+            if row["name"] != f"pending_{current}" and row["column"] == table.claim_columns.available_at:
+                texts.append(
+                    f"the index {row['full_name']} is of another version of this mapping: run session-lock prune once it is gone"
+                )
+        else:
+            texts.append(
+                f"the index {row['full_name']} contains the claim column {row['column']!r}, so writing that is never HOT "
+                "and costs every index of the table: drop it if you can"
+            )
+    return texts
+
+
+async def _owners(
+    connection: Connection, table: TaskTable, examined: Examined, role: str | None
+) -> list[str]:
+    who = await _function_owner(connection, table, examined)
+    if who is None:
+        return []
+    texts = []
+    if who["superuser"]:
+        texts.append(
+            f"the functions run as {who['owner']!r}, a superuser, so pending, finish and every trigger do too: install as a role "
+            "that owns the table and no more"
+        )
+    service = who["owner"] if role is None else role
+    may = await connection.fetchval(
+        "SELECT pg_has_role(r.oid, $2::oid, 'USAGE') OR has_table_privilege(r.oid, to_regclass($3), 'SELECT, UPDATE, DELETE') "
+        "FROM pg_catalog.pg_roles AS r WHERE r.rolname = $1",
+        service,
+        who["oid"],
+        f"{quote_name(table.schema)}.session",
+    )
+    if role is not None and may:
+        texts.append(
+            f"the role {role!r} can read and write the sessions itself, and so end, or act as, any of them: a service needs EXECUTE "
+            "only (install as another role, with --grant-to)"
+        )
+    elif role is None:
+        texts.append(
+            f"the functions belong to {who['owner']!r}: a service that connects as that role can end, or act as, any session; "
+            "give it a role of its own (install --grant-to ROLE, then check --role ROLE)"
+        )
+    return texts
+
+
+async def _function_owner(
+    connection: Connection, table: TaskTable, examined: Examined
+) -> Mapping[str, Any] | None:
+    rows = await connection.fetch(
+        """
+        SELECT r.oid AS oid, r.rolname AS owner, r.rolsuper AS superuser
+          FROM pg_catalog.pg_proc AS p
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+          JOIN pg_catalog.pg_roles AS r ON r.oid = p.proowner
+         WHERE n.nspname = $1 AND p.proname = $2
+        """,
+        table.schema,
+        f"get_work_{function_set(table, examined.shape)}",
+    )
+    return rows[0] if rows else None
+
+
+async def _fillfactor(connection: Connection, table: TaskTable) -> list[str]:
+    options = await connection.fetchval(
+        """
+        SELECT coalesce(c.reloptions, '{}') FROM pg_catalog.pg_class AS c
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE n.nspname = $1 AND c.relname = $2
+        """,
+        *table.qualified,
+    )
+    given = next(
+        (int(option.partition("=")[2]) for option in options if option.startswith("fillfactor=")), 100
+    )
+    if given <= FILLFACTOR:
+        return []
+    name = ".".join(quote_name(part) for part in table.qualified)
+    remedy = f"ALTER TABLE {name} SET (fillfactor = 50)"
+    return [
+        f"{table.table} has fillfactor {given}: claims are cheaper with room in the pages (30 % measured): {remedy}"
+    ]

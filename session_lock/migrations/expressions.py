@@ -1,0 +1,176 @@
+"""What *pending* must keep to, found out by the server itself on an empty copy of the table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from session_lock.errors import SchemaError
+from session_lock.migrations.sandbox import PINNED, Connection, Refused, attempt, sentence, set_locally
+from session_lock.table import TaskTable, one_line_safe, quote_name
+
+PROBE = "session_lock_probe"
+UNDEFINED = {"42883", "42704", "42P01", "3F000"}
+"""A function, type, table or schema that does not exist: perhaps under the pinned search_path only."""
+
+# Read by the server when an expression is parsed: a literal 'now' would stand still for ever, in index and functions.
+_MOVING = re.compile(r"'\s*(now|today|tomorrow|yesterday)\b[^']*'", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """An empty temporary copy of the task table, claim columns included; its constraints are left out."""
+
+    connection: Connection
+    table: TaskTable
+    path: str
+    """The connection's own search_path, under which a migration tool would read the expressions."""
+
+    name: str = f"pg_temp.{PROBE}"
+
+    def refused(self, answer: Sequence[Any] | Refused) -> Refused | None:
+        """The refusal; one of rights, locks or time is raised here, since it says nothing about the mapping."""
+        if not isinstance(answer, Refused):
+            return None
+        if answer.state in {"42501", "55P03", "57014", "25006"}:
+            raise sentence(f"{self.table.table} could not be examined", answer)
+        return answer
+
+
+async def make_probe(connection: Connection, table: TaskTable) -> None:
+    """Within a transaction that is rolled back."""
+    source = ".".join(quote_name(part) for part in table.qualified)
+    types = ("bigint", "bigint", "integer", "timestamptz")
+    added = ", ".join(
+        f"ADD COLUMN IF NOT EXISTS {quote_name(column)} {type_}"
+        for column, type_ in zip(claim_names(table), types, strict=True)
+    )
+    await connection.execute(
+        f"CREATE TEMP TABLE {PROBE} (LIKE {source} INCLUDING GENERATED); ALTER TABLE pg_temp.{PROBE} {added}"
+    )
+
+
+def claim_names(table: TaskTable) -> list[str]:
+    return [getattr(table.claim_columns, each.name) for each in fields(table.claim_columns)]
+
+
+# pending -------------------------------------------------------------------------------------------
+
+
+async def check_pending(probe: Probe) -> str:
+    """Refuse a pending that cannot be the predicate of an index; else return it as the server prints it."""
+    table, expression = probe.table, one_line_safe(probe.table.pending)
+    subject = f"pending of {table.name!r}"
+    refused = probe.refused(await _index(probe, "plain", f"({expression})"))
+    if refused and refused.state in UNDEFINED and (qualified := await _elsewhere(probe)):
+        raise SchemaError(
+            f"{subject} needs its schemas ({refused.message} in pg_catalog): write pending={qualified!r}"
+        )
+    if refused:
+        raise SchemaError(f"{subject} {_why_not_pending(refused)}")
+    # What is balanced only because of the brackets around it (`a) OR (b`) is not in brackets of another kind.
+    refused = probe.refused(await _index(probe, "brackets", f"(ARRAY[{expression}])[1]"))
+    if refused and refused.state == "42601":
+        raise SchemaError(f"{subject} is not one expression ({refused.message}): balance its parentheses")
+
+    canonical = await _canonical(probe, "plain")
+    columns = await pending_columns(probe)
+    if named := sorted(set(claim_names(table)) & set(columns)):
+        raise SchemaError(
+            f"{subject} names the claim column {named[0]!r}, which is session_lock's: leave it out"
+        )
+    if not columns:
+        raise SchemaError(
+            f"{subject} names no column of {table.table}, so no finish could end it: say which rows are to do"
+        )
+    moving = _MOVING.search(table.pending)
+    if moving and moving[0] not in canonical:
+        raise SchemaError(
+            f"{subject} holds {moving[0]}, which is read once and then stands still: time belongs into available_at"
+        )
+    await _check_settings(probe, canonical, f"({expression})")
+    return canonical
+
+
+def _why_not_pending(refused: Refused) -> str:
+    match refused.state:
+        case "42P17":
+            return f"is not immutable ({refused.message}): time belongs into available_at, and all else into columns"
+        case "42703" | "42P01":
+            return f"names what is not there ({refused.message}): name columns of the table, without a table's name before them"
+        case "42804":
+            return f"is not a condition ({refused.message}): write one that is true for rows that are to do"
+        case "0A000" | "42803" | "42P20":
+            return f"is no condition over the stored columns of one row ({refused.message}): write it over those alone"
+        case "42601" if "multiple commands" in refused.message:
+            return "is more than one expression: write one condition, without a semicolon"
+        case _:
+            return f"does not parse ({refused.message}): correct it"
+
+
+async def _index(probe: Probe, name: str, condition: str) -> Sequence[Any] | Refused:
+    """An index over a constant: it depends on the columns of its condition and on nothing else."""
+    return await attempt(
+        probe.connection, f"CREATE INDEX {PROBE}_{name} ON {probe.name} ((1)) WHERE {condition}"
+    )
+
+
+async def _canonical(probe: Probe, name: str) -> str:
+    query = (
+        "SELECT pg_get_expr(indpred, indrelid) FROM pg_catalog.pg_index WHERE indexrelid = $1::text::regclass"
+    )
+    return str(await probe.connection.fetchval(query, f"{probe.name}_{name}"))
+
+
+async def pending_columns(probe: Probe) -> list[str]:
+    rows = await probe.connection.fetch(
+        """
+        SELECT DISTINCT a.attname AS column
+          FROM pg_catalog.pg_depend AS d
+          JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+         WHERE d.objid = $1::text::regclass AND d.refobjid = $2::text::regclass AND d.refobjsubid > 0
+        """,
+        f"{probe.name}_plain",
+        probe.name,
+    )
+    return [row["column"] for row in rows]
+
+
+async def _elsewhere(probe: Probe) -> str | None:
+    """How pending reads in full, if the connection's own search_path has what the pinned one lacks."""
+    await set_locally(probe.connection, search_path=probe.path)
+    refused = await _index(probe, "elsewhere", f"({one_line_safe(probe.table.pending)})")
+    await set_locally(probe.connection, search_path=PINNED)
+    return None if isinstance(refused, Refused) else bare(await _canonical(probe, "elsewhere"))
+
+
+async def _check_settings(probe: Probe, canonical: str, condition: str) -> None:
+    """The migration tool's settings must not make another condition of it: the index would not serve the functions."""
+    subject = f"pending of {probe.table.name!r}"
+    await set_locally(probe.connection, search_path=probe.path)
+    await _index(probe, "path", condition)
+    await set_locally(probe.connection, search_path=PINNED, timezone="Asia/Tokyo", datestyle="ISO, DMY")
+    there = await _index(probe, "there", condition)
+    await set_locally(probe.connection, timezone="UTC", datestyle="ISO, MDY")
+    if (other := await _canonical(probe, "path")) not in {canonical, "None"}:
+        raise SchemaError(
+            f"{subject} means something else under the search_path {probe.path}: write pending={bare(other)!r}"
+        )
+    if isinstance(there, Refused) or await _canonical(probe, "there") != canonical:
+        raise SchemaError(
+            f"{subject} depends on the session's TimeZone or DateStyle: write times as '2030-01-31 12:00:00+00'"
+        )
+
+
+def bare(expression: str) -> str:
+    """Without the parentheses around the whole that the server prints."""
+    if not (expression.startswith("(") and expression.endswith(")")):
+        return expression
+    depth = 0
+    for at, letter in enumerate(re.sub(r"'[^']*'|\"[^\"]*\"", lambda match: "x" * len(match[0]), expression)):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0 and at < len(expression) - 1:
+            return expression
+    return expression[1:-1]

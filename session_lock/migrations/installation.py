@@ -1,0 +1,115 @@
+"""`install`: the files of a mapping, applied where they are needed and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from session_lock.errors import DatabaseError
+from session_lock.migrations.comparison import (
+    claim_columns,
+    is_newer,
+    pending_index,
+    rights,
+    session_functions,
+    session_tables,
+    task_functions,
+)
+from session_lock.migrations.sandbox import PINNED, Connection, sentences
+from session_lock.migrations.validation import check_rights, check_schema_is_ours, examine
+from session_lock.schema import render
+from session_lock.table import TaskTable, function_set, index_name, quote_name
+
+TURN = 60.0
+"""Seconds to wait for another installation to end."""
+
+
+async def install(connection: Connection, table: TaskTable, *, grant_to: str | None = None) -> list[str]:
+    """Bring a mapping into the database; returns what was done, in sentences, [] if all of it was there.
+
+    Sessions, functions, claim columns, index (concurrently) and, with `grant_to`, the rights of a service's role. What is
+    there and right is not touched, so it may run at every deploy. The connection must not be in a transaction.
+    Raises `SchemaError` before anything has changed if the mapping or the role cannot be served.
+    """
+    examined = await examine(connection, table)
+    shape, done = examined.shape, []
+    with sentences(f"{table.name!r} was not installed"):
+        await check_rights(connection, table, grant_to=grant_to)
+        await check_schema_is_ours(connection, table)
+    with sentences(f"the installation of {table.name!r} stopped half-way (run it again)"):
+        async with _turn(connection, table), _quiet_settings(connection):
+            await check_schema_is_ours(connection, table)  # another installation may have been first
+            newer = await is_newer(connection, table)
+            if not newer and await session_tables(connection, table):
+                await connection.execute(render("sessions.up.sql", table, shape))
+                done.append(f"made the tables of the schema {table.schema!r}")
+            if not newer and await session_functions(connection, table):
+                await connection.execute(render("sessions.alwaysup.sql", table, shape))
+                done.append(f"made the functions of the schema {table.schema!r}")
+            if await claim_columns(connection, table):
+                await connection.execute(render("tasks.up.sql", table, shape))
+                done.append(f"added the claim columns to {table.table}")
+            name = index_name(function_set(table, shape))
+            if await pending_index(connection, table, examined):
+                await _drop_invalid(connection, table, name)
+                await connection.execute(render("tasks.index.sql", table, shape))
+                done.append(f"built the index {name} on {table.table}")
+            if await task_functions(connection, table, examined):
+                await connection.execute(render("tasks.alwaysup.sql", table, shape))
+                done.append(f"made the functions of the mapping {table.name!r}, {function_set(table, shape)}")
+            if grant_to is not None and await rights(connection, table, examined, grant_to):
+                await connection.execute(render("grants.sql", table, shape, role=grant_to))
+                done.append(f"let the role {grant_to!r} execute them")
+    return done
+
+
+@asynccontextmanager
+async def _turn(connection: Connection, table: TaskTable) -> AsyncIterator[None]:
+    """One installation at a time in a schema. It asks again and again instead of waiting inside the server, where a waiter
+    is a transaction that the other's concurrent index build would have to wait for.
+    """
+    key = int.from_bytes(
+        hashlib.sha256(f"session_lock install {table.schema}".encode()).digest()[:8], signed=True
+    )
+    deadline = asyncio.get_running_loop().time() + TURN
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", key):
+        if asyncio.get_running_loop().time() > deadline:
+            raise DatabaseError(
+                f"another installation in the schema {table.schema!r} is under way: try again when it has ended"
+            )
+        await asyncio.sleep(0.2)
+    try:
+        yield
+    finally:
+        await connection.fetch("SELECT pg_advisory_unlock($1)", key)
+
+
+@asynccontextmanager
+async def _quiet_settings(connection: Connection) -> AsyncIterator[None]:
+    """Names are found as our functions find them, and an index takes the time it takes."""
+    wanted = {
+        "search_path": PINNED, "statement_timeout": "0", "client_min_messages": "warning", "timezone": "UTC",
+        "datestyle": "ISO, MDY", "standard_conforming_strings": "on",
+    }  # fmt: skip
+    rows = await connection.fetch(
+        "SELECT n AS name, current_setting(n) AS value FROM unnest($1::text[]) AS n", list(wanted)
+    )
+    before = {row["name"]: row["value"] for row in rows}
+    change = (
+        "SELECT set_config(s.name, s.value, false) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
+    )
+    await connection.fetch(change, list(wanted), list(wanted.values()))
+    try:
+        yield
+    finally:
+        await connection.fetch(change, list(before), list(before.values()))
+
+
+async def _drop_invalid(connection: Connection, table: TaskTable, name: str) -> None:
+    """What a build that failed has left: it serves nobody, and its name is taken."""
+    full_name = f"{quote_name(table.qualified[0])}.{quote_name(name)}"
+    invalid = "SELECT EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass($1) AND NOT i.indisvalid)"
+    if await connection.fetchval(invalid, full_name):
+        await connection.execute(f"DROP INDEX CONCURRENTLY {full_name}")

@@ -1,0 +1,126 @@
+"""Statements that may be refused, run where nothing of them stays; and refusals as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from session_lock.errors import DatabaseError, SchemaError, SessionLockError
+
+PINNED = "pg_catalog, pg_temp"
+"""The search_path of our functions: what a mapping's expressions must be understood under."""
+
+
+class Connection(Protocol):
+    """The part of an asyncpg connection that is used here."""
+
+    async def fetch(self, query: str, *args: Any) -> Sequence[Mapping[str, Any]]: ...
+    async def fetchval(self, query: str, *args: Any) -> Any: ...
+    async def execute(self, query: str, *args: Any) -> Any: ...
+    def transaction(self) -> AbstractAsyncContextManager[Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server's answer to a statement that it refused."""
+
+    state: str
+    message: str
+
+
+class RightsError(SchemaError):
+    """It is the role, or the server it was sent to, that cannot: nothing was found out about the mapping."""
+
+
+class _Undo(Exception):  # noqa: N818 (a way out, not a fault)
+    pass
+
+
+@asynccontextmanager
+async def rolled_back(connection: Connection, *, patience: str = "10s") -> AsyncIterator[None]:
+    """A transaction of which nothing stays, in a known time zone and under the search_path of our functions.
+
+    It waits up to 2 s for a lock and runs a statement for up to `patience`.
+    """
+    try:
+        async with connection.transaction():
+            await set_locally(
+                connection,
+                search_path=PINNED, timezone="UTC", datestyle="ISO, MDY", lock_timeout="2s", statement_timeout=patience,
+            )  # fmt: skip
+            yield
+            raise _Undo  # noqa: TRY301 (the transaction ends by it)
+    except _Undo:
+        pass
+
+
+async def set_locally(connection: Connection, **settings: str) -> None:
+    """Until the transaction, or savepoint, is rolled back."""
+    await connection.fetch(
+        "SELECT set_config(s.name, s.value, true) FROM unnest($1::text[], $2::text[]) AS s (name, value)",
+        list(settings),
+        list(settings.values()),
+    )
+
+
+async def attempt(
+    connection: Connection, statement: str, *args: Any
+) -> Sequence[Mapping[str, Any]] | Refused:
+    """The rows, or why the server refused, with the statement's effects undone then.
+
+    Always by the extended protocol, in which a text of two statements is refused: nothing can follow an expression.
+    """
+    try:
+        async with connection.transaction():
+            return await connection.fetch(statement, *args)
+    except Exception as error:
+        if (refused := refusal(error)) is None:
+            raise
+        return refused
+
+
+def refusal(error: BaseException) -> Refused | None:
+    """What the server said, unless the error is ours or the connection's."""
+    state = getattr(error, "sqlstate", None)
+    if isinstance(error, SessionLockError) or not state or state[:2] in {"08", "53"} or state[:3] == "57P":
+        return None
+    return Refused(state, first_line(getattr(error, "message", None) or str(error)))
+
+
+def first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no message"
+
+
+@contextmanager
+def sentences(doing: str) -> Iterator[None]:
+    """What the server refuses within, as one of our errors: what was being done, why not, and the remedy."""
+    try:
+        yield
+    except Exception as error:
+        if (refused := refusal(error)) is None:
+            raise
+        raise sentence(doing, refused) from error
+
+
+def sentence(doing: str, refused: Refused) -> SessionLockError:
+    match refused.state:
+        case "42501" if "temporary" in refused.message:
+            return RightsError(
+                f"{doing}: {refused.message}: GRANT TEMPORARY ON DATABASE to the role, expressions are tried there"
+            )
+        case "42501":
+            return RightsError(f"{doing}: {refused.message}: connect as the role that owns the table")
+        case "55P03":
+            return DatabaseError(
+                f"{doing}: it is locked by another transaction: try again when that has ended"
+            )
+        case "57014":
+            return DatabaseError(
+                f"{doing}: it took too long and was given up: try again when the server is less busy"
+            )
+        case "25006":
+            return RightsError(f"{doing}: {refused.message}: connect to the primary, not to a standby")
+        case _:
+            return SchemaError(f"{doing}: {refused.message} ({refused.state})")

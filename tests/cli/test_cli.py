@@ -1,0 +1,491 @@
+"""`session-lock` on a real PostgreSQL: mostly by `main([..])`, in a thread, since it runs an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from session_lock.cli import main
+from session_lock.embedded import find_bin_dir
+from session_lock.errors import SessionLockError
+from tests.support import EMAIL_TABLE, add_emails
+
+JOBS = """
+from dataclasses import replace
+
+from session_lock.table import TaskTable
+
+emails = TaskTable(
+    "public.email", key="id", pending="sent_at IS NULL AND failed_at IS NULL", finish="sent_at = now()", discard="failed_at = now()",
+    columns=("id", "address", "body"),
+)
+slim = replace(emails, columns=("id",))
+wrong_table = replace(emails, table="public.emial")
+wrong_pending = replace(emails, pending="sent_at < now()")
+odd = TaskTable('public."we""ird; table\\n--"', key="k'", pending='"s\\nt" IS NULL -- open', finish='"s\\nt" = 1', schema="sl'; x\\n")
+number = 7
+
+class Box:
+    inner = emails
+"""
+
+
+@dataclass
+class Cli:
+    dsn: str
+    module: str
+    folder: Path
+    out: str = ""
+    err: str = ""
+    capture: object = None
+
+    async def __call__(self, *words: str, dsn: str | None = None, attribute: str = "emails") -> int:
+        """Run it for a mapping of the module (`MAPPING` stands for it) over the test's database."""
+        command = [word.replace("MAPPING", f"{self.module}:{attribute}") for word in words]
+        if dsn != "":
+            command += ["--dsn", dsn or self.dsn]
+        self.out, self.err = self.capture.readouterr()
+        status = await asyncio.to_thread(main, command)
+        self.out, self.err = self.capture.readouterr()
+        assert "Traceback" not in self.err
+        assert self.err.count("\n") == (self.err != ""), "one sentence"
+        assert urlsplit(self.dsn).password not in self.out + self.err
+        return status
+
+
+@pytest.fixture
+async def admin(database) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database.admin_dsn)
+    try:
+        await connection.execute(EMAIL_TABLE)
+        yield connection
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def cli(database, admin, tmp_path, monkeypatch, capsys) -> Cli:
+    module = f"jobs_{secrets.token_hex(4)}"
+    (tmp_path / f"{module}.py").write_text(JOBS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("SESSION_LOCK_DSN", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return Cli(database.admin_dsn, module, tmp_path, capture=capsys)
+
+
+# sql -----------------------------------------------------------------------------------------------
+
+
+async def test_the_printed_sql_is_all_that_it_takes(cli, admin):
+    for part in ("up", "index", "always"):
+        assert await cli("sql", part, "MAPPING", *(["--grant-to", "app"] if part == "always" else [])) == 0, (
+            cli.err
+        )
+        assert re.match(
+            r"-- session-lock \S+, mapping 'email' of 'public.email', functions email_[0-9a-f]{8}\n", cli.out
+        )
+        await admin.execute(cli.out)
+    assert await cli("check", "MAPPING", "--role", "app") == 0, cli.out
+    assert "'email' is installed as it should be." in cli.out
+    assert await cli("sql", "down", "MAPPING", "--sessions") == 0
+    await admin.execute(cli.out)
+    assert await admin.fetchval("SELECT to_regnamespace('session_lock')") is None
+    assert [row[0] for row in await admin.fetch("SELECT attname FROM pg_attribute WHERE attrelid = 'email'::regclass AND attnum > 0 AND NOT attisdropped")] == [
+        "id", "address", "body", "sent_at", "failed_at"
+    ]  # fmt: skip
+
+
+async def test_up_leaves_the_sessions_to_others_when_down(cli, admin):
+    await cli("install", "MAPPING", "--yes")
+    await cli("sql", "down", "MAPPING")
+    await admin.execute(cli.out)
+    assert await admin.fetchval("SELECT to_regclass('session_lock.session') IS NOT NULL")
+
+
+async def copy(cli, *, attribute: str = "emails") -> list[Path]:
+    folder = cli.folder / "migrations"
+    folder.mkdir()
+    assert (
+        await cli(
+            "sql", "copy", str(folder), "--start", "7", "MAPPING", "--grant-to", "app", attribute=attribute
+        )
+        == 0
+    ), cli.err
+    written = sorted(folder.iterdir())
+    assert cli.out.split() == [
+        str(path) for path in sorted(written, key=lambda path: (path.name[:4], "down" in path.name))
+    ]
+    return written
+
+
+EMAIL_FILES = [
+    "0007_session_lock_sessions.down.sql",
+    "0007_session_lock_sessions.up.sql",
+    "0008_session_lock_sessions_always.up.sql",
+    "0009_session_lock_email.down.sql",
+    "0009_session_lock_email.up.sql",
+    "0010_session_lock_email_index.up.sql",
+    "0011_session_lock_email_always.up.sql",
+]
+
+
+@pytest.mark.parametrize("attribute", ["emails", "odd"])
+async def test_copied_files_run_one_by_one_as_simple_queries(cli, admin, attribute):
+    await admin.execute('CREATE TABLE public."we""ird; table\n--" ("k\'" text PRIMARY KEY, "s\nt" integer)')
+    files = await copy(cli, attribute=attribute)
+    if attribute == "emails":
+        assert [path.name for path in files] == EMAIL_FILES
+    ups = [path for path in files if path.name.endswith(".up.sql")]
+    for path in ups:
+        await admin.execute(path.read_text())
+    for path in ups:  # and again: nothing changes
+        await admin.execute(path.read_text())
+    assert await cli("check", "MAPPING", "--role", "app", attribute=attribute) == 0, cli.out
+    assert await cli("install", "MAPPING", "--yes", attribute=attribute) == 0
+    assert "Everything was there already." in cli.out
+    for path in reversed([path for path in files if path.name.endswith(".down.sql")]):
+        await admin.execute(path.read_text())
+    assert await cli("check", "MAPPING", attribute=attribute) == 1
+
+
+@pytest.mark.parametrize("attribute", ["emails", "odd"])
+async def test_copied_files_run_with_psql(cli, admin, attribute):
+    try:
+        psql = find_bin_dir() / "psql"
+    except SessionLockError as error:
+        pytest.skip(str(error))
+    if not psql.exists():
+        pytest.skip(f"there is no {psql}")
+    await admin.execute('CREATE TABLE public."we""ird; table\n--" ("k\'" text PRIMARY KEY, "s\nt" integer)')
+    files = await copy(cli, attribute=attribute)
+    for path in [path for path in files if path.name.endswith(".up.sql")]:
+        command = [
+            str(psql),
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-v",
+            "key=broken",
+            "-d",
+            cli.dsn,
+            "-f",
+            str(path),
+        ]
+        done = await asyncio.to_thread(
+            subprocess.run,
+            command,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PGOPTIONS": "-c client_min_messages=warning"},
+        )
+        assert (done.returncode, done.stderr) == (0, ""), path.name
+    assert await cli("check", "MAPPING", "--role", "app", attribute=attribute) == 0, cli.out
+
+
+async def test_the_index_is_one_statement_in_a_file_of_its_own(cli):
+    files = {path.name: path.read_text() for path in await copy(cli)}
+    text = re.sub(r"--.*\n", "", files["0010_session_lock_email_index.up.sql"]).strip()
+    assert text.startswith("CREATE INDEX CONCURRENTLY IF NOT EXISTS")
+    assert text.count(";") == 1
+    assert text.endswith(";")
+
+
+async def test_copy_overwrites_nothing_and_takes_no_number_twice(cli):
+    await copy(cli)
+    for start in ("7", "11", "3"):
+        assert await cli("sql", "copy", "migrations", "--start", start, "MAPPING") == 2
+        assert re.search(
+            r"session-lock: migrations has 00\d+_session_lock_\S+ already: begin behind it with --start",
+            cli.err,
+        )
+    assert len(list((cli.folder / "migrations").iterdir())) == len(EMAIL_FILES)
+    assert await cli("sql", "copy", "migrations", "--start", "12", "MAPPING") == 0
+    assert await cli("sql", "copy", "nowhere", "--start", "1", "MAPPING") == 2
+    assert "there is no folder nowhere: create it" in cli.err
+
+
+# install, check, peek, prune -----------------------------------------------------------------------
+
+
+async def test_install_says_what_is_pending_and_asks(cli, admin, monkeypatch):
+    await add_emails(admin, 3)
+    assert await cli("install", "MAPPING") == 2
+    assert "nobody is here to answer: add --yes" in cli.err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, status in (("n", 1), ("", 1), ("yes", 0)):
+        questions = []
+
+        def reply(question, answer=answer, questions=questions):
+            questions.append(question)
+            return answer
+
+        monkeypatch.setattr("builtins.input", reply)
+        assert await cli("install", "MAPPING", "--grant-to", "app") == status
+        assert questions == ["Install 'email' now? Runners will take these rows. [y/N] "]
+        assert cli.out.startswith("3 rows of public.email are pending.\n")
+        assert ("Nothing was changed." in cli.out) == (status == 1)
+        installed = await admin.fetchval("SELECT to_regnamespace('session_lock') IS NOT NULL")
+        assert installed == (status == 0)
+    assert "Built the index pending_email_" in cli.out
+    assert await cli("install", "MAPPING", "--yes") == 0
+    assert cli.out.endswith("Everything was there already.\n")
+
+
+async def test_check_prints_each_difference_and_fails_and_notes_do_not(cli, admin):
+    await cli("install", "MAPPING", "--yes")
+    assert await cli("check", "MAPPING") == 0
+    assert "note: public.email has fillfactor 100" in cli.out
+    await admin.execute(
+        "DROP FUNCTION session_lock.clock(); ALTER TABLE public.email ALTER attempts DROP DEFAULT"
+    )
+    assert await cli("check", "MAPPING") == 1
+    assert len([line for line in cli.out.splitlines() if line.startswith("difference: ")]) == 2
+    assert await cli("check", "MAPPING", "--role", "app") == 1
+    assert (
+        "difference: the role 'app' may not use the schema 'session_lock': run session-lock install --grant-to app"
+        in cli.out
+    )
+
+
+async def test_peek_shows_rows_before_and_after_the_installation(cli, admin):
+    assert await cli("peek", "MAPPING") == 0
+    assert cli.out == "No task would run now.\n"
+    await add_emails(admin, 12)
+    await admin.execute("UPDATE public.email SET body = E'line\\n\\033[31m' || repeat('x', 60) WHERE id = 1")
+    assert await cli("peek", "MAPPING", "--limit", "2") == 0
+    assert cli.out.splitlines()[0].split() == ["id", "address", "body"]
+    assert cli.out.splitlines()[1] == "1   a1@example.org  line  [31m" + "x" * 29 + "…"
+    await cli("install", "MAPPING", "--yes")
+    assert await cli("peek", "MAPPING") == 0
+    assert cli.out.splitlines()[0].split() == ["id", "address", "body", "attempts", "available_at"]
+    assert len(cli.out.splitlines()) == 11
+
+
+async def test_prune(cli):
+    assert await cli("prune", "MAPPING") == 2
+    assert "is not installed: run session-lock install first" in cli.err
+    await cli("install", "MAPPING", "--yes")
+    await cli("install", "MAPPING", "--yes", attribute="slim")
+    assert await cli("prune", "MAPPING", attribute="slim") == 0
+    assert "Dropped the 6 functions of email_" in cli.out
+    assert await cli("prune", "MAPPING", attribute="slim") == 0
+    assert cli.out == "There was nothing to prune.\n"
+
+
+# Bad input -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        (
+            "nowhere_at_all:emails",
+            "there is no module 'nowhere_at_all': run this where 'nowhere_at_all:emails' can be imported",
+        ),
+        ("{module}", "write MODULE:ATTR, such as myapp.jobs:emails"),
+        ("{module}:", "write MODULE:ATTR"),
+        ("os; rm:x", "write MODULE:ATTR"),
+        ("{module}:email", "has no 'email': its mappings are emails, odd, slim, wrong_pending, wrong_table"),
+        ("{module}:number", "is a int, not a TaskTable: its mappings are emails"),
+        ("os:path", "it has no mapping, define a TaskTable there"),
+        ("raises:emails", "importing raises failed (RuntimeError: no configuration): mend it"),
+        ("lacks:emails", "importing lacks failed (ModuleNotFoundError: No module named 'not_here')"),
+        ("exits:emails", "importing exits failed (SyntaxError:"),
+        ("unsettled:emails", "importing unsettled failed (SettingsError: pending of 'email' is empty)"),
+    ],
+)
+async def test_a_mapping_that_is_not_there(cli, mapping, expected):
+    (cli.folder / "raises.py").write_text("raise RuntimeError('no configuration\\nat all')")
+    (cli.folder / "lacks.py").write_text("import not_here")
+    (cli.folder / "exits.py").write_text("def (")
+    (cli.folder / "unsettled.py").write_text(
+        "from session_lock.table import TaskTable\nemails = TaskTable('email', key='id', pending=' ', finish='a = 1')"
+    )
+    assert await cli("check", mapping.format(module=cli.module)) == 2
+    assert expected in cli.err
+    for name in ("raises", "lacks", "exits", "unsettled"):
+        sys.modules.pop(name, None)
+
+
+async def test_an_attribute_may_be_deeper(cli):
+    assert await cli("peek", "MAPPING", attribute="Box.inner") == 0
+
+
+@pytest.mark.parametrize(
+    ("attribute", "expected"),
+    [
+        ("wrong_table", "session-lock: there is no table public.emial; did you mean 'public.email'?\n"),
+        (
+            "wrong_pending",
+            "session-lock: pending of 'email' is not immutable (functions in index predicate must be marked IMMUTABLE): ",
+        ),
+    ],
+)
+async def test_a_mapping_that_the_database_cannot_serve(cli, admin, attribute, expected):
+    for words in (("sql", "up"), ("sql", "index"), ("sql", "always"), ("sql", "down"), ("install",)):
+        assert (
+            await cli(*words, "MAPPING", *(["--yes"] if words == ("install",) else []), attribute=attribute)
+            == 2
+        )
+        assert cli.err.startswith(expected)
+        assert cli.out == ""
+    assert await cli("check", "MAPPING", attribute=attribute) == 1
+    assert cli.out.startswith(expected.replace("session-lock", "difference").rstrip("\n"))
+    assert await admin.fetchval("SELECT to_regnamespace('session_lock')") is None
+
+
+async def test_a_database_that_cannot_be_reached(cli, database, monkeypatch):
+    parts = urlsplit(database.admin_dsn)
+    host = parts.netloc.rpartition("@")[2]
+    for dsn, expected in (
+        ("", "no database: give --dsn postgresql://user@host/database, or set SESSION_LOCK_DSN or DATABASE_URL"),
+        ("nonsense", "the DSN is not understood: write postgresql://"),
+        ("host=localhost dbname=x", "the DSN is not understood"),
+        ("mysql://u:pw@h/db", "the DSN is not understood"),
+        (f"postgresql://postgres:s3cr/et@{host}/db", "the DSN is not understood"),
+        (f"postgresql://postgres:12/s3cret@{host}/db", "the DSN is not understood"),
+        (f"postgresql://postgres:s3c#ret@{host}/db", "the DSN is not understood"),
+        (f"postgresql://postgres:s3cret@{host}x/db", "the DSN is not understood"),
+        ("postgresql+asyncpg://u:s3cret@h/db", "which names a driver: write postgresql://"),
+        ("postgresql://u:s3cret@127.0.0.1:1,127.0.0.1:2/db", "there is no server at 127.0.0.1:1,127.0.0.1:2/db ("),
+        ("postgresql://u:s3cret@127.0.0.1:1/db", "there is no server at 127.0.0.1:1/db (Connect call failed"),
+        ("postgresql://u:s3cret@no-such-host.invalid/db", "there is no server at no-such-host.invalid/db ("),
+        (f"postgresql://postgres:s3cret@{host}/postgres", 'does not let us in (password authentication failed for user "postgres")'),
+        (f"postgresql://stranger:s3cret@{host}/postgres", "correct the user or password in the DSN"),
+        (parts._replace(path="/no_such_db").geturl(), "there is no such database at"),
+        (f"postgresql://u:s3cret@{host}/postgres?sslmode=perhaps", "is not understood"),
+        (f"postgresql://u:s3cret@{host}/postgres?sslmode=require", "session-lock: "),
+    ):  # fmt: skip
+        assert await cli("check", "MAPPING", dsn=dsn) == 2, dsn
+        assert expected in cli.err, (dsn, cli.err)
+        for secret in ("s3c", "ret@", "et@"):
+            assert secret not in cli.err
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:s3cret@127.0.0.1:1/other")
+    assert await cli("check", "MAPPING", dsn="") == 2
+    assert "127.0.0.1:1/other" in cli.err
+    monkeypatch.setenv("SESSION_LOCK_DSN", database.admin_dsn)
+    assert await cli("peek", "MAPPING", dsn="") == 0
+
+
+async def test_a_role_without_rights(cli, database):
+    for words in (("install", "--yes"), ("peek",), ("sql", "up"), ("prune",)):
+        assert await cli(*words[:2], "MAPPING", dsn=database.app_dsn) == 2
+        assert re.match(r"session-lock: .*(permission denied for table email|is not installed)", cli.err), (
+            cli.err
+        )
+    assert await cli("check", "MAPPING", dsn=database.app_dsn) == 2
+    assert "permission denied for table email: connect as the role that owns the table" in cli.err
+
+
+async def test_a_connection_that_breaks_meanwhile(cli, monkeypatch):
+    monkeypatch.setattr("session_lock.cli.deploy.prune", terminated(cli.dsn))
+    assert await cli("prune", "MAPPING") == 2
+    assert "broke (" in cli.err
+    assert "run the command again" in cli.err
+
+
+def terminated(dsn: str):
+    async def broken(connection, table):
+        other = await asyncpg.connect(dsn)
+        await other.execute(f"SELECT pg_terminate_backend({connection.get_server_pid()})")
+        await other.close()
+        await connection.fetch("SELECT 1")
+
+    return broken
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("nonsense",), ("sql",), ("sql", "sideways"), ("check",), ("peek", "a:b", "--limit", "0")]
+)
+async def test_words_that_are_no_command(words, capsys):
+    assert await asyncio.to_thread(main, list(words)) == 2
+    assert "usage: session-lock" in capsys.readouterr().err
+
+
+async def test_help_and_version(capsys):
+    assert await asyncio.to_thread(main, ["--help"]) == 0
+    out = capsys.readouterr().out
+    for command in ("sql", "install", "check", "peek", "prune", "demo"):
+        assert command in out
+    assert await asyncio.to_thread(main, ["--version"]) == 0
+    assert re.fullmatch(r"session-lock \S+\n", capsys.readouterr().out)
+
+
+async def test_a_demo_whose_extra_is_missing_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "session_lock.cli.demo", None)
+    assert await asyncio.to_thread(main, ["demo"]) == 2
+    assert "pip install 'session-lock[demo]'" in capsys.readouterr().err
+
+
+# As a program --------------------------------------------------------------------------------------
+
+
+def program() -> list[str]:
+    script = shutil.which("session-lock", path=str(Path(sys.executable).parent))
+    return (
+        [script]
+        if script
+        else [sys.executable, "-c", "import sys; from session_lock.cli import main; sys.exit(main())"]
+    )
+
+
+async def test_the_program_finds_the_mapping_in_the_current_folder(cli):
+    command = [*program(), "check", f"{cli.module}:emails"]
+    done = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        capture_output=True,
+        text=True,
+        cwd=cli.folder,
+        env={**os.environ, "DATABASE_URL": cli.dsn},
+    )
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert done.stdout.count("is missing: run session-lock install") > 10
+
+
+async def test_ctrl_c_ends_it_quietly_with_130(cli, admin):
+    """While it waits for a table that is locked; nothing of it stays."""
+    async with admin.transaction():
+        await admin.execute("LOCK TABLE public.email")
+        process = await asyncio.create_subprocess_exec(
+            *program(),
+            "install",
+            f"{cli.module}:emails",
+            "--yes",
+            "--dsn",
+            cli.dsn,
+            cwd=cli.folder,
+            stderr=subprocess.PIPE,
+        )
+        while not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            await asyncio.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = await process.communicate()
+    assert (process.returncode, errors) == (130, b"")
+    assert await admin.fetchval("SELECT to_regnamespace('session_lock')") is None
+
+
+async def test_a_reader_that_has_read_enough(cli):
+    command = f"{' '.join(program())} sql always {cli.module}:emails | head -n 1"
+    done = await asyncio.to_thread(
+        subprocess.run, ["/bin/sh", "-c", command], capture_output=True, text=True, cwd=cli.folder,
+        env={**os.environ, "DATABASE_URL": cli.dsn},
+    )  # fmt: skip
+    assert done.stdout.startswith("-- session-lock ")
+    assert done.stderr == ""

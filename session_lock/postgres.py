@@ -15,9 +15,10 @@ from session_lock.catalog import read_shape
 from session_lock.connections import DRIVER_ERRORS, Connect, Connection, Connections, translate, translated
 from session_lock.database import Beat, Claim, ClaimedTask, Handback, Identity, Outcome, Settled, Work
 from session_lock.errors import DatabaseError, RowRefusedError, SchemaError, SettingsError
-from session_lock.schema import SCHEMA_VERSION
+from session_lock.names import quote_name
+from session_lock.schema import ENVELOPE, SCHEMA_VERSION
 from session_lock.session import Lease
-from session_lock.table import ENVELOPE, TaskTable, function_set, quote_name
+from session_lock.table import TaskTable, function_set
 from session_lock.tasks import TaskKey
 
 T = TypeVar("T")

@@ -1,14 +1,16 @@
-"""The SQL files, found and filled in: nothing here talks to a database."""
+"""The SQL files, found and filled in with the words of a mapping: nothing here talks to a database."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from session_lock.table import Shape, TaskTable, holes, quote_name
+from session_lock.names import one_line_safe, quote_inside_literal, quote_name
+from session_lock.table import Shape, TaskTable, column_mark, function_set, index_name
 
 SCHEMA_VERSION = 1
 """What this library needs of `schema_version()` in the database: at least this."""
@@ -50,7 +52,9 @@ def _with_schema(text: str, schema: str) -> str:
     return _SCHEMA.sub(lambda match: match[0] if match[0].startswith("--") else schema, text)
 
 
-_SCHEMA = re.compile(r"--[^\n]*|(?<![\w.])session_lock(?=\.)|(?<=SCHEMA )session_lock\b|(?<=EXISTS )session_lock(?=[; ])")
+_SCHEMA = re.compile(
+    r"--[^\n]*|(?<![\w.])session_lock(?=\.)|(?<=SCHEMA )session_lock\b|(?<=EXISTS )session_lock(?=[; ])"
+)
 
 
 def _fill(text: str, words: dict[str, str]) -> str:
@@ -63,3 +67,102 @@ def _fill(text: str, words: dict[str, str]) -> str:
         raise KeyError(f"no word for the hole __{match[1]}__")
 
     return re.sub(r"__([a-z]+(?:_[a-z]+)*)__( = DEFAULT| text)?", word, text)
+
+
+# The words ------------------------------------------------------------------------------------------------
+
+
+def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
+    """What the words between double underscores in the files of `sql/` stand for."""
+    functions = function_set(table, shape)
+    task_schema, _ = table.qualified
+    index = quote_name(index_name(functions))
+    claim = table.claim_columns
+    qualified = ".".join(quote_name(part) for part in table.qualified)
+    return {
+        "set": f"_{functions}",
+        "table": qualified,
+        "title": quote_inside_literal(table.name),
+        "mark": quote_inside_literal(column_mark(table)),
+        "key": quote_name(table.key),
+        "key_type": shape.key_type,
+        "session_id": quote_name(claim.session_id),
+        "claim_token": quote_name(claim.claim_token),
+        "attempts": quote_name(claim.attempts),
+        "available_at": quote_name(claim.available_at),
+        "pending": one_line_safe(table.pending),
+        "finish = DEFAULT": one_line_safe(table.finish),
+        "discard = DEFAULT": one_line_safe(table.discard or f"{quote_name(claim.available_at)} = 'infinity'"),
+        "discards": "true" if table.discard else "false",
+        "columns text": ", ".join(
+            f"{quote_name(n)} {shape.column_types[c]}" for c, n in output_names(table.columns)
+        ),
+        "no_columns": ", ".join(f"NULL::{shape.column_types[c]}" for c in table.columns),
+        "select_columns": ", ".join(
+            f"t.{quote_name(c)} AS column_{i}" for i, c in enumerate(table.columns, 1)
+        ),
+        "claimed_columns": ", ".join(f"c.column_{i}" for i, _ in enumerate(table.columns, 1)),
+        "order_by": ", ".join(f"t.{quote_name(c)}{' DESC' if d else ''}" for c, d in table.order),
+        "order_index": ", ".join(f"{quote_name(c)}{' DESC' if d else ''}" for c, d in table.order),
+        "due_is_indexed": "true" if table.order[0] == (claim.available_at, False) else "false",
+        "position": position(table, shape),
+        "from_position": from_position(table, shape),
+        "index": index,
+        "index_qualified": f"{quote_name(task_schema)}.{index}",
+        "index_literal": quote_inside_literal(f"{quote_name(task_schema)}.{index}"),
+    }
+
+
+LEAST = {
+    "smallint": "-32768", "integer": "-2147483648", "bigint": "-9223372036854775808",
+    "uuid": "00000000-0000-0000-0000-000000000000", "text": "", "character varying": "", "boolean": "false", "date": "-infinity",
+    "timestamp with time zone": "-infinity", "timestamp without time zone": "-infinity",
+}  # fmt: skip
+"""Nothing sorts before these: where a scan without a position begins."""
+
+
+def has_position(table: TaskTable, shape: Shape) -> bool:
+    """Whether a scan in claim order can begin at a remembered place: one direction, no nulls, known least values."""
+    return all(not d and c in shape.not_null and shape.column_types[c] in LEAST for c, d in table.order)
+
+
+def position(table: TaskTable, shape: Shape) -> str:
+    if not has_position(table, shape):
+        return "NULL::text"
+    return f"jsonb_build_array({', '.join(f't.{quote_name(c)}' for c, _ in table.order)})::text"
+
+
+def from_position(table: TaskTable, shape: Shape) -> str:
+    if not has_position(table, shape):
+        return "true"
+    columns = ", ".join(f"t.{quote_name(c)}" for c, _ in table.order)
+    types = [shape.column_types[c] for c, _ in table.order]
+    values = ", ".join(
+        f"coalesce((my.start::jsonb ->> {i})::{type_}, '{LEAST[type_]}'::{type_})"
+        for i, type_ in enumerate(types)
+    )
+    return f"({columns}) >= ({values})"
+
+
+ENVELOPE = (
+    "kind", "task_key", "task_token", "task_attempt", "outcome", "task_position", "next_due", "lease_left", "task_share",
+)  # fmt: skip
+"""The first columns of what get_work returns; the mapping's own follow."""
+
+
+ARGUMENTS = ("p_id", "p_nonce", "p_limit", "p_held", "p_position", "p_over_share", "p_finished", "p_tokens")
+"""The parameters of get_work, which share a name space with the columns of its result; `$1` to `$n` are theirs too."""
+
+
+def output_names(columns: Sequence[str]) -> list[tuple[str, str]]:
+    """(column, its name in the result of get_work): its own, unless the result has one of that name already."""
+    reserved = {*ENVELOPE, *ARGUMENTS}
+    taken = {*reserved, *columns}
+    named = []
+    for column in columns:
+        name = column
+        while name in reserved or re.fullmatch(r"\$\d+", name) or (name != column and name in taken):
+            name += "_"
+        taken.add(name)
+        named.append((column, name))
+    return named

@@ -9,7 +9,8 @@ from typing import Any
 
 from session_lock.migrations.sandbox import Connection
 from session_lock.migrations.validation import Examined
-from session_lock.table import TaskTable, function_set, quote_name
+from session_lock.names import quote_name
+from session_lock.table import TaskTable, function_set
 
 FILLFACTOR = 80
 """Above it there is too little room in a page for two more versions of its rows."""

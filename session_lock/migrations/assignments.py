@@ -9,7 +9,7 @@ from typing import Any
 from session_lock.errors import SchemaError
 from session_lock.migrations.expressions import PROBE, UNDEFINED, Probe, claim_names, pending_columns
 from session_lock.migrations.sandbox import PINNED, Refused, attempt, set_locally
-from session_lock.table import one_line_safe, quote_name
+from session_lock.names import one_line_safe, quote_name
 
 ROW_ERRORS = {"22", "23", "P0", "55", "57", "40"}
 """Classes of errors of a row, or of the moment: they do not speak against the mapping."""

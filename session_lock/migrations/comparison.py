@@ -17,8 +17,9 @@ from session_lock.migrations.validation import (
     read_claim_columns,
     schema_versions,
 )
+from session_lock.names import quote_name
 from session_lock.schema import SCHEMA_VERSION, in_schema, render, source
-from session_lock.table import TaskTable, function_set, index_name, quote_name
+from session_lock.table import TaskTable, function_set, index_name
 
 
 @dataclass(frozen=True, slots=True)

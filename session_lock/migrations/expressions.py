@@ -9,7 +9,8 @@ from typing import Any
 
 from session_lock.errors import SchemaError
 from session_lock.migrations.sandbox import PINNED, Connection, Refused, attempt, sentence, set_locally
-from session_lock.table import TaskTable, one_line_safe, quote_name
+from session_lock.names import one_line_safe, quote_name
+from session_lock.table import TaskTable
 
 PROBE = "session_lock_probe"
 UNDEFINED = {"42883", "42704", "42P01", "3F000"}

@@ -19,8 +19,9 @@ from session_lock.migrations.comparison import (
 )
 from session_lock.migrations.sandbox import PINNED, Connection, sentences
 from session_lock.migrations.validation import check_rights, check_schema_is_ours, examine
+from session_lock.names import quote_name
 from session_lock.schema import render
-from session_lock.table import TaskTable, function_set, index_name, quote_name
+from session_lock.table import TaskTable, function_set, index_name
 
 TURN = 60.0
 """Seconds to wait for another installation to end."""

@@ -10,7 +10,8 @@ from typing import Any
 from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError
 from session_lock.migrations.sandbox import Connection, sentences
-from session_lock.table import TaskTable, function_set, index_name, quote_inside_literal, quote_name
+from session_lock.names import quote_inside_literal, quote_name
+from session_lock.table import TaskTable, function_set, index_name
 
 SESSIONS_KEPT = timedelta(days=7)
 FAILURES_KEPT = timedelta(days=30)

@@ -10,7 +10,8 @@ from typing import Any
 from session_lock.catalog import read_shape
 from session_lock.migrations.sandbox import Connection, Refused, attempt, rolled_back, sentence, sentences
 from session_lock.migrations.validation import comment_start, read_claim_columns
-from session_lock.table import TaskTable, one_line_safe, quote_name
+from session_lock.names import one_line_safe, quote_name
+from session_lock.table import TaskTable
 
 COUNTED = 100_000
 """No count goes further."""

@@ -10,8 +10,9 @@ from session_lock.errors import SchemaError
 from session_lock.migrations.assignments import check_assignments
 from session_lock.migrations.expressions import Probe, check_pending, make_probe
 from session_lock.migrations.sandbox import Connection, attempt, rolled_back, sentences
+from session_lock.names import quote_inside_literal, quote_name
 from session_lock.schema import SCHEMA_VERSION
-from session_lock.table import Shape, TaskTable, column_mark, function_set, quote_inside_literal, quote_name
+from session_lock.table import Shape, TaskTable, column_mark, function_set
 
 CLAIM_TYPES = {
     "session_id": ("bigint", False, None),

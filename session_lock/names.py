@@ -1,0 +1,76 @@
+"""Names and expressions: from the user's text, and into the text of SQL."""
+
+from __future__ import annotations
+
+import re
+
+from session_lock.errors import SettingsError
+
+NAME_BYTES = 63
+"""PostgreSQL cuts longer names, silently."""
+
+BODY_QUOTE = "$function$"
+"""What the bodies in `sql/` are quoted with, so no expression of the user's may contain it."""
+
+
+# Text to SQL: the only three ways --------------------------------------------------------------------
+
+
+def quote_name(name: str) -> str:
+    """An identifier. Always quoted, so no word list and no case rule can turn it into another one."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_inside_literal(text: str) -> str:
+    """Text for a place between single quotes, or in a comment of one line, inside a dollar-quoted body."""
+    return re.sub(r"\s+", " ", text).replace("'", "''").replace(BODY_QUOTE, "")
+
+
+def one_line_safe(expression: str) -> str:
+    """An expression of the user's: a line end behind it, in case it ends in a `--` comment."""
+    return f"{expression.strip()}\n" if "--" in expression else expression.strip()
+
+
+# Text from the user ----------------------------------------------------------------------------------
+
+
+def check_name(name: str, kind: str) -> None:
+    if not isinstance(name, str) or not is_storable(name) or not 0 < len(name.encode()) <= NAME_BYTES:
+        raise SettingsError(
+            f"{kind} name {name!r} must have 1 to {NAME_BYTES} bytes, without NUL and {BODY_QUOTE}"
+        )
+
+
+def is_storable(text: str) -> bool:
+    """No half of a surrogate pair, no NUL, nothing that would end a function's body."""
+    return BODY_QUOTE not in text and not re.search("[\0\ud800-\udfff]", text)
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """(schema, table) of `schema.table`, `table`, `"a.b"."c"`."""
+    part = r'"(?:[^"]|"")+"|[^."]+'
+    if not (match := re.fullmatch(rf"(?:({part})\.)?({part})", text)):
+        raise SettingsError(
+            f'table={text!r} is not "table" or "schema.table" (put a part with a dot in double quotes)'
+        )
+    schema, table = (
+        name[1:-1].replace('""', '"') if name[:1] == '"' else name
+        for name in (match[1] or "public", match[2])
+    )
+    return schema, table
+
+
+def split_direction(text: str) -> tuple[str, bool]:
+    column, direction = re.fullmatch(
+        r"(.*?)(?:\s+(asc|desc))?", text.strip(), re.IGNORECASE | re.DOTALL
+    ).groups()  # type: ignore[union-attr]
+    check_name(column, "order_by column")
+    return column, (direction or "").lower() == "desc"
+
+
+def squeeze(expression: str) -> str:
+    """White space outside of quotes does not make another mapping."""
+    return "".join(
+        part if part[:1] in "'\"" else re.sub(r"\s+", " ", part)
+        for part in re.split(r"('[^']*'|\"[^\"]*\")", expression.strip())
+    )

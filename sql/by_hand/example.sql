@@ -1,5 +1,6 @@
--- session_lock by hand, the example: orders that are to be packed. It is tasks.up.sql and tasks.alwaysup.sql of this folder with
--- every TODO filled in, and a mapping could not say it: three tables together decide what is a task, and in which order.
+-- session_lock by hand, the example: orders that are to be packed. It is tasks.up.sql and tasks.alwaysup.sql of this
+-- folder with every TODO filled in, and a mapping could not say it: three tables together decide what is a task, and in
+-- which order.
 --
 --   a task      an order that is new, whose customer is not blocked, and for which a payment has come in
 --   the order   VIPs' orders first, then the oldest; whether somebody is one stands in another table
@@ -31,8 +32,8 @@ CREATE TABLE IF NOT EXISTS shop.payment (
   order_id bigint PRIMARY KEY REFERENCES shop.orders
 );
 
--- 1 tasks.up.sql: the order is what is locked, so it gets the columns. A payment that arrives or a customer who is unblocked makes
---   a task without touching the order: nothing has to be told, the next call finds it.
+-- 1 tasks.up.sql: the order is what is locked, so it gets the columns. A payment that arrives, or a customer who is
+--   unblocked, makes a task without touching the order: nothing has to be told, the next call finds it.
 
 SET lock_timeout = '5s';  -- rather give up than queue behind a long transaction, with everybody behind us
 
@@ -42,17 +43,17 @@ ALTER TABLE shop.orders
   ADD COLUMN IF NOT EXISTS attempts integer NOT NULL DEFAULT 0,              -- claims that count
   ADD COLUMN IF NOT EXISTS available_at timestamptz NOT NULL DEFAULT now();  -- not before; infinity is parked
 
--- Every call looks for tasks: an index that finds them, on the columns of c.is_vip DESC, t.placed_at that this table has. If the table
--- is large, make the index by hand and CONCURRENTLY.
+-- Every call looks for tasks: an index that finds those that are pending, in their order if this table knows it. If the
+-- table is large, make the index by hand and CONCURRENTLY.
 CREATE INDEX IF NOT EXISTS packing_pending ON shop.orders (placed_at) WHERE (state = 'new');
 
 RESET lock_timeout;
 
--- 2 tasks.alwaysup.sql. A customer who is blocked between the claim and the finish: then the order is not pending any more, so
---   its finish is refused as lost, and what the tasker wrote in the finishing transaction is undone with it.
+-- 2 tasks.alwaysup.sql. A customer may be blocked between the claim and the finish: the order is not pending any
+--   more then, its finish is refused as lost, and what the tasker wrote in the finishing transaction is undone with it.
 
--- Where each of the caller's claims stands: held · closed (mine, but the application closed it) · finished or free (settled by
--- an earlier call) · lost (somebody else's) · locked (by somebody's transaction: ask again) · unknown.
+-- Where each of the caller's claims stands: held · closed (mine, but the application closed it) · finished or free
+-- (settled by an earlier call) · lost (somebody else's) · locked (by somebody's transaction: ask again) · unknown.
 CREATE OR REPLACE FUNCTION session_lock.standing_packing(p_id bigint, p_keys bigint[], p_tokens bigint[])
 RETURNS TABLE (task_key bigint, task_token bigint, standing text)
 LANGUAGE plpgsql
@@ -80,7 +81,9 @@ BEGIN
          END
     FROM unnest(p_keys, p_tokens) AS claim (key, token)
     LEFT JOIN shop.orders AS t ON t.id = claim.key
-    LEFT JOIN (SELECT t.id FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id) WHERE t.id = ANY (v_locked) AND (t.state = 'new' AND c.blocked_at IS NULL AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id))) AS pending (key)
+    LEFT JOIN (SELECT t.id FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id)
+        WHERE t.id = ANY (v_locked) AND (t.state = 'new' AND c.blocked_at IS NULL
+        AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id))) AS pending (key)
       ON pending.key = claim.key;
 END
 $function$;
@@ -104,8 +107,11 @@ BEGIN
     INTO v_keys, v_standings, v_held, v_closed
     FROM session_lock.standing_packing(p_id, p_keys, p_tokens) AS s;
 
-  UPDATE shop.orders AS t SET session_id = NULL, state = 'packed', packed_at = session_lock.clock() WHERE t.id = ANY (v_held);
-  IF EXISTS (SELECT FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id) WHERE t.id = ANY (v_held) AND (t.state = 'new' AND c.blocked_at IS NULL AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id))) THEN
+  UPDATE shop.orders AS t SET session_id = NULL, state = 'packed', packed_at = session_lock.clock()
+      WHERE t.id = ANY (v_held);
+  IF EXISTS (SELECT FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id)
+      WHERE t.id = ANY (v_held) AND (t.state = 'new' AND c.blocked_at IS NULL
+      AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id))) THEN
     RAISE EXCEPTION 'finish leaves a row of packing pending' USING ERRCODE = 'SL003';
   END IF;
   UPDATE shop.orders AS t SET session_id = NULL WHERE t.id = ANY (v_closed);
@@ -143,8 +149,11 @@ BEGIN
     RAISE EXCEPTION 'not all of these tasks of packing are held by session %', p_id USING ERRCODE = 'SL002';
   END IF;
 
-  UPDATE shop.orders AS t SET session_id = NULL, state = 'packed', packed_at = session_lock.clock() WHERE t.id = ANY (p_keys);
-  IF EXISTS (SELECT FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id) WHERE t.id = ANY (p_keys) AND (t.state = 'new' AND c.blocked_at IS NULL AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id))) THEN
+  UPDATE shop.orders AS t SET session_id = NULL, state = 'packed', packed_at = session_lock.clock()
+      WHERE t.id = ANY (p_keys);
+  IF EXISTS (SELECT FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id)
+      WHERE t.id = ANY (p_keys) AND (t.state = 'new' AND c.blocked_at IS NULL
+      AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id))) THEN
     RAISE EXCEPTION 'finish leaves a row of packing pending' USING ERRCODE = 'SL003';
   END IF;
 END
@@ -202,7 +211,10 @@ BEGIN
   IF v_want > 0 AND NOT p_over_share AND cardinality(v_sharing) > 1 THEN
     v_total := (SELECT sum(c) FROM unnest(v_capacities) AS c);
     SELECT count(*) INTO v_tasks
-      FROM (SELECT FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id) WHERE (t.state = 'new' AND c.blocked_at IS NULL AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id)) AND t.available_at <= v_clock LIMIT v_total) AS task;
+      FROM (SELECT FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id)
+          WHERE (t.state = 'new' AND c.blocked_at IS NULL
+          AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id)) AND t.available_at <= v_clock
+          LIMIT v_total) AS task;
     IF v_tasks < v_total THEN
       v_share := coalesce(session_lock.share(p_id, v_sharing, v_capacities, v_tasks), 0);
       v_want := least(v_want, v_share - cardinality(v_held));
@@ -215,14 +227,16 @@ BEGIN
     v_keys := ARRAY(
       SELECT t.id
         FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id)
-       WHERE (t.state = 'new' AND c.blocked_at IS NULL AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id)) AND t.available_at <= v_clock
+       WHERE (t.state = 'new' AND c.blocked_at IS NULL
+           AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id)) AND t.available_at <= v_clock
          AND (t.session_id IS NULL OR t.session_id = ANY (v_ended) OR (t.session_id = p_id AND t.id <> ALL (v_held)))
        ORDER BY c.is_vip DESC, t.placed_at, t.id
        LIMIT v_want
          FOR NO KEY UPDATE OF t SKIP LOCKED
     );
     UPDATE shop.orders AS t
-       SET session_id = p_id, claim_token = coalesce(t.claim_token, 0) + 1, attempts = t.attempts + 1
+       SET session_id = p_id, claim_token = coalesce(t.claim_token, 0) + 1,
+           attempts = t.attempts + (t.session_id IS DISTINCT FROM p_id)::integer  -- a lost answer was no attempt
      WHERE t.id = ANY (v_keys);
     RETURN QUERY
     SELECT 'task'::text, t.id, t.claim_token, t.attempts, NULL::text,
@@ -238,7 +252,9 @@ BEGIN
   IF v_want > 0 AND cardinality(v_keys) < v_want THEN
     v_named := ARRAY(
       SELECT DISTINCT t.session_id FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id)
-       WHERE (t.state = 'new' AND c.blocked_at IS NULL AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id)) AND t.available_at <= v_clock AND t.session_id IS NOT NULL AND t.session_id <> p_id
+       WHERE (t.state = 'new' AND c.blocked_at IS NULL
+           AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id)) AND t.available_at <= v_clock
+           AND t.session_id IS NOT NULL AND t.session_id <> p_id
     );
     v_gone := session_lock.sweep_sessions(v_ended, v_named, v_clock);
     IF cardinality(v_gone) > 0 THEN
@@ -262,8 +278,8 @@ BEGIN
 END
 $function$;
 
--- Gives tasks back, each in its own way (the arrays run side by side): p_after seconds from now (NULL: in its old place;
--- infinity: parked), p_give_back: the attempt does not count, p_discard: given up, p_errors: what went wrong, kept for `why`.
+-- Gives tasks back, each in its own way (the arrays run side by side): p_after seconds from now (NULL: in its old
+-- place; infinity: parked), p_give_back: the attempt does not count, p_discard: given up, p_errors: what went wrong.
 -- For each key: released · discarded · parked · already yours · lost · locked · unknown.
 CREATE OR REPLACE FUNCTION session_lock.release_tasks_packing(
   p_id bigint, p_nonce uuid, p_keys bigint[], p_tokens bigint[],
@@ -297,7 +313,9 @@ BEGIN
        WHERE t.id = r.key
       RETURNING t.attempts INTO v_attempt;
       outcome := CASE
-        WHEN EXISTS (SELECT FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id) WHERE t.id = r.key AND (t.state = 'new' AND c.blocked_at IS NULL AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id))) THEN 'parked' ELSE 'discarded'
+        WHEN EXISTS (SELECT FROM (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id)
+            WHERE t.id = r.key AND (t.state = 'new' AND c.blocked_at IS NULL
+            AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id))) THEN 'parked' ELSE 'discarded'
       END;
     ELSIF r.standing = 'held' THEN
       UPDATE shop.orders AS t
@@ -337,7 +355,9 @@ BEGIN
   IF NOT FOUND THEN
     RETURN false;
   END IF;
-  v_held := ARRAY(SELECT s.task_key FROM session_lock.standing_packing(p_id, p_keys, p_tokens) AS s WHERE s.standing = 'held');
+  v_held := ARRAY(
+    SELECT s.task_key FROM session_lock.standing_packing(p_id, p_keys, p_tokens) AS s WHERE s.standing = 'held'
+  );
   UPDATE shop.orders AS t SET session_id = NULL, attempts = greatest(t.attempts - 1, 0) WHERE t.id = ANY (v_held);
   UPDATE session_lock.session AS s SET ended_at = session_lock.clock() WHERE s.id = p_id;
   RETURN true;

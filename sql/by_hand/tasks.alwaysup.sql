@@ -16,8 +16,8 @@
 --   * Lock the task row alone (FOR .. OF t). What a join reads from other tables is as old as the statement: if that
 --     can change under you, look again in your tasker, in the finishing transaction.
 
--- Where each of the caller's claims stands: held · closed (mine, but the application closed it) · finished or free (settled by
--- an earlier call) · lost (somebody else's) · locked (by somebody's transaction: ask again) · unknown.
+-- Where each of the caller's claims stands: held · closed (mine, but the application closed it) · finished or free
+-- (settled by an earlier call) · lost (somebody else's) · locked (by somebody's transaction: ask again) · unknown.
 CREATE OR REPLACE FUNCTION session_lock.standing_TODO_NAME(p_id bigint, p_keys TODO_KEY_TYPE[], p_tokens bigint[])
 RETURNS TABLE (task_key TODO_KEY_TYPE, task_token bigint, standing text)
 LANGUAGE plpgsql
@@ -187,7 +187,8 @@ BEGIN
          FOR NO KEY UPDATE OF t SKIP LOCKED
     );
     UPDATE TODO_TABLE AS t
-       SET session_id = p_id, claim_token = coalesce(t.claim_token, 0) + 1, attempts = t.attempts + 1
+       SET session_id = p_id, claim_token = coalesce(t.claim_token, 0) + 1,
+           attempts = t.attempts + (t.session_id IS DISTINCT FROM p_id)::integer  -- a lost answer was no attempt
      WHERE t.TODO_KEY = ANY (v_keys);
     RETURN QUERY
     SELECT 'task'::text, t.TODO_KEY, t.claim_token, t.attempts, NULL::text,
@@ -227,8 +228,8 @@ BEGIN
 END
 $function$;
 
--- Gives tasks back, each in its own way (the arrays run side by side): p_after seconds from now (NULL: in its old place;
--- infinity: parked), p_give_back: the attempt does not count, p_discard: given up, p_errors: what went wrong, kept for `why`.
+-- Gives tasks back, each in its own way (the arrays run side by side): p_after seconds from now (NULL: in its old
+-- place; infinity: parked), p_give_back: the attempt does not count, p_discard: given up, p_errors: what went wrong.
 -- For each key: released · discarded · parked · already yours · lost · locked · unknown.
 CREATE OR REPLACE FUNCTION session_lock.release_tasks_TODO_NAME(
   p_id bigint, p_nonce uuid, p_keys TODO_KEY_TYPE[], p_tokens bigint[],
@@ -302,7 +303,9 @@ BEGIN
   IF NOT FOUND THEN
     RETURN false;
   END IF;
-  v_held := ARRAY(SELECT s.task_key FROM session_lock.standing_TODO_NAME(p_id, p_keys, p_tokens) AS s WHERE s.standing = 'held');
+  v_held := ARRAY(
+    SELECT s.task_key FROM session_lock.standing_TODO_NAME(p_id, p_keys, p_tokens) AS s WHERE s.standing = 'held'
+  );
   UPDATE TODO_TABLE AS t SET session_id = NULL, attempts = greatest(t.attempts - 1, 0) WHERE t.TODO_KEY = ANY (v_held);
   UPDATE session_lock.session AS s SET ended_at = session_lock.clock() WHERE s.id = p_id;
   RETURN true;

@@ -11,8 +11,8 @@ ALTER TABLE TODO_TABLE
   ADD COLUMN IF NOT EXISTS attempts integer NOT NULL DEFAULT 0,              -- claims that count
   ADD COLUMN IF NOT EXISTS available_at timestamptz NOT NULL DEFAULT now();  -- not before; infinity is parked
 
--- Every call looks for tasks: an index that finds them, on the columns of TODO_ORDER that this table has. If the table
--- is large, make the index by hand and CONCURRENTLY.
+-- Every call looks for tasks: an index that finds those that are pending, in their order if this table knows it. If the
+-- table is large, make the index by hand and CONCURRENTLY.
 CREATE INDEX IF NOT EXISTS TODO_NAME_pending ON TODO_TABLE (TODO_INDEX) WHERE (TODO_INDEX_CONDITION);
 
 RESET lock_timeout;

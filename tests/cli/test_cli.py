@@ -314,7 +314,7 @@ async def test_a_mapping_that_is_not_there(cli, mapping, expected):
     (cli.folder / "lacks.py").write_text("import not_here")
     (cli.folder / "exits.py").write_text("def (")
     (cli.folder / "unsettled.py").write_text(
-        "from session_lock.table import TaskTable\nemails = TaskTable'email', key='id', pending=' ', finish='a = 1'"
+        "from session_lock.table import TaskTable\nemails = TaskTable('email', key='id', pending=' ', finish='a = 1')"
     )
     assert await cli("check", mapping.format(module=cli.module)) == 2
     assert expected in cli.err

@@ -167,7 +167,8 @@ class Database(Protocol[T_co]):
 
         Free is a task that nobody holds, that an ended session held, or that this session holds without knowing it (it
         is not in `held`: a claim whose answer was lost). A task that is locked by somebody is passed over. `limit` is cut
-        to the session's capacity and, unless `over_share`, to its share. One call at a time per session.
+        to the session's capacity and, unless `over_share`, to its share; to nothing while the session drains or its mapping
+        is paused. One call at a time per session.
         """
         ...
 

@@ -92,8 +92,8 @@ BEGIN
 END
 $function$;
 
--- The sessions of a name: those that have ended and whose tasks may still have to be found, and those that share the
--- work. Expired ones are ended on the way, if there are any: under FOR UPDATE, so that none ends beneath an open claim or
+-- The sessions of a name: those that have ended and whose tasks may still have to be found, and those that may be
+-- given work now: live, not draining, and none of them while the name is paused. Expired ones are ended on the way, if there are any: under FOR UPDATE, so that none ends beneath an open claim or
 -- finish of its own, and with SKIP LOCKED, so that nobody waits for one that is in its finishing transaction.
 -- The caller must use the list in a *later* statement: what an ended session claimed is visible to that one.
 CREATE OR REPLACE FUNCTION session_lock.sessions_of(
@@ -104,6 +104,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
   v_expired boolean;
+  v_paused  boolean := EXISTS (SELECT FROM session_lock.pause AS p WHERE p.name = p_name);
 BEGIN
   FOR v_round IN 1..2 LOOP
     SELECT coalesce(array_agg(s.id) FILTER (WHERE s.ended_at IS NOT NULL), '{}'),
@@ -112,7 +113,7 @@ BEGIN
            coalesce(bool_or(s.ended_at IS NULL AND s.expires_at <= p_now), false)
       INTO ended, sharing, capacities, v_expired
       FROM session_lock.session AS s,
-           LATERAL (SELECT s.ended_at IS NULL AND s.expires_at > p_now AND NOT s.draining) AS live (sharing)
+           LATERAL (SELECT s.ended_at IS NULL AND s.expires_at > p_now AND NOT s.draining AND NOT v_paused) AS live (sharing)
      WHERE s.name = p_name AND s.swept_at IS NULL;
     EXIT WHEN NOT v_expired OR v_round = 2;
 

@@ -114,9 +114,10 @@ BEGIN
   SELECT s.ended, s.sharing, s.capacities INTO my.ended, my.sharing, my.capacities
     FROM session_lock.sessions_of(my.name, my.clock) AS s;
 
-  -- 3 The share: of the tasks that are there, held ones included, counted no further than it takes to allow all that is
-  --   wanted. Alone, or after its patience, a session takes what it has room for.
-  my.want := least(p_limit, my.capacity - cardinality(my.held));
+  -- 3 The share, for who may be given work at all (not while it drains, or the mapping is paused): of the tasks that are
+  --   there, held ones included, counted no further than it takes to allow all that is wanted. Alone, or after its
+  --   patience, a session takes what it has room for.
+  my.want := CASE WHEN p_id = ANY (my.sharing) THEN least(p_limit, my.capacity - cardinality(my.held)) ELSE 0 END;
   IF my.want > 0 AND NOT p_over_share AND cardinality(my.sharing) > 1 THEN
     my.total := (SELECT sum(c) FROM unnest(my.capacities) AS c);
     my.enough := least(my.total, ceil((cardinality(my.held) + my.want)::numeric * my.total / my.capacity));
@@ -350,7 +351,7 @@ BEGIN
 
   UPDATE __table__ AS t
      SET __session_id__ = NULL,
-         __attempts__ = greatest(t.__attempts__ - r.give_back::integer, 0),
+         __attempts__ = greatest(t.__attempts__ - coalesce(r.give_back, false)::integer, 0),
          __available_at__ = CASE
            WHEN r.after IS NULL THEN t.__available_at__
            WHEN r.after = 'infinity' THEN 'infinity'

@@ -213,10 +213,12 @@ class MemoryDatabase(MemoryTable[T]):
         self, session: MemorySession, limit: int, held: int, now: float, *, over_share: bool
     ) -> tuple[int, int | None]:
         """How many tasks to claim, and the share, if it was worked out."""
-        want = max(0, min(limit, session.capacity - held))
         sharing = {
-            each.id: each.capacity for each in self._sessions.values() if each.live(now) and not each.draining
+            each.id: each.capacity
+            for each in self._sessions.values()
+            if each.live(now) and not each.draining and not self._paused
         }
+        want = max(0, min(limit, session.capacity - held)) if session.id in sharing else 0
         if want == 0 or over_share or len(sharing) < 2:
             return want, None
         total = sum(sharing.values())

@@ -207,7 +207,7 @@ BEGIN
     FROM session_lock.sessions_of(v_name, v_clock) AS s;
 
   -- 3 The share, where there is less than all could take together. Counted no further than that.
-  v_want := least(p_limit, v_capacity - cardinality(v_held));
+  v_want := CASE WHEN p_id = ANY (v_sharing) THEN least(p_limit, v_capacity - cardinality(v_held)) ELSE 0 END;
   IF v_want > 0 AND NOT p_over_share AND cardinality(v_sharing) > 1 THEN
     v_total := (SELECT sum(c) FROM unnest(v_capacities) AS c);
     SELECT count(*) INTO v_tasks

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from session_lock.database import Outcome
+
 from .conftest import Suite, keys
 
 
@@ -104,11 +106,25 @@ async def test_who_drains_is_not_counted(suite: Suite):
     assert await shares(suite, [first, third]) == [(2, 2), (2, 2)]
 
 
-async def test_who_drains_has_no_share(suite: Suite):
+@pytest.mark.parametrize("others", [0, 1, 2])
+async def test_who_drains_gets_nothing(suite: Suite, others: int):
     await suite.add(4)
-    draining, _, _ = [await suite.start() for _ in range(3)]
+    draining, *_ = [await suite.start() for _ in range(1 + others)]
     await suite.bump(draining, draining=True)
-    assert await shares(suite, [draining]) == [(0, 0)]
+    assert await shares(suite, [draining]) == [(0, None)]
+    assert keys(await suite.work(draining, over_share=True)) == []
+
+
+async def test_who_is_paused_gets_nothing_and_finishes_what_it_has(suite: Suite):
+    first, second, _ = await suite.add(3)
+    lease = await suite.start()
+    claims = await suite.claim(lease, 2)
+    await suite.pause()
+    work = await suite.work(lease, held=[first, second])
+    assert keys(work) == []
+    assert await suite.finish(lease, *claims) == [Outcome.FINISHED] * 2
+    await suite.resume()
+    assert len(keys(await suite.work(lease))) == 1
 
 
 @pytest.mark.parametrize("end", ["expired", "ended"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 import pglast
 import pytest
 
+from session_lock import Batch, PostgresDatabase, Runner, Settings, Task
 from session_lock.schema import source
 from tests.sql.schedule import Actor, Lab, sqlstate
 from tests.sql.test_sources import code_of, functions, option
@@ -101,7 +105,6 @@ def test_the_rules_of_our_own_files_hold():
     code = code_of(source(ALWAYS))
     assert not re.search(r"\bnow\(|clock_timestamp|\btimestamp\b|SAVEPOINT|EXCEPTION WHEN", code)
     for name, function, _ in functions(source(ALWAYS)):
-        assert function.replace
         if name.startswith("standing"):
             continue
         [path] = [each for each in option(function, "set") if each.name == "search_path"]
@@ -349,3 +352,44 @@ async def test_the_role_has_no_other_rights(shop):
         "SELECT FROM session_lock.session",
     ):
         assert await sqlstate(runner.execute(statement)) == "42501"
+
+
+# Under the Runner ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Order:
+    id: int
+    customer: str
+    placed_at: datetime
+
+
+async def test_it_runs_under_the_runner(shop, database):
+    packed: list[Order] = []
+
+    async def pack(batch: Batch[Order]) -> list[Task[Order]]:
+        packed.extend(task.data for task in batch)
+        first, *rest = batch
+        async with first.transaction() as connection:  # it may finish, and nothing else
+            assert await connection.fetchval("SELECT current_user") == "app"
+        return rest
+
+    orders = PostgresDatabase(database.app_dsn, functions="packing", key=int, decode=Order)
+    admin = await asyncpg.connect(database.admin_dsn)
+    try:
+        due = await admin.fetch(
+            "SELECT o.id, c.name FROM shop.orders AS o JOIN shop.customer AS c ON c.id = o.customer_id"
+            " WHERE c.blocked_at IS NULL AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = o.id)"
+            " ORDER BY c.is_vip DESC, o.placed_at"
+        )
+        async with Runner(orders, pack, Settings(start_jitter=0, poll_interval=0.05)):
+            async with asyncio.timeout(10):
+                while await admin.fetchval("SELECT count(*) FROM shop.orders WHERE state = 'packed'") < len(
+                    due
+                ):
+                    await asyncio.sleep(0.02)
+        assert [(order.id, order.customer) for order in packed] == [tuple(row) for row in due]
+        assert await admin.fetchval("SELECT count(*) FROM shop.orders WHERE session_id IS NOT NULL") == 0
+    finally:
+        await orders.close()
+        await admin.close()

@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 
@@ -40,8 +40,7 @@ class RunningBlock(ABC):
             raise RuntimeError(f"a {type(self).__name__} is entered once: make another one")
         self._block = asyncio.create_task(self.run(), name="session_lock block")
         self._block.add_done_callback(self._block_ended)
-        await asyncio.sleep(0)  # let it begin
-        return self
+        return self  # without an await: whoever is cancelled there would leave it running
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -49,19 +48,24 @@ class RunningBlock(ABC):
         assert self._block is not None
         self.stop()
         await wait_through({self._block}, self._abort)
-        if self.failed is not None and error is None:
-            raise self.failed
+        failure = failure_of(self._block)
+        if failure is not None and error is None:
+            raise failure
 
     def _block_ended(self, block: asyncio.Task[None]) -> None:
-        if block.cancelled() or (error := block.exception()) is None:
+        if (error := failure_of(block)) is None:
             return
         self.failed = error
-        logger.critical("the %s has died: %s", type(self).__name__, error)
+        logger.critical("the %s has died: %s: %s", type(self).__name__, type(error).__name__, error)
         if self._on_failure is not None:
             self._on_failure(error)
 
 
-async def wait_through(tasks: set[asyncio.Task[None]], on_cancel: Callable[[], None]) -> None:
+def failure_of(task: asyncio.Task[Any]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()
+
+
+async def wait_through(tasks: set[asyncio.Task[Any]], on_cancel: Callable[[], None]) -> None:
     """Wait until the tasks have ended, also when cancelled meanwhile: `on_cancel` is called then, and it is raised last.
 
     anyio cancels by level, that is again at each turn of the loop; the shield makes that one cancellation.

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from session_lock.hold import Hold, describe
+from session_lock.hold import Ending, Hold, describe
 from session_lock.tasks import Batch, Discard, Failure, Finish, Release, Task, Tasker
 
 T = TypeVar("T")
@@ -26,7 +26,12 @@ async def _supervise(hold: Hold[T], tasker: Tasker[T], batch: Batch[T]) -> BaseE
     """One call of the tasker in a task of its own, outside of the group, so that a stubborn one can be left behind."""
 
     async def call_tasker() -> object:
-        return await tasker(batch)
+        try:
+            return await tasker(batch)
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Raised by a task these end the loop, under the hands of all others. The Runner stops, and raises it then.
+            hold.end(Ending.FAILED, error)
+            return error
 
     call = asyncio.create_task(call_tasker(), name=f"session_lock tasker, session {hold.lease.id}")
     hold.running[call] = batch
@@ -82,26 +87,36 @@ def _judge(hold: Hold[T], batch: Batch[T], call: asyncio.Task[object]) -> BaseEx
 
 def _accomplished(hold: Hold[T], batch: Batch[T], returned: object) -> BaseException | None:
     """Settle the tasks that the call returned; what else is in there is refused one by one, and the rest counts."""
+    if isinstance(returned, KeyboardInterrupt | SystemExit):
+        return returned
     if not isinstance(returned, Iterable):
-        return TypeError(
-            f"a tasker returns the tasks that it has accomplished, not {type(returned).__name__}"
-        )
+        kind = type(returned).__name__
+        logger.error(
+            "a tasker returns the tasks that it has accomplished; one of session %d returned %s",
+            hold.lease.id, kind,
+        )  # fmt: skip
+        return TypeError(f"a tasker returns the tasks that it has accomplished, not {kind}")
     own = set(batch)
     seen: set[Task[Any]] = set()
+    foreign = repeated = 0
+    error: BaseException | None = None
     try:
         for item in returned:
             if not isinstance(item, Task) or item not in own:
-                logger.error(
-                    "a tasker of session %d returned what is no task of its batch: refused", hold.lease.id
-                )
+                foreign += 1
             elif item in seen:
-                logger.error("a tasker of session %d returned a task twice: counted once", hold.lease.id)
+                repeated += 1
             else:
                 seen.add(item)
                 hold.settle(item, Finish())
-    except Exception as error:  # noqa: BLE001 (the user's generator: what it gave before counts)
-        return error
-    return None
+    except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 (the user's generator: what it gave before counts)
+        error = raised
+    if foreign or repeated:
+        logger.error(
+            "a tasker of session %d returned %d things that are no tasks of its batch, and %d tasks again: refused",
+            hold.lease.id, foreign, repeated,
+        )  # fmt: skip
+    return error
 
 
 def _retrieve(call: asyncio.Task[object]) -> None:

@@ -8,17 +8,14 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from session_lock import session
 from session_lock.database import Database, Work
 from session_lock.errors import DatabaseError, SessionLost
 from session_lock.hold import Ending, Hold
-from session_lock.session import lease_clock
 
 T = TypeVar("T")
 
 logger = logging.getLogger("session_lock.fetch")
-
-FULL_LOOK = 64
-"""Every so many claims one looks from the start, not from the remembered position: for rows that committed late."""
 
 
 async def fetch(
@@ -29,32 +26,39 @@ async def fetch(
     clock = asyncio.get_running_loop().time
     prefetched = max(0, hold.capacity - slots * tasks_per_call)
     position: str | None = None
-    rounds = 0
-    idle_since: float | None = None  # free slots and nothing for them, since then
+    full_look = clock()  # from the start of the order and not from a position: when that was done last
+    held_back_since: float | None = None  # free slots, and the share lets them have nothing, since then
 
     while hold.ending is None:
         room = hold.capacity - len(hold.held)
         if hold.paused or room <= 0 or len(hold.ready) > prefetched // 2:
-            idle_since = None
+            held_back_since = None
+            hold.room.clear()
             await _wait(hold.room, hold, settings.poll_interval if hold.paused else None)
             continue
 
-        rounds += 1
-        start = None if rounds % FULL_LOOK == 0 else position
-        over_share = idle_since is not None and clock() - idle_since >= settings.patience
-        work = await _look(hold, find, room, start, over_share=over_share)
+        hold.asked.clear()  # who asks from here on may have seen what this look does not
+        if position is None or clock() - full_look >= settings.poll_interval:
+            # What lies before the position (tasks of the dead, rows that committed late) waits no longer than a poll.
+            position, full_look = None, clock()
+        over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
+        held = len(hold.held)
+        work = await _look(hold, find, room, position, over_share=over_share)
         if work is None:
             position = None
             pause = random.uniform(0.1, 1.0) * settings.poll_interval * min(2**hold.failed_looks, 10)
-            await _wait(hold.room, hold, pause)
+            await _wait(hold.asked, hold, pause)
             continue
         position = work.position if len(work.tasks) == room else None
         if work.tasks:
-            idle_since = None
+            held_back_since = None
             continue
-        if idle_since is None and len(hold.running) < slots and not hold.ready:
-            idle_since = clock()
-        pause = _pause(hold, work, None if idle_since is None else clock() - idle_since)
+        # A session that was merely idle keeps to its share: what comes next is for all.
+        if work.share is None or work.share > held or len(hold.running) == slots or hold.ready:
+            held_back_since = None
+        elif held_back_since is None:
+            held_back_since = clock()
+        pause = _pause(hold, work, None if held_back_since is None else clock() - held_back_since)
         await _wait(hold.asked, hold, pause)  # room alone is no reason to look again
 
 
@@ -75,7 +79,7 @@ async def _look(
             return None  # a keepalive comes first
         work = await _get_work(hold, room, position, over_share=over_share)
     except SessionLost as error:
-        hold.lose(str(error))
+        hold.lost(error)
     except DatabaseError as error:
         if not error.retryable:
             hold.end(Ending.FAILED, error)
@@ -110,7 +114,7 @@ async def _still_here(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Data
 
 
 async def _get_work(hold: Hold[T], room: int, position: str | None, *, over_share: bool) -> Work[T]:
-    sent_at = lease_clock()
+    sent_at = session.lease_clock()
     with hold.telemetry.phase("fetch", may_be_idle=True, session_id=hold.lease.id, room=room) as phase:
         work = await hold.call(
             "get_work",
@@ -127,20 +131,19 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, *, over_shar
     return work
 
 
-def _pause(hold: Hold[Any], work: Work[Any], idle: float | None) -> float:
+def _pause(hold: Hold[Any], work: Work[Any], held_back: float | None) -> float:
     """How long to sleep after there was nothing: a poll interval, or until a task is due or the patience is over."""
     settings = hold.settings
     seconds = settings.poll_interval * random.uniform(0.8, 1.2)
     if work.next_due is not None:
         seconds = min(seconds, work.next_due)
-    if work.share is not None and idle is not None and idle < settings.patience:
-        seconds = min(seconds, settings.patience - idle)
+    if held_back is not None:
+        seconds = min(seconds, settings.patience - held_back)
     return max(seconds, 0.001)
 
 
 async def _wait(event: asyncio.Event, hold: Hold[Any], seconds: float | None) -> None:
     """Sleep, or until the event is set, or the lease comes to its end."""
-    event.clear()
     if hold.ending is not None:
         return
     try:

@@ -23,61 +23,76 @@ logger = logging.getLogger("session_lock.finish")
 AT_ONCE = 1000
 """Outcomes in one call, at most."""
 
+ERROR_LENGTH = 4000
+"""Characters of an error that are kept."""
+
+LOCKED_PAUSE = 0.05
+"""Seconds before a row is tried again that somebody had locked."""
+
 
 async def finish(hold: Hold[T]) -> None:
     """Record what the execute phase puts, until no more will come and all is recorded, or nothing more can be."""
-    while True:
-        while not hold.outcomes and hold.recording:
-            hold.outcome_or_end.clear()
-            await hold.outcome_or_end.wait()
-        if not hold.outcomes:
-            return
-        if not await _record(hold, _take(hold)):
-            return
-
-
-def _take(hold: Hold[T]) -> list[Settlement[T]]:
-    """The next outcomes, each key once: an older claim of a key is recorded before a newer one."""
-    taken: dict[TaskKey, Settlement[T]] = {}
-    while hold.outcomes and len(taken) < AT_ONCE and hold.outcomes[0][0].key not in taken:
-        task, verdict = hold.outcomes.popleft()
-        taken[task.key] = (task, verdict)
-    return list(taken.values())
-
-
-async def _record(hold: Hold[T], settlements: list[Settlement[T]]) -> bool:
-    """Record these; False if the session is over, so that nothing can be recorded any more."""
+    clock = asyncio.get_running_loop().time
+    # Locked by somebody's transaction: asked again from `due` on, and holding up no other.
+    locked: list[Settlement[T]] = []
+    due = 0.0
     failures = 0
-    while settlements:
+    while hold.recording or hold.outcomes or locked:
+        settlements = _take(hold, locked, again=clock() >= due)
+        if not settlements:
+            await _wait(hold, due - clock() if locked else None)
+            continue
         try:
-            settlements = await _record_once(hold, settlements)
-            pause = 0.05 if settlements else 0.0  # locked by somebody: ask again soon
+            locked += await _record(hold, settlements)
+            failures, due = 0, clock() + LOCKED_PAUSE
         except SessionLost as error:
-            hold.lose(str(error))
-            logger.warning("%d outcomes of session %d could not be recorded", len(settlements), hold.lease.id)
-            return False
+            hold.lost(error)
+            break
         except DatabaseError as error:
             if not error.retryable:
                 hold.end(Ending.FAILED, error)
-                return False
+                continue
+            hold.outcomes.extendleft(reversed(settlements))
             failures += 1
             (logger.warning if failures == 1 else logger.debug)(
                 "session %d cannot record outcomes: %s", hold.lease.id, error
             )
-            pause = random.uniform(0.05, 0.1) * min(2**failures, 32)
         except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
             hold.end(Ending.FAILED, error)
-            return False
-        if settlements and hold.session.left() <= 0:
-            hold.lose(f"{len(settlements)} outcomes could not be recorded in time")
-            return False
-        if pause:
-            await asyncio.sleep(pause)
-    return True
+            continue
+        if (failures or locked) and hold.session.left() <= 0:
+            hold.lose("its last outcomes could not be recorded in time")
+            break
+        if failures:
+            await asyncio.sleep(random.uniform(0.05, 0.1) * min(2**failures, 32))
 
 
-async def _record_once(hold: Hold[T], settlements: list[Settlement[T]]) -> list[Settlement[T]]:
-    """One call for what is finished and one for what is given back; returns what has to be asked again."""
+def _take(hold: Hold[T], locked: list[Settlement[T]], *, again: bool) -> list[Settlement[T]]:
+    """The next outcomes, each key once: an older claim of a key is recorded before a newer one."""
+    taken: list[Settlement[T]] = []
+    keys: set[TaskKey] = {task.key for task, _ in locked}
+    if again:
+        taken, locked[:] = [*locked], []
+    while hold.outcomes and len(taken) < AT_ONCE and hold.outcomes[0][0].key not in keys:
+        taken.append(hold.outcomes.popleft())
+        keys.add(taken[-1][0].key)
+    return taken
+
+
+async def _wait(hold: Hold[Any], seconds: float | None) -> None:
+    hold.outcome_or_end.clear()
+    try:
+        async with asyncio.timeout(seconds):
+            await hold.outcome_or_end.wait()
+    except TimeoutError:
+        pass
+
+
+async def _record(hold: Hold[T], settlements: list[Settlement[T]]) -> list[Settlement[T]]:
+    """One call for what is finished and one for what is given back; returns what has to be asked again.
+
+    If a call fails, `settlements` is left with what was not answered.
+    """
     finished: list[Settlement[T]] = [each for each in settlements if isinstance(each[1], Finish)]
     given_back: list[Settlement[T]] = [each for each in settlements if not isinstance(each[1], Finish)]
     again: list[Settlement[T]] = []
@@ -150,10 +165,16 @@ def _handback(task: Task[Any], verdict: Verdict) -> Handback:
         case Release(after):
             return Handback(claim, after=after, give_back_attempt=True)
         case Discard(reason):
-            return Handback(claim, discard=True, error=reason or None)
+            return Handback(claim, discard=True, error=_storable(reason) or None)
         case Park(error):
-            return Handback(claim, after=math.inf, error=error)
+            return Handback(claim, after=math.inf, error=_storable(error))
         case Failure(error):
-            return Handback(claim, after=retry_delay(task.attempt), error=error)
+            return Handback(claim, after=retry_delay(task.attempt), error=_storable(error))
         case Finish():
             raise AssertionError("a finish is no handback")
+
+
+def _storable(error: object) -> str:
+    """A text column takes neither NUL nor half of a surrogate pair; and nobody reads a megabyte."""
+    text = str(error)[:ERROR_LENGTH].replace("\0", "\\0")
+    return text.encode(errors="backslashreplace").decode()

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from session_lock.block import RunningBlock, logger, wait_through
+from session_lock.block import RunningBlock, failure_of, logger, wait_through
 from session_lock.errors import SettingsError
+from session_lock.hold import describe
 from session_lock.runner import Runner
 
 
@@ -24,19 +25,24 @@ class RunnerGroup(RunningBlock):
         if len(set(map(id, runners))) < len(runners):
             raise SettingsError("a RunnerGroup was given the same Runner twice")
         self._runners = runners
+        self._started = False
         self._on_failure = on_failure
 
     async def run(self) -> None:
         """Run all until `stop()` or cancellation, as `Runner.run()` does for one."""
-        running = {asyncio.create_task(runner.run(), name="session_lock runner") for runner in self._runners}
+        if self._started:
+            raise RuntimeError("a RunnerGroup runs once: make another one")
+        self._started = True
+        running = [asyncio.create_task(runner.run(), name="session_lock runner") for runner in self._runners]
         for task in running:
             task.add_done_callback(self._stop_after_a_failure)
         try:
-            await asyncio.shield(asyncio.gather(*running, return_exceptions=True))
+            if running:
+                await asyncio.wait(running)
         except asyncio.CancelledError:
             self.stop()
             try:
-                await wait_through(running, self._abort)
+                await wait_through(set(running), self._abort)
             finally:
                 self._log(self._failures(running))
             raise
@@ -60,16 +66,14 @@ class RunnerGroup(RunningBlock):
             runner._abort()  # noqa: SLF001 (the same family)
 
     def _stop_after_a_failure(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
+        if failure_of(task) is not None:
             self.stop()
 
     @staticmethod
-    def _failures(running: set[asyncio.Task[None]]) -> list[BaseException]:
-        return [
-            failure for task in running if not task.cancelled() and (failure := task.exception()) is not None
-        ]
+    def _failures(running: list[asyncio.Task[None]]) -> list[BaseException]:
+        return [failure for task in running if (failure := failure_of(task)) is not None]
 
     @staticmethod
     def _log(failures: list[BaseException]) -> None:
         for failure in failures:
-            logger.error("another Runner of the group failed: %s", failure)
+            logger.error("another Runner of the group failed: %s", describe(failure))

@@ -65,7 +65,8 @@ class Hold(Generic[T]):
         self._settled: set[Task[T]] = set()  # that have a verdict, while they are held or begun
 
         self.ending: Ending | None = None
-        self.failure: Exception | None = None  # with Ending.FAILED: what run() raises
+        self.drain_until = 0.0  # with an ending: the loop's time at which the running calls are cancelled
+        self.failure: BaseException | None = None  # what run() raises when the lease has ended
         self.paused = False
         self.failed_looks = 0  # calls of get_work in a row that failed
         self.share: int | None = None
@@ -91,10 +92,6 @@ class Hold(Generic[T]):
             sent_at=sent_at, left=left, ttl=self.settings.lease_ttl, guard=self.settings.guard
         )
 
-    def may_start(self) -> bool:
-        """Whether a task may be begun: not when the lease is about to end."""
-        return self.ending is None and self.session.left() > self.settings.cancel_grace
-
     async def call(self, what: str, verb: Coroutine[Any, Any, R]) -> R:
         """A verb of the database within the call timeout. The connection of one that is late is given up."""
         try:
@@ -105,18 +102,25 @@ class Hold(Generic[T]):
                 f"{what} did not answer within call_timeout={self.settings.call_timeout:g} seconds"
             ) from error
 
-    def end(self, ending: Ending, failure: Exception | None = None) -> None:
+    def end(self, ending: Ending, failure: BaseException | None = None) -> None:
         """Begin to end the lease: no more claims, no more calls of the tasker. The first reason stands, but LOST."""
+        self.failure = self.failure or failure
         if self.ending is None or (ending is Ending.LOST and self.ending is not Ending.LOST):
             self.ending = ending
-            self.failure = self.failure or failure
+            self.drain_until = asyncio.get_running_loop().time() + self.settings.drain_timeout
             for event in (self.ready_or_ending, self.room, self.asked, self.beat_now):
                 event.set()
+            self.give_back()
         if ending is Ending.LOST:
             self.cancel_running()
 
+    def lost(self, error: SessionLost) -> None:
+        """The server says that the session is gone."""
+        self.session.lost.set()
+        self.lose(str(error))
+
     def lose(self, reason: str) -> None:
-        """The server says that the session is gone, or its lease could not be renewed in time."""
+        """Nothing may be done for the session any more, but to try to record what is accomplished."""
         if self.ending is not Ending.LOST:
             logger.warning(
                 "session %d is lost: %s", self.lease.id, reason, extra={"session_id": self.lease.id}
@@ -161,6 +165,9 @@ class Hold(Generic[T]):
         claim = claimed.claim
         data: Any = claimed.data
         task = Task(claim.key, data, claimed.attempt, claim.token, self.lease.id, self)
+        older = self.held.get(claim.key)
+        if older is not None and older in self.ready:
+            self.ready.remove(older)
         self.held[claim.key] = task
         if claimed.error is not None:
             self.settle(task, Failure(f"decode failed: {describe(claimed.error)}"))
@@ -173,7 +180,9 @@ class Hold(Generic[T]):
         while not self.ready and self.ending is None:
             self.ready_or_ending.clear()
             await self.ready_or_ending.wait()
-        if not self.may_start():
+        if self.ending is None and self.session.left() <= self.settings.cancel_grace:
+            self.lose("its lease ran out while this process stood still")
+        if self.ending is not None:
             return None
         batch = Batch([self.ready.popleft() for _ in range(min(most, len(self.ready)))], self)
         self._begun.update(batch)
@@ -189,6 +198,8 @@ class Hold(Generic[T]):
 
     def settle(self, task: Task[Any], verdict: Verdict) -> None:
         """The first verdict on a task stands; it is recorded by the finish phase."""
+        if isinstance(verdict, Release) and not _is_delay(verdict.after):
+            raise ValueError("a task is released after a number of seconds, from 0 on, or None")
         if task in self._settled:
             return
         self._settled.add(task)
@@ -248,6 +259,10 @@ class Hold(Generic[T]):
 
 def claims_of(tasks: Iterable[Task[Any]]) -> list[Claim]:
     return [Claim(task.key, task.token) for task in tasks]
+
+
+def _is_delay(after: object) -> bool:
+    return after is None or (isinstance(after, int | float) and after >= 0)
 
 
 def describe(error: BaseException) -> str:

@@ -8,9 +8,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from session_lock import session
 from session_lock.errors import DatabaseError, SessionLost
 from session_lock.hold import Ending, Hold
-from session_lock.session import lease_clock
 
 logger = logging.getLogger("session_lock.keepalive")
 
@@ -22,10 +22,11 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
     """
     settings = hold.settings
     delay = settings.keepalive_interval
+    failures = 0
     while hold.ending is not Ending.LOST:
         await _sleep_or_event(hold.beat_now, delay * random.uniform(0.9, 1.1))
         hold.beat_now.clear()
-        sent_at = lease_clock()
+        sent_at = session.lease_clock()
         try:
             with hold.telemetry.phase("keepalive", may_be_idle=True, session_id=hold.lease.id) as phase:
                 phase.idle = True
@@ -36,10 +37,13 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
                     ),
                 )
         except SessionLost as error:
-            hold.lose(str(error))
+            hold.lost(error)
             return
         except DatabaseError as error:
-            logger.warning(
+            if not error.retryable:
+                hold.end(Ending.FAILED, error)
+            failures += 1
+            (logger.warning if failures == 1 else logger.debug)(
                 "keepalive of session %d failed, %.1f s are left: %s",
                 hold.lease.id,
                 hold.session.left(),
@@ -51,7 +55,7 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
             hold.end(Ending.FAILED, error)
             delay = settings.keepalive_interval
             continue
-        delay = settings.keepalive_interval
+        delay, failures = settings.keepalive_interval, 0
         hold.renewed(sent_at, beat.left)
         hold.paused = beat.pause
         if beat.give_back:
@@ -70,7 +74,7 @@ async def watch_deadline(hold: Hold[Any]) -> None:
             hold.lose(f"its lease was not renewed in time, {hold.session.left():.1f} seconds are left")
             return
         # The deadline's clock goes on in a suspend, the loop's does not: look again now and then.
-        await asyncio.sleep(min(left, hold.settings.keepalive_interval))
+        await asyncio.sleep(max(0.001, min(left, hold.settings.keepalive_interval)))
 
 
 async def _sleep_or_event(event: asyncio.Event, seconds: float) -> None:

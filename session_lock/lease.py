@@ -8,11 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from session_lock.database import Database
-from session_lock.errors import SessionLockError
 from session_lock.execute import execute
 from session_lock.fetch import fetch
 from session_lock.finish import finish
-from session_lock.hold import Ending, Hold, claims_of
+from session_lock.hold import Ending, Hold, claims_of, describe
 from session_lock.keepalive import keepalive, watch_deadline
 from session_lock.tasks import Tasker
 
@@ -41,23 +40,35 @@ async def live(
         await asyncio.wait({fetching})  # 1 from here on nothing is claimed
         await _drain(hold, slots)  # 2 every call has ended, or is abandoned: each task has its verdict
         hold.stop_recording()
-        await asyncio.wait({recording}, timeout=hold.settings.shutdown_timeout)  # 3 they are recorded
+        deadline = asyncio.get_running_loop().time() + hold.settings.shutdown_timeout
+        await _await_records(hold, recording)  # 3 they are recorded
         for phase in (recording, renewing, watching):  # 4 the lease was held until here
             phase.cancel()
-    await _end(hold)
+    await _end(hold, deadline)
 
 
 async def _drain(hold: Hold[Any], slots: list[asyncio.Task[None]]) -> None:
     """Let the calls under way end: by themselves at first, then cancelled, then without them."""
-    hold.give_back()
-    hold.beat_now.set()  # the shares of the others grow at once
-    await asyncio.wait(slots, timeout=hold.settings.drain_timeout)
+    hold.give_back()  # what the last look brought
+    left = hold.drain_until - asyncio.get_running_loop().time()
+    await asyncio.wait(slots, timeout=max(0.0, left))
     if any(not slot.done() for slot in slots):
         hold.cancel_running()
         await asyncio.wait(slots)
 
 
-async def _end(hold: Hold[Any]) -> None:
+async def _await_records(hold: Hold[Any], recording: asyncio.Task[None]) -> None:
+    """The end of the session has its part of `shutdown_timeout` too: a call's time, or half of it all."""
+    settings = hold.settings
+    left_for_end = min(settings.call_timeout, settings.shutdown_timeout / 2)
+    await asyncio.wait({recording}, timeout=settings.shutdown_timeout - left_for_end)
+    if unrecorded := hold.held.keys() - hold.abandoned:
+        logger.warning(
+            "session %d ends with %d tasks whose outcome is not recorded", hold.lease.id, len(unrecorded)
+        )
+
+
+async def _end(hold: Hold[Any], deadline: float) -> None:
     """End the session, so that its tasks need not wait for the lease to run out; unless somebody still works on one."""
     if hold.ending is Ending.LOST and hold.session.left() <= 0:
         return
@@ -68,9 +79,12 @@ async def _end(hold: Hold[Any]) -> None:
         return
     with hold.telemetry.phase("end", session_id=hold.lease.id, held=len(hold.held)) as phase:
         try:
-            await hold.call(
-                "end_session", hold.database.end_session(hold.lease, claims_of(hold.held.values()))
-            )
-        except SessionLockError as error:
+            async with asyncio.timeout_at(deadline):
+                await hold.call(
+                    "end_session", hold.database.end_session(hold.lease, claims_of(hold.held.values()))
+                )
+        except Exception as error:  # noqa: BLE001 (nothing is left to be done about it)
             phase.error = error
-            logger.warning("session %d could not be ended and is left to expire: %s", hold.lease.id, error)
+            logger.warning(
+                "session %d could not be ended and is left to expire: %s", hold.lease.id, describe(error)
+            )

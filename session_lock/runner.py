@@ -11,12 +11,12 @@ import socket
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from session_lock import session
 from session_lock.block import RunningBlock, wait_through
 from session_lock.database import Database, DatabaseFinder
 from session_lock.errors import DatabaseError, SettingsError
 from session_lock.hold import Ending, Hold, describe
 from session_lock.lease import live
-from session_lock.session import lease_clock
 from session_lock.settings import Settings
 from session_lock.tasks import Tasker, each
 from session_lock.telemetry import Telemetry, TracerProvider
@@ -49,11 +49,13 @@ class Runner(RunningBlock, Generic[T]):
         idle_spans: bool = True,
     ) -> None:
         if not callable(tasker) or inspect.isasyncgenfunction(tasker):
-            raise SettingsError(f"the tasker must be an async function that takes a batch, not {tasker!r}")
+            raise SettingsError(
+                f"the tasker must be an async function that takes a batch, not {type(tasker).__name__}"
+            )
         self.settings = settings or Settings()
         if not callable(database) and not hasattr(database, "get_work"):
             raise SettingsError(
-                f"a Runner needs a Database or an async function that returns one, not {database!r}"
+                f"a Runner needs a Database or an async function that returns one, not {type(database).__name__}"
             )
         self._database = database
         self._tasker = tasker
@@ -68,7 +70,7 @@ class Runner(RunningBlock, Generic[T]):
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hold: Hold[T] | None = None
-        self._engine: asyncio.Task[None] | None = None
+        self._engine: asyncio.Task[BaseException | None] | None = None
 
     # From the outside ----------------------------------------------------------------------------------------
 
@@ -85,25 +87,29 @@ class Runner(RunningBlock, Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._engine = asyncio.create_task(self._live_lease_after_lease(), name="session_lock engine")
         try:
-            await asyncio.shield(self._engine)
+            await asyncio.wait({self._engine})
         except asyncio.CancelledError:
             self.stop()
             try:
                 await wait_through({self._engine}, self._abort)
             finally:
-                if not self._engine.cancelled() and (error := self._engine.exception()) is not None:
-                    logger.error("a Runner that was being cancelled failed: %s", error)
+                if (error := self._failure()) is not None:
+                    logger.error("a Runner that was being cancelled failed: %s", describe(error))
             raise
+        if (error := self._failure()) is not None:
+            raise error
 
     def stop(self) -> None:
-        """Stop gracefully: a plain function, idempotent, good in a signal handler and before `run()`."""
+        """Stop gracefully: a plain function, idempotent, good in a signal handler, in a thread, and before `run()`."""
+        if self._loop is None:
+            self._stopping.set()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._begin_to_stop)  # which also wakes a sleeping loop
+
+    def _begin_to_stop(self) -> None:
         self._stopping.set()
         if self._hold is not None:
             self._hold.end(Ending.STOPPED)
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(
-                lambda: None
-            )  # a handler of signal.signal() does not wake a sleeping loop
 
     def wake(self) -> None:
         """Look for work now rather than at the next poll."""
@@ -117,7 +123,15 @@ class Runner(RunningBlock, Generic[T]):
 
     # The engine ------------------------------------------------------------------------------------------------
 
-    async def _live_lease_after_lease(self) -> None:
+    def _failure(self) -> BaseException | None:
+        """What the engine has come to: an error that it returned, or one that it raised."""
+        assert self._engine is not None
+        if self._engine.cancelled():
+            return asyncio.CancelledError()
+        return self._engine.exception() or self._engine.result()
+
+    async def _live_lease_after_lease(self) -> BaseException | None:
+        """The engine. It returns what `run()` is to raise: a SystemExit that was raised here would end the loop."""
         jitter = (
             self.settings.poll_interval if self.settings.start_jitter is None else self.settings.start_jitter
         )
@@ -125,7 +139,7 @@ class Runner(RunningBlock, Generic[T]):
         while not self._stopping.is_set():
             hold = await self._start_session()
             if hold is None:
-                return
+                break
             self._hold = hold
             if self._stopping.is_set():
                 hold.end(Ending.STOPPED)
@@ -136,14 +150,17 @@ class Runner(RunningBlock, Generic[T]):
             finally:
                 self._hold = None
             if hold.failure is not None:
-                raise hold.failure
+                return hold.failure
+            if hold.ending is Ending.LOST:  # as it may be for many at once
+                await self._pause(self.settings.poll_interval * random.random())
+        return None
 
     async def _start_session(self) -> Hold[T] | None:
         """A new session, as soon as the database gives one; None if the Runner is stopped before that."""
         capacity = self.settings.capacity(self._tasks_per_call)
         failures = 0
         while not self._stopping.is_set():
-            sent_at = lease_clock()
+            sent_at = session.lease_clock()
             try:
                 async with asyncio.timeout(self.settings.call_timeout):
                     database = await self._find_database()
@@ -179,7 +196,9 @@ class Runner(RunningBlock, Generic[T]):
         except Exception as error:
             raise DatabaseError(f"the database finder failed: {describe(error)}") from error
         if not hasattr(found, "get_work"):
-            raise DatabaseError(f"the database finder returned {found!r}, which is no Database")
+            raise DatabaseError(
+                f"the database finder returned a {type(found).__name__}, which is no Database"
+            )
         return found
 
     async def _pause(self, seconds: float) -> None:

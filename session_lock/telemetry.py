@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
-from opentelemetry.trace import TracerProvider as TracerProvider  # part of Runner's signature
+from opentelemetry.trace import TracerProvider as TracerProvider  # noqa: PLC0414 (part of Runner's signature)
 
 PHASES = {
     "start": SpanKind.CLIENT,

@@ -15,8 +15,8 @@ import pytest
 from session_lock.catalog import read_shape
 from session_lock.errors import DatabaseError, SchemaError, SessionLockError, SettingsError
 from session_lock.migrations import check, install, peek, pending_summary, prune, validate
-from session_lock.schema import render
 from session_lock.names import quote_name
+from session_lock.schema import render
 from session_lock.table import ClaimColumns, TaskTable, function_set, index_name
 from tests.support import EMAIL_TABLE, EMAILS, add_emails
 

@@ -1,0 +1,394 @@
+"""How work is looked for: when, how much, and where."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from typing import Any
+
+import pytest
+
+from session_lock import Batch, DatabaseError, Runner, SchemaError, Settings, each
+from session_lock.testing import MemoryDatabase
+from tests.unit.faults import Faulty
+from tests.unit.scenes import CANARY, Sleeper, assert_free, do_all, rows, running, settings, table
+from tests.unit.virtual import now, until, virtual
+
+# When ----------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_it_works_until_none_is_left_before_it_sleeps() -> None:
+    database = table(5000)
+    async with running(Runner(database, do_all, settings(poll_interval=1000, batch_size=10, concurrency=2))):
+        took = await until(lambda: len(database.finished) == 5000)
+    assert took < 1
+    assert len(database.times("get_work")) >= 5000 / 30
+
+
+@virtual
+async def test_between_looks_that_bring_nothing_lies_a_poll_interval_with_a_fifth_of_jitter() -> None:
+    database = table(0)
+    async with running(Runner(database, do_all, settings(poll_interval=10))):
+        await asyncio.sleep(2000)
+    looks = database.times("get_work")
+    gaps = [later - earlier for earlier, later in zip(looks, looks[1:], strict=False)]
+    assert 8 <= min(gaps) < 8.4
+    assert 11.6 < max(gaps) <= 12.01
+
+
+@virtual
+async def test_runners_that_start_together_begin_apart_within_a_poll_interval() -> None:
+    database = table(0)
+    for jitter, most in ((None, 2.0), (30.0, 30.0), (0.0, 0.0)):
+        began, first = now(), len(database.sessions)
+        runners = [
+            Runner(database, do_all, Settings(poll_interval=2, start_jitter=jitter)) for _ in range(20)
+        ]
+        tasks = [asyncio.create_task(runner.run()) for runner in runners]
+        await until(lambda: len(database.sessions) == first + 20)  # noqa: B023
+        starts = [at - began for at in database.times("start_session")[first:]]
+        assert max(starts) <= most + 0.01
+        assert max(starts) - min(starts) >= most / 3
+        for runner in runners:
+            runner.stop()
+        await asyncio.wait(tasks)
+
+
+@virtual
+async def test_a_task_that_comes_due_before_the_next_poll_is_begun_in_time() -> None:
+    database, tasker = table(0), Sleeper(0)
+    async with running(Runner(database, tasker, settings(poll_interval=60))):
+        database.add(1, CANARY, after=7.25)
+        database.add(2, CANARY, after=20.5)
+        await until(lambda: len(database.finished) == 2)
+    assert [at for at, _ in tasker.begun] == [pytest.approx(7.25, abs=0.01), pytest.approx(20.5, abs=0.01)]
+    assert database.count("get_work") <= 8
+
+
+@virtual
+async def test_wake_looks_at_once() -> None:
+    database = table(0)
+    runner = Runner(database, do_all, settings(poll_interval=1000))
+    runner.wake()  # before it runs: nothing to be woken
+    async with running(runner):
+        await asyncio.sleep(100)
+        database.add(1, CANARY)
+        runner.wake()
+        assert await until(lambda: database.finished) < 100.1
+    runner.wake()
+
+
+@virtual
+async def test_wake_during_a_look_is_not_lost() -> None:
+    """The row may have been committed after the look began to read."""
+    database = table(0)
+    runner = Runner(database, do_all, settings(poll_interval=1000))
+    async with running(runner):
+        await asyncio.sleep(10)
+        database.delay("get_work", 1, committed=True, times=1)
+        runner.wake()
+        await asyncio.sleep(0.5)
+        database.add(1, CANARY)
+        runner.wake()
+        await until(lambda: database.finished, within=3)
+
+
+@virtual
+async def test_an_idle_runner_makes_one_call_a_poll_and_one_a_keepalive() -> None:
+    database = table(0)
+    async with running(Runner(database, do_all, settings(poll_interval=5))):
+        await asyncio.sleep(500)
+        assert len(database.calls) <= 500 / 4 + 500 / 4.5
+
+
+# How much ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "capacity", "each_one"),
+    [
+        ({}, 1100, False),
+        ({}, 20, True),
+        ({"tasks_per_session": 12}, 12, False),
+        ({"tasks_per_session": 12}, 12, True),
+    ],
+)
+@virtual
+async def test_it_never_holds_more_than_its_capacity(changes: Any, capacity: int, each_one: bool) -> None:
+    database = table(3000)
+    most = 0
+
+    async def slow(task: Any) -> None:
+        await asyncio.sleep(random.random())
+
+    async def tasker(batch: Batch[str]) -> Any:
+        await asyncio.sleep(random.random())
+        return list(batch)
+
+    async with running(Runner(database, each(slow) if each_one else tasker, settings(**changes))):
+        for _ in range(300):
+            await asyncio.sleep(0.05)
+            most = max(most, sum(row.session_id is not None for row in database._tasks.values()))
+    assert capacity - 2 <= most <= capacity
+    assert database.arguments("start_session")[0]["capacity"] == capacity
+    assert all(len(call["held"]) + call["limit"] <= capacity for call in database.arguments("get_work"))
+
+
+@virtual
+async def test_the_next_batch_is_there_when_the_one_before_it_ends() -> None:
+    database, tasker = table(60), Sleeper(1)
+    database.delay("get_work", 0.5)
+    async with running(Runner(database, tasker, settings(batch_size=10, concurrency=1))):
+        took = await until(lambda: len(database.finished) == 60)
+    starts = [at for at, _ in tasker.begun]
+    assert [len(keys) for _, keys in tasker.begun] == [10] * 6
+    assert starts == [pytest.approx(0.5 + number, abs=0.01) for number in range(6)]
+    assert took == pytest.approx(6.5, abs=0.05)
+
+
+@virtual
+async def test_prefetched_tasks_are_refilled_in_lots_not_one_by_one() -> None:
+    database = table(400)
+
+    async def tasker(task: Any) -> None:
+        await asyncio.sleep(0.1)
+
+    async with running(Runner(database, each(tasker), settings(concurrency=20))):
+        await until(lambda: len(database.finished) == 400)
+    assert database.count("get_work") <= 400 / 10 + 5
+
+
+@virtual
+async def test_two_sessions_share_what_there_is() -> None:
+    database = table(0)
+    taskers = [Sleeper(3), Sleeper(3)]
+    first, second = (
+        Runner(database, tasker, settings(batch_size=1, concurrency=10, patience=10)) for tasker in taskers
+    )
+    async with running(first), running(second):
+        await asyncio.sleep(1.5)
+        for key in range(10):
+            database.add(key, CANARY)
+        await until(lambda: len(database.finished) == 10)
+    assert [len(tasker.begun) for tasker in taskers] == [5, 5]
+
+
+@virtual
+async def test_free_slots_take_more_than_their_share_after_patience_if_the_others_do_not_come_for_theirs() -> (
+    None
+):
+    database = table(4)
+    await database.start_session(capacity=10, ttl=1000, label="looks for nothing", app_version="")
+    tasker = Sleeper(0)
+    async with running(
+        Runner(
+            database,
+            tasker,
+            settings(batch_size=1, concurrency=10, tasks_per_session=10, poll_interval=100, patience=4),
+        )
+    ):
+        took = await until(lambda: len(database.finished) == 4, within=30)
+    assert 3.9 < took < 8.1
+    assert [call["over_share"] for call in database.arguments("get_work")].count(True) == 1
+    assert len([at for at, _ in tasker.begun if at < 1]) == 2  # of 4
+
+
+@virtual
+async def test_a_session_that_was_idle_for_long_keeps_to_its_share_of_what_comes() -> None:
+    database = table(0)
+    shares: list[int] = []
+    for seed in range(10):
+        random.seed(seed)
+        taskers = [Sleeper(0.5), Sleeper(0.5)]
+        first, second = (
+            Runner(database, tasker, settings(batch_size=1, concurrency=10, patience=3)) for tasker in taskers
+        )
+        async with running(first), running(second):
+            await asyncio.sleep(20 + random.random())
+            done = len(database.finished)
+            for key in range(10):
+                database.add(100 * seed + key, CANARY)
+            await until(lambda: len(database.finished) == done + 10)  # noqa: B023
+        shares += [len(tasker.begun) for tasker in taskers]
+    assert shares.count(5) > len(shares) / 2
+
+
+@virtual
+async def test_over_share_is_never_asked_for_by_a_session_that_is_alone() -> None:
+    database = table(0)
+    async with running(Runner(database, do_all, settings(poll_interval=1, patience=5))):
+        await asyncio.sleep(60)
+        assert not any(call["over_share"] for call in database.arguments("get_work"))
+
+
+@virtual
+async def test_what_lies_before_the_position_is_found_within_a_poll_interval_though_there_is_plenty_behind_it() -> (
+    None
+):
+    database = table(3000)
+    tasker = Sleeper(0.1)
+    async with running(Runner(database, tasker, settings(batch_size=5, concurrency=2, poll_interval=2))):
+        await asyncio.sleep(5.05)
+        database.add(0, "committed late", available_at=-math.inf)
+        late = now()
+        took = await until(lambda: 0 in database.finished) - late
+        assert len(database.finished) < 3000
+    assert took < 2 + 0.5  # what was fetched already runs first
+    positions = [call["position"] for call in database.arguments("get_work")]
+    assert positions[0] is None
+    assert sum(position is not None for position in positions) > len(positions) / 2
+
+
+# Where ---------------------------------------------------------------------------------------------------
+
+
+class Finder:
+    def __init__(self, database: Any) -> None:
+        self.database = database
+        self.asked = 0
+
+    async def __call__(self) -> Any:
+        self.asked += 1
+        if isinstance(self.database, Exception):
+            raise self.database
+        if self.database == "hang":
+            await asyncio.get_running_loop().create_future()
+        return self.database
+
+
+@virtual
+async def test_the_finder_is_asked_in_each_cycle_and_the_same_object_changes_nothing() -> None:
+    database = table(5)
+    finder = Finder(database)
+    async with running(Runner(finder, do_all, settings())):
+        await asyncio.sleep(10)
+    assert finder.asked >= database.count("get_work")
+    assert database.count("identity") == 0
+    assert len(database.sessions) == 1
+    assert len(database.finished) == 5
+
+
+@virtual
+async def test_another_object_for_the_same_database_is_used_from_then_on_by_the_same_session() -> None:
+    old = table(3)
+    new = Faulty(old.inner)
+    finder = Finder(old)
+    async with running(Runner(finder, do_all, settings())):
+        await until(lambda: len(old.finished) == 3)
+        finder.database = new
+        old.fail("get_work")
+        old.fail("finish_tasks")
+        old.fail("bump_session")
+        old.add(4, CANARY)
+        await until(lambda: len(old.finished) == 4, within=5)
+        await asyncio.sleep(60)
+    assert len(old.sessions) == 1
+    assert new.count("bump_session") > 5
+    assert old.count("end_session") == 0
+    assert new.count("end_session") == 1
+    assert_free(new)
+
+
+@virtual
+async def test_another_database_ends_the_session_here_and_starts_one_there_and_nothing_is_lost() -> None:
+    here, there = table(6), Faulty(MemoryDatabase(rows(3)))
+    finder, tasker = Finder(here), Sleeper(5)
+    async with running(Runner(finder, tasker, settings(batch_size=1, concurrency=2, poll_interval=1))):
+        await until(lambda: len(tasker.begun) == 2)
+        # looks stop while all is full, so room is needed for the finder to be asked
+        finder.database = there
+        tasker.seconds = 0.5
+        await until(lambda: len(there.finished) == 3, within=30)
+        assert len(here.finished) >= 2
+        assert_free(here)
+        assert here.failures == {}
+        assert [row.attempts for row in here._tasks.values() if row.pending] == [0] * (6 - len(here.finished))
+        assert here.count("end_session") == 1
+        assert all(at <= here.times("end_session")[0] for at in here.times("get_work"))
+    assert_free(there)
+
+
+@virtual
+async def test_a_full_runner_notices_a_move_when_it_has_room_again() -> None:
+    here, there = table(1), table(1)
+    finder = Finder(here)
+    tasker = Sleeper(8)
+    async with running(Runner(finder, tasker, settings())):
+        await until(lambda: tasker.begun)
+        finder.database = there
+        tasker.seconds = 0
+        await until(lambda: there.finished, within=20)
+    assert here.finished == [1]
+    assert here.sessions[0].ended
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OSError("dns"),
+        DatabaseError("x", retryable=False),
+        SchemaError("y"),
+        None,
+        "postgresql://u:secret@h",
+        3,
+        "hang",
+    ],
+    ids=repr,
+)
+@virtual
+async def test_a_finder_that_fails_is_a_database_that_is_away(answer: Any, caplog: Any) -> None:
+    database = table(2)
+    finder = Finder(answer)
+    async with running(Runner(finder, do_all, settings())) as run:
+        await asyncio.sleep(30)
+        assert not run.done()
+        assert 3 <= finder.asked <= 30
+        finder.database = database
+        await until(lambda: len(database.finished) == 2, within=15)
+        # And in mid-course: the session stays where it is, and works on.
+        finder.database = answer
+        database.add(3, CANARY)
+        await until(lambda: len(database.finished) == 3, within=15)
+        await asyncio.sleep(60)
+        assert not run.done()
+        assert len(database.sessions) == 1
+    assert "secret" not in caplog.text
+
+
+@virtual
+async def test_a_new_object_that_cannot_tell_its_identity_is_not_used() -> None:
+    old, new = table(1), table(1)
+    new.fail("identity")
+    finder = Finder(old)
+    async with running(Runner(finder, do_all, settings())) as run:
+        await until(lambda: old.finished)
+        finder.database = new
+        await asyncio.sleep(60)
+        assert not run.done()
+        assert new.finished == []
+        new.heal()
+        await until(lambda: new.finished, within=15)
+    assert old.sessions[0].ended
+
+
+# Several -------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_runners_of_one_process_share_a_database_and_each_task_is_finished_once() -> None:
+    database = table(500)
+
+    async def tasker(batch: Batch[str]) -> Any:
+        await asyncio.sleep(random.random() / 10)
+        return list(batch)
+
+    runners = [Runner(database, tasker, settings(batch_size=7, concurrency=2)) for _ in range(4)]
+    tasks = [asyncio.create_task(runner.run()) for runner in runners]
+    await until(lambda: len(database.finished) == 500)
+    for runner in runners:
+        runner.stop()
+    await asyncio.wait(tasks)
+    assert sorted(database.finished) == list(range(1, 501))
+    assert_free(database)

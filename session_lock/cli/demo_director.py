@@ -1,0 +1,156 @@
+"""What befalls the runners of the demo: one is killed, one is frozen for longer than its lease, one comes in anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from session_lock.cli.demo_cast import Cast, RunnerProcess, State
+from session_lock.cli.demo_runner import CONCURRENCY
+from session_lock.cli.demo_watch import Seen, Watch
+
+Say: TypeAlias = Callable[[str], None]
+
+BLOWS_AT = 0.25
+"""Of the work."""
+
+A_CALL = 0.3
+"""Seconds that a call of the tasker should take, about: long enough to be struck in, short enough to see things move."""
+
+SETTLED_AFTER = 0.1
+"""Seconds in which the server has carried out what a frozen process had sent."""
+
+LATE_WITHIN = 1.0
+"""Seconds in which a thawed runner has tried to finish what it held, and has said so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    runners: int
+    tasks: int
+    seconds: float
+    kill: bool
+    freeze: bool
+
+    @property
+    def kills(self) -> bool:
+        return self.kill and self.runners >= 2
+
+    @property
+    def freezes(self) -> bool:
+        return self.freeze and self.runners - self.kills >= 2
+
+    @property
+    def batch_size(self) -> int:
+        return min(100, max(1, round(A_CALL / self._seconds_a_task)))
+
+    @property
+    def pause(self) -> float:
+        return self.batch_size * self._seconds_a_task
+
+    @property
+    def _seconds_a_task(self) -> float:
+        """What a task may take in one slot, if all slots together shall take `seconds`."""
+        return self.seconds * self.runners * CONCURRENCY / self.tasks
+
+    def left_out(self) -> list[str]:
+        """What was wanted and is not possible: one runner must stay unharmed."""
+        missing = [
+            word
+            for word, wanted, possible in (
+                ("killed", self.kill, self.kills),
+                ("frozen", self.freeze, self.freezes),
+            )
+            if wanted and not possible
+        ]
+        if not missing:
+            return []
+        runners = "one runner" if self.runners == 1 else f"{self.runners} runners"
+        return [
+            f"With {runners} none is {' or '.join(missing)}: one has to stay unharmed, so it takes --runners 3 for both."
+        ]
+
+
+async def play(plan: Plan, cast: Cast, watch: Watch, say: Say) -> None:
+    """From the start of the runners until all work is done and they have ended."""
+    for _ in range(plan.runners):
+        await cast.start()
+    say(f"{' '.join(runner.name for runner in cast.runners)} start")
+
+    def done(now: Seen) -> bool:
+        return now.finished >= plan.tasks
+
+    await watch.until(lambda now: now.finished >= BLOWS_AT * plan.tasks, cast.check)
+    killed = await _kill_one(cast, watch, say, done) if plan.kills else None
+    frozen = await _freeze_one(cast, watch, say, done) if plan.freezes else None
+    async with asyncio.TaskGroup() as group:
+        if killed:
+            group.create_task(_see_taken_over(killed, cast, watch, say))
+        if frozen:
+            group.create_task(_thaw_too_late(frozen, cast, watch, say))
+    await watch.until(done, cast.check)
+    say("all work is done")
+    await cast.stop()
+
+
+async def _kill_one(cast: Cast, watch: Watch, say: Say, done: Callable[[Seen], bool]) -> RunnerProcess | None:
+    if (victim := await _one_at_work(cast, watch, done)) is None:
+        say("the work was done before a runner could be killed")
+        return None
+    victim.kill(await watch.clock())
+    await asyncio.sleep(SETTLED_AFTER)
+    say(f"{victim.name} is killed (SIGKILL) and leaves {_held(await watch.look(), victim)}")
+    replacement = await cast.start()
+    say(f"{replacement.name} starts in its place")
+    return victim
+
+
+async def _freeze_one(
+    cast: Cast, watch: Watch, say: Say, done: Callable[[Seen], bool]
+) -> RunnerProcess | None:
+    """Freeze a runner between the begin of tasks and their finish: at another moment it would have nothing to be late with."""
+    while (victim := await _one_at_work(cast, watch, done)) is not None:
+        victim.freeze(await watch.clock())
+        await asyncio.sleep(SETTLED_AFTER)
+        if (now := await watch.look()).begun(victim.pid):
+            say(f"{victim.name} is frozen (SIGSTOP) with {_held(now, victim)}")
+            return victim
+        victim.unfreeze()
+        await asyncio.sleep(SETTLED_AFTER)
+    say("the work was done before a runner could be frozen")
+    return None
+
+
+async def _one_at_work(cast: Cast, watch: Watch, done: Callable[[Seen], bool]) -> RunnerProcess | None:
+    """The first runner that is in a call of the tasker; None when all work is done."""
+
+    def at_work(now: Seen) -> list[RunnerProcess]:
+        return [each for each in cast.runners if each.state is State.RUNNING and now.begun(each.pid)]
+
+    await watch.until(lambda now: bool(at_work(now)) or done(now), cast.check)
+    return next(iter(at_work(watch.now)), None)
+
+
+def _held(now: Seen, victim: RunnerProcess) -> str:
+    held, begun = sum(session.held for session in now.of(victim.pid)), now.begun(victim.pid)
+    return f"{held} tasks, {begun} of them begun"
+
+
+async def _see_taken_over(victim: RunnerProcess, cast: Cast, watch: Watch, say: Say) -> None:
+    struck = {session.id for session in watch.now.of(victim.pid)}
+    await watch.until(
+        lambda now: all(s.ended and not s.held for s in now.sessions if s.id in struck), cast.check
+    )
+    assert victim.blow is not None
+    seconds = (await watch.clock() - victim.blow.at).total_seconds()
+    say(f"{victim.name}'s session has ended and its tasks are taken over, after {seconds:.1f} s")
+
+
+async def _thaw_too_late(victim: RunnerProcess, cast: Cast, watch: Watch, say: Say) -> None:
+    await _see_taken_over(victim, cast, watch, say)
+    victim.thaw()
+    say(f"{victim.name} is thawed (SIGCONT) and does not know that it is late")
+    await asyncio.sleep(LATE_WITHIN)
+    say(f"{victim.report.refused} late finishes of {victim.name} were refused by the database")

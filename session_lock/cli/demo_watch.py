@@ -1,0 +1,146 @@
+"""What can be seen of the demo from outside: the tables, looked at twenty times a second."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from session_lock.cli.demo_table import SCHEMA, Access
+from session_lock.errors import SessionLockError
+
+LOOK_EVERY = 0.05
+RATE_OVER = 2.0
+PATIENCE = 60.0
+
+LOOK = f"""
+WITH held AS (
+  SELECT f.session_id AS session, count(*) AS held,
+         count(*) FILTER (WHERE EXISTS (
+           SELECT FROM {SCHEMA}.run AS r WHERE r.file = f.id AND r.token = f.claim_token AND r.session = f.session_id)) AS begun
+    FROM {SCHEMA}.file AS f
+   WHERE f.finished_at IS NULL AND f.session_id IS NOT NULL
+   GROUP BY f.session_id
+), finished AS (
+  SELECT e.session, count(*) AS finished FROM {SCHEMA}.event AS e WHERE e.what = 'finished' GROUP BY e.session
+)
+SELECT s.id, split_part(s.label, ':', -1)::integer AS pid, s.capacity, s.ended_at IS NOT NULL AS ended,
+       coalesce(h.held, 0) AS held, coalesce(h.begun, 0) AS begun, coalesce(f.finished, 0) AS finished
+  FROM {SCHEMA}.session AS s
+  LEFT JOIN held AS h ON h.session = s.id
+  LEFT JOIN finished AS f ON f.session = s.id
+ ORDER BY s.id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSession:
+    id: int
+    pid: int
+    capacity: int
+    ended: bool
+    held: int
+    begun: int
+    """Of the held ones: those that a call of the tasker has begun."""
+
+    finished: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One look."""
+
+    sessions: tuple[SeenSession, ...] = ()
+
+    @property
+    def finished(self) -> int:
+        return sum(session.finished for session in self.sessions)
+
+    def of(self, pid: int) -> list[SeenSession]:
+        """The sessions of a process, the newest last."""
+        return [session for session in self.sessions if session.pid == pid]
+
+    def begun(self, pid: int) -> int:
+        return sum(session.begun for session in self.of(pid))
+
+    def done(self, pid: int) -> int:
+        return sum(session.finished for session in self.of(pid))
+
+
+class Watch:
+    """The latest look, and how fast things went over the last ones."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._stack = AsyncExitStack()
+        self._history: deque[tuple[float, Seen]] = deque()
+        self.now = Seen()
+        self.started_at: datetime | None = None
+
+    async def __aenter__(self) -> Self:
+        self._connection = await self._stack.enter_async_context(self._access.connection())
+        self._statements = asyncio.Lock()  # one at a time on a connection
+        self.started_at = await self.clock()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def clock(self) -> datetime:
+        """The server's."""
+        async with self._statements:
+            at: datetime = await self._connection.fetchval("SELECT clock_timestamp()")
+            return at
+
+    async def run(self) -> None:
+        """Look, until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def look(self) -> Seen:
+        async with self._statements:
+            rows = await self._connection.fetch(LOOK)
+        self.now = Seen(tuple(SeenSession(*row) for row in rows))
+        at = asyncio.get_running_loop().time()
+        self._history.append((at, self.now))
+        while self._history[0][0] < at - RATE_OVER:
+            self._history.popleft()
+        return self.now
+
+    def rate(self, count: Callable[[Seen], int]) -> float:
+        """What is counted, per second, of late."""
+        if len(self._history) < 2:
+            return 0.0
+        (first_at, first), (last_at, last) = self._history[0], self._history[-1]
+        return (count(last) - count(first)) / (last_at - first_at)
+
+    async def until(self, condition: Callable[[Seen], bool], check: Callable[[], None]) -> None:
+        """Wait; raise what `check` raises meanwhile, and give up when no task is finished for a minute."""
+        clock = asyncio.get_running_loop().time
+        finished, since = self.now.finished, clock()
+        while not condition(self.now):
+            check()
+            if self.now.finished != finished:
+                finished, since = self.now.finished, clock()
+            if clock() - since > PATIENCE:
+                raise SessionLockError(f"no task was finished for {PATIENCE:.0f} seconds: {finished} are")
+            await asyncio.sleep(LOOK_EVERY)
+
+
+async def alongside(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
+    """Run `main`, and the others beside it: they end with it, and an error of any ends all."""
+    tasks = [asyncio.create_task(each) for each in (main, *others)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

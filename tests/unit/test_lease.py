@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from session_lock import DatabaseError, Runner, SessionLost, TaskLost, each
+from session_lock import DatabaseError, Runner, SessionLost, TaskLost, each, session
 from session_lock.testing import VirtualTimeLoop
 from tests.unit.scenes import Sleeper, assert_free, do_all, running, settings, table
 from tests.unit.virtual import now, until, virtual
@@ -278,6 +278,22 @@ async def test_a_pause_that_ate_into_the_grace_loses_the_session_and_does_not_le
             await until(lambda: len(database.finished) == 3, within=20)  # noqa: B023
             database.add(4, "later")
             await until(lambda: len(database.finished) == 4, within=20)  # noqa: B023
+        assert_free(database)
+
+
+@virtual
+async def test_after_a_suspend_which_the_loops_clock_did_not_count_no_slot_is_left_behind(
+    monkeypatch: Any,
+) -> None:
+    """The slot is the first to see that the lease is over; the next keepalive would find the server content."""
+    for suspended in (15.0, 25.0, 29.0, 100.0):
+        database = table(6)
+        async with running(Runner(database, each(a_little), settings(concurrency=1))):
+            await until(lambda: len(database.finished) == 2)  # noqa: B023
+            monkeypatch.setattr(session, "lease_clock", lambda: now() + suspended)  # noqa: B023
+            await until(lambda: len(database.finished) == 6, within=10)  # noqa: B023
+            assert len(database.sessions) == (1 if suspended < 20 else 2)
+        monkeypatch.undo()
         assert_free(database)
 
 

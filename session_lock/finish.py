@@ -40,7 +40,7 @@ async def finish(hold: Hold[T]) -> None:
     while hold.recording or hold.outcomes or locked:
         settlements = _take(hold, locked, again=clock() >= due)
         if not settlements:
-            await _wait(hold, due - clock() if locked else None)
+            await _wait(hold, max(0.001, due - clock()) if locked else None)
             continue
         try:
             locked += await _record(hold, settlements)

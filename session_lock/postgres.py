@@ -7,18 +7,18 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import asyncpg
 
-from session_lock.catalog import read_shape
 from session_lock.connections import DRIVER_ERRORS, Connect, Connection, Connections, translate, translated
 from session_lock.database import Beat, Claim, ClaimedTask, Handback, Identity, Outcome, Settled, Work
-from session_lock.errors import DatabaseError, RowRefusedError, SchemaError, SettingsError
+from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.names import quote_name
-from session_lock.schema import ENVELOPE, SCHEMA_VERSION
+from session_lock.schema import ENVELOPE
+from session_lock.server import OWN_FUNCTIONS, Server, Wanted, meet
 from session_lock.session import Lease
-from session_lock.table import TaskTable, function_set
+from session_lock.table import TaskTable
 from session_lock.tasks import TaskKey
 
 T = TypeVar("T")
@@ -26,9 +26,6 @@ I = TypeVar("I")  # noqa: E741 (items of any kind)
 
 WORK_CONNECTIONS = 2
 """For get_work and for recording outcomes, which may be under way at the same time."""
-
-SHARED = {"start_session", "bump_session"}
-"""The functions that all mappings share; the names of the others end in the mapping's own set."""
 
 TRANSACTION_CONNECTIONS = 4
 """For `transaction()` where the user gives no pool; opened only when used."""
@@ -66,112 +63,55 @@ class PostgresDatabase(Generic[T]):
         self._pool = pool
         self._decode = decode
         self._key = key
-        self._functions = functions or ""
-        self._schema = quote_name(table.schema if table else schema)
-        self._name = table.name if table else self._functions
-        self._identity: Identity | None = None
-        self._read_committed = True
+        name = table.name if table else functions or ""
+        self._wanted = Wanted(name, quote_name(table.schema if table else schema), table, functions or "")
+        self._server: Server | None = None
         self._work = Connections(connect, WORK_CONNECTIONS, self._greet)
         self._keepalive = Connections(connect, 1, self._greet)
         self._transactions = Connections(connect, TRANSACTION_CONNECTIONS, self._greet)
 
     def __repr__(self) -> str:
-        return f"PostgresDatabase({self._name!r})"
+        return f"PostgresDatabase({self._wanted.name!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
-        """Close the connections. A Runner does not: several may share them."""
+        """Close the connections, as leaving `async with database:` does. A Runner does not: several may share them."""
         for connections in (self._work, self._keepalive, self._transactions):
             await connections.close(timeout=1)
 
     # Meeting a server --------------------------------------------------------------------------------------
 
     async def identity(self) -> Identity:
-        """The cluster's system identifier, the database and the set of functions."""
-        if self._identity is None:
+        """The cluster's system identifier, the database and the mapping's name."""
+        return (await self._met()).identity
+
+    async def _met(self) -> Server:
+        if self._server is None:
             with self._translated("connecting"):
                 async with self._work.one():
                     pass
-        assert self._identity is not None
-        return self._identity
+        assert self._server is not None
+        return self._server
 
     async def _greet(self, connection: Connection) -> None:
-        """Look at a new connection's server: is it the primary, and does it serve this mapping and library?"""
-        row = await connection.fetchrow(
-            """
-            SELECT pg_catalog.pg_is_in_recovery() AS standby, current_database() AS database,
-                   current_setting('default_transaction_isolation') AS isolation,
-                   (SELECT system_identifier FROM pg_catalog.pg_control_system())::text AS system,
-                   to_regprocedure($1) IS NOT NULL AS installed
-            """,
-            f"{self._schema}.schema_version()",
-        )
-        assert row is not None
-        if row["standby"]:
-            raise DatabaseError(
-                f"database {row['database']} is a standby, which cannot be written: connect to the primary"
-            )
-        if not row["installed"]:
-            raise SchemaError(
-                f"database {row['database']} has no schema {self._schema} with the functions of session_lock, or this role "
-                f"may not use it; run: {self._remedy} --grant-to ROLE"
-            )
-        self._read_committed = row["isolation"] == "read committed"
-        identity = Identity(row["system"], row["database"], self._name)
-        if identity != self._identity:
-            await self._check_functions(connection)
-            self._identity = identity
-
-    async def _check_functions(self, connection: Connection) -> None:
-        offered = await connection.fetchrow(f"SELECT version, serves FROM {self._schema}.schema_version()")
-        assert offered is not None
-        if offered["version"] < SCHEMA_VERSION:
-            raise SchemaError(
-                f"the schema {self._schema} is of version {offered['version']}, this library needs {SCHEMA_VERSION}; run: {self._remedy}"
-            )
-        if offered["serves"] > SCHEMA_VERSION:
-            raise SchemaError(
-                f"the schema {self._schema} serves libraries from version {offered['serves']} on, this one is of version "
-                f"{SCHEMA_VERSION}; upgrade the package session-lock"
-            )
-        if self._table is not None:
-            self._functions = function_set(self._table, await read_shape(connection, self._table))
-        found = await connection.fetch(
-            """
-            SELECT p.proname, has_function_privilege(p.oid, 'EXECUTE') AS allowed
-              FROM pg_catalog.pg_proc AS p
-             WHERE p.pronamespace = to_regnamespace($1) AND p.proname = ANY ($2::text[])
-            """,
-            self._schema,
-            [
-                f"{verb}_{self._functions}"
-                for verb in ("get_work", "finish_tasks", "finish_in", "release_tasks", "end_session")
-            ],
-        )
-        if len(found) < 5:
-            raise SchemaError(
-                f"the functions of mapping {self._name!r} ({self._functions}) are missing in schema {self._schema}, or the mapping "
-                f"or its table has changed since they were installed; run: {self._remedy}"
-            )
-        if not all(row["allowed"] for row in found):
-            raise SchemaError(
-                f"this role may not execute the functions of mapping {self._name!r}; run: {self._remedy} --grant-to ROLE"
-            )
-
-    @property
-    def _remedy(self) -> str:
-        return "session-lock install MODULE:ATTRIBUTE" if self._table else "your migration of the functions"
+        self._server = await meet(connection, self._wanted, self._server)
 
     def _translated(self, what: str) -> Any:
-        return translated(f"{what} ({self._name})", self._remedy)
+        return translated(f"{what} ({self._wanted.name})", self._wanted.remedy)
 
     # The six verbs -----------------------------------------------------------------------------------------
 
     async def start_session(
         self, *, capacity: int, ttl: float, label: str = "", app_version: str = ""
     ) -> Lease:
-        await self.identity()
+        server = await self._met()
         (row,) = await self._call(
-            self._work, "start_session", self._name, self._functions, capacity, ttl,
+            self._work, "start_session", self._wanted.name, server.functions, capacity, ttl,
             label or f"{socket.gethostname()}:{os.getpid()}", app_version, version("session-lock"),
         )  # fmt: skip
         return Lease(row["id"], row["nonce"], row["left"])
@@ -251,15 +191,17 @@ class PostgresDatabase(Generic[T]):
         places = ", ".join(f"${i}" for i in range(1, len(arguments) + 1))
         with self._translated(verb):
             async with connections.one() as connection:  # greeted, so the functions' names are known
-                query = f"SELECT * FROM {self._function(verb)}({places})"
-                if self._read_committed:
+                assert self._server is not None
+                query = f"SELECT * FROM {self._function(verb, self._server)}({places})"
+                if self._server.read_committed:
                     return await connection.fetch(query, *arguments)
                 # Some other isolation is the role's or database's default: three round trips instead of one.
                 async with connection.transaction(isolation="read_committed"):
                     return await connection.fetch(query, *arguments)
 
-    def _function(self, verb: str) -> str:
-        return f"{self._schema}.{quote_name(verb if verb in SHARED else f'{verb}_{self._functions}')}"
+    def _function(self, verb: str, server: Server) -> str:
+        name = f"{verb}_{server.functions}" if verb in OWN_FUNCTIONS else verb
+        return f"{self._wanted.schema}.{quote_name(name)}"
 
     # In a transaction of the user's --------------------------------------------------------------------------
 
@@ -268,9 +210,9 @@ class PostgresDatabase(Generic[T]):
             raise SettingsError(
                 "finish_in(connection) needs an open transaction: async with connection.transaction(): ..."
             )
-        await self.identity()
+        server = await self._met()
         with self._translated("finish_in"):
-            query = f"SELECT {self._function('finish_in')}($1, $2, $3, $4)"
+            query = f"SELECT {self._function('finish_in', server)}($1, $2, $3, $4)"
             await connection.execute(query, lease.id, lease.nonce, *_columns(claims))
 
     @asynccontextmanager
@@ -290,7 +232,9 @@ class PostgresDatabase(Generic[T]):
         except DRIVER_ERRORS as error:
             if own is not None:
                 raise own from None
-            raise translate(error, f"the finishing transaction ({self._name})", self._remedy) from error
+            raise translate(
+                error, f"the finishing transaction ({self._wanted.name})", self._wanted.remedy
+            ) from error
 
 
 def _columns(claims: Sequence[Claim]) -> tuple[list[TaskKey], list[int]]:

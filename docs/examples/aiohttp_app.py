@@ -18,11 +18,10 @@ async def write_invoices(batch):  # up to Settings.batch_size tasks; returns tho
 
 async def run_tasks(app):
     dsn = os.environ["DATABASE_URL"]
-    database = PostgresDatabase(dsn, sales)
-    async with asyncpg.create_pool(dsn, min_size=1) as pool, Runner(database, write_invoices) as runner:
-        app[state] = pool, runner
-        yield
-    await database.close()
+    async with asyncpg.create_pool(dsn, min_size=1) as pool, PostgresDatabase(dsn, sales) as database:
+        async with Runner(database, write_invoices) as runner:
+            app[state] = pool, runner
+            yield
 
 
 async def post_sale(request):

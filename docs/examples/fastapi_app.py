@@ -18,11 +18,9 @@ async def send(task):  # one task: to return is to accomplish it, to raise is to
 @asynccontextmanager
 async def lifespan(app):
     dsn = os.environ["DATABASE_URL"]
-    database = PostgresDatabase(dsn, mails)
-    async with asyncpg.create_pool(dsn, min_size=1) as pool, Runner(database, each(send)):
-        app.state.pool = pool
-        yield
-    await database.close()
+    async with asyncpg.create_pool(dsn, min_size=1) as app.state.pool, PostgresDatabase(dsn, mails) as database:
+        async with Runner(database, each(send)):
+            yield
 
 
 app = FastAPI(lifespan=lifespan)

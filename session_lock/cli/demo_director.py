@@ -19,6 +19,9 @@ BLOWS_AT = 0.25
 A_CALL = 0.3
 """Seconds that a call of the tasker should take, about: long enough to be struck in, short enough to see things move."""
 
+LONGEST_CALL = 10.0
+"""Seconds: for fewer tasks than there are slots."""
+
 SETTLED_AFTER = 0.1
 """Seconds in which the server has carried out what a frozen process had sent."""
 
@@ -48,7 +51,7 @@ class Plan:
 
     @property
     def pause(self) -> float:
-        return self.batch_size * self._seconds_a_task
+        return min(LONGEST_CALL, self.batch_size * self._seconds_a_task)
 
     @property
     def _seconds_a_task(self) -> float:
@@ -85,11 +88,10 @@ async def play(plan: Plan, cast: Cast, watch: Watch, say: Say) -> None:
     await watch.until(lambda now: now.finished >= BLOWS_AT * plan.tasks, cast.check)
     killed = await _kill_one(cast, watch, say, done) if plan.kills else None
     frozen = await _freeze_one(cast, watch, say, done) if plan.freezes else None
-    async with asyncio.TaskGroup() as group:
-        if killed:
-            group.create_task(_see_taken_over(killed, cast, watch, say))
-        if frozen:
-            group.create_task(_thaw_too_late(frozen, cast, watch, say))
+    for victim in filter(None, (killed, frozen)):
+        await _see_taken_over(victim, cast, watch, say)
+    if frozen:
+        await _thaw(frozen, say)
     await watch.until(done, cast.check)
     say("all work is done")
     await cast.stop()
@@ -143,14 +145,12 @@ async def _see_taken_over(victim: RunnerProcess, cast: Cast, watch: Watch, say: 
     await watch.until(
         lambda now: all(s.ended and not s.held for s in now.sessions if s.id in struck), cast.check
     )
-    assert victim.blow is not None
-    seconds = (await watch.clock() - victim.blow.at).total_seconds()
-    say(f"{victim.name}'s session has ended and its tasks are taken over, after {seconds:.1f} s")
+    say(f"{victim.name}'s session has ended, and the others have taken over its tasks")
 
 
-async def _thaw_too_late(victim: RunnerProcess, cast: Cast, watch: Watch, say: Say) -> None:
-    await _see_taken_over(victim, cast, watch, say)
+async def _thaw(victim: RunnerProcess, say: Say) -> None:
+    """Now that it is late, and does not know."""
     victim.thaw()
-    say(f"{victim.name} is thawed (SIGCONT) and does not know that it is late")
+    say(f"{victim.name} is thawed (SIGCONT) and tries to finish what it had begun")
     await asyncio.sleep(LATE_WITHIN)
-    say(f"{victim.report.refused} late finishes of {victim.name} were refused by the database")
+    say(f"{victim.report.refused} finishes of {victim.name} were too late: the database has refused them")

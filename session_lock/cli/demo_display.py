@@ -36,7 +36,7 @@ STYLES = {
 
 def terminal() -> bool:
     console = Console()
-    return sys.stdin is not None and console.is_terminal and not console.is_dumb_terminal
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 class Display(Protocol):
@@ -85,7 +85,7 @@ class Plain(Silent):
         while True:
             await asyncio.sleep(LINE)
             runners = "  ".join(f"{each.name} {_one_word(each, watch)}" for each in cast.runners)
-            finished = f"{watch.now.finished} of {plan.tasks} finished, {watch.rate(_all):.0f}/s"
+            finished = f"{watch.now.finished} of {plan.tasks} finished, {watch.rate(lambda seen: seen.finished):.0f}/s"
             _line(f"{self._time():5.1f} s  {finished}  {runners}")
 
     def _time(self) -> float:
@@ -142,7 +142,7 @@ class Live:
         bar.add_row(
             ProgressBar(total=plan.tasks, completed=done, width=40),
             f"{done} of {plan.tasks}",
-            f"{watch.rate(_all):.0f}/s",
+            f"{watch.rate(lambda seen: seen.finished):.0f}/s",
             f"{self._time():.0f} s",
         )
         self._region.update(Group("", table, "", bar, "", *map(Text, self._events)), refresh=True)
@@ -158,11 +158,6 @@ def _opening(plan: Plan, root: Path) -> list[str]:
 def _line(text: str) -> None:
     say(text)
     sys.stdout.flush()
-
-
-def _all(seen: object) -> int:
-    finished: int = seen.finished  # type: ignore[attr-defined]
-    return finished
 
 
 def _state(runner: RunnerProcess, watch: Watch) -> str:

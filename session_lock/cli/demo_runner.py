@@ -70,6 +70,7 @@ class Hasher:
         self._pool = pool
         self._pause = part.pause
         self._report = report
+        self.late: set[asyncio.Task[None]] = set()
 
     async def __call__(self, batch: Batch[File]) -> Iterable[Task[File]]:
         await self._log_run(batch)
@@ -100,10 +101,10 @@ class Hasher:
     async def _try_too_late(self, digests: dict[Task[File], str | None]) -> None:
         """We were frozen for longer than the lease, and others have the tasks by now. A tasker should give up here.
 
-        This one does what a tasker must not be able to do: it goes on. The library knows already that the lease is over: it
-        has cancelled this call, and `transaction()` refuses without asking anybody. Neither is what protects the rows when
-        a process cannot know. So `finish_in` is called, on a connection of the tasker's own: it always asks the database,
-        and what refuses then is the fence.
+        This one goes on, to show what protects the rows from a process that cannot know. The library does know already:
+        it cancels the call of the tasker (hence a task of our own), and `transaction()` refuses without asking
+        anybody. But `finish_in`, on a connection of the tasker's own, always asks the database, and what refuses then is
+        the fence.
         """
         for task, value in digests.items():
             try:
@@ -143,13 +144,15 @@ async def main(part: Part) -> None:
     async with asyncpg.create_pool(part.dsn, min_size=1, max_size=2 * CONCURRENCY) as pool:
         database = ObservedDatabase(part.dsn, FILES, pool=pool)
         database.report = report
-        runner = Runner(database, Hasher(pool, part, report), part.settings(), name=part.name)
+        hasher = Hasher(pool, part, report)
+        runner = Runner(database, hasher, part.settings(), name=part.name)
         beside = [asyncio.create_task(_report(report)), asyncio.create_task(_stop_when_told(runner))]
         try:
             await runner.run()
         finally:
             for task in beside:
                 task.cancel()
+            await asyncio.gather(*hasher.late)
             await database.close()
             _say(report)
 

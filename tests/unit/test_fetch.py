@@ -20,11 +20,11 @@ from tests.unit.virtual import now, until, virtual
 
 @virtual
 async def test_it_works_until_none_is_left_before_it_sleeps() -> None:
-    database = table(5000)
+    database = table(1500)
     async with running(Runner(database, do_all, settings(poll_interval=1000, batch_size=10, concurrency=2))):
-        took = await until(lambda: len(database.finished) == 5000)
+        took = await until(lambda: len(database.finished) == 1500)
     assert took < 1
-    assert len(database.times("get_work")) >= 5000 / 30
+    assert len(database.times("get_work")) >= 1500 / 30
 
 
 @virtual
@@ -128,7 +128,7 @@ async def test_it_never_holds_more_than_its_capacity(changes: Any, capacity: int
         return list(batch)
 
     async with running(Runner(database, each(slow) if each_one else tasker, settings(**changes))):
-        for _ in range(300):
+        for _ in range(120):
             await asyncio.sleep(0.05)
             most = max(most, sum(row.session_id is not None for row in database._tasks.values()))
     assert capacity - 2 <= most <= capacity

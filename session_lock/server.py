@@ -1,0 +1,112 @@
+"""What a new connection's server is asked before it is used: is it the primary, and does it serve this mapping and library?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from session_lock.catalog import read_shape
+from session_lock.connections import Connection
+from session_lock.database import Identity
+from session_lock.errors import DatabaseError, SchemaError
+from session_lock.schema import SCHEMA_VERSION
+from session_lock.table import TaskTable, function_set
+
+OWN_FUNCTIONS = ("get_work", "finish_tasks", "finish_in", "release_tasks", "end_session")
+"""The functions that a mapping has of its own: their names end in its set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a `PostgresDatabase` needs of a server."""
+
+    name: str
+    schema: str
+    """Quoted."""
+
+    table: TaskTable | None
+    functions: str
+    """The set that is called, where it is written by hand and named by the user."""
+
+    @property
+    def remedy(self) -> str:
+        return "session-lock install MODULE:ATTRIBUTE" if self.table else "your migration of the functions"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that will do."""
+
+    identity: Identity
+    functions: str
+    read_committed: bool
+    """Whether that is the default isolation. Else each call is put into a transaction that says so."""
+
+
+async def meet(connection: Connection, wanted: Wanted, known: Server | None) -> Server:
+    """Look at the server of a new connection. `SchemaError` says what is missing; `known` was met before."""
+    row = await connection.fetchrow(
+        """
+        SELECT pg_catalog.pg_is_in_recovery() AS standby, current_database() AS database,
+               current_setting('default_transaction_isolation') AS isolation,
+               (SELECT system_identifier FROM pg_catalog.pg_control_system())::text AS system,
+               to_regprocedure($1) IS NOT NULL AS installed
+        """,
+        f"{wanted.schema}.schema_version()",
+    )
+    assert row is not None
+    if row["standby"]:
+        raise DatabaseError(
+            f"database {row['database']} is a standby, which cannot be written: connect to the primary"
+        )
+    if not row["installed"]:
+        raise SchemaError(
+            f"database {row['database']} has no schema {wanted.schema} with the functions of session_lock, or this role "
+            f"may not use it; run: {wanted.remedy} --grant-to ROLE"
+        )
+    identity = Identity(row["system"], row["database"], wanted.name)
+    if known is not None and identity == known.identity:
+        functions = known.functions
+    else:
+        await _check_version(connection, wanted)
+        functions = await _check_functions(connection, wanted)
+    return Server(identity, functions, row["isolation"] == "read committed")
+
+
+async def _check_version(connection: Connection, wanted: Wanted) -> None:
+    offered = await connection.fetchrow(f"SELECT version, serves FROM {wanted.schema}.schema_version()")
+    assert offered is not None
+    if offered["version"] < SCHEMA_VERSION:
+        raise SchemaError(
+            f"the schema {wanted.schema} is of version {offered['version']}, this library needs {SCHEMA_VERSION}; "
+            f"run: {wanted.remedy}"
+        )
+    if offered["serves"] > SCHEMA_VERSION:
+        raise SchemaError(
+            f"the schema {wanted.schema} serves libraries from version {offered['serves']} on, this one is of version "
+            f"{SCHEMA_VERSION}; upgrade the package session-lock"
+        )
+
+
+async def _check_functions(connection: Connection, wanted: Wanted) -> str:
+    functions = wanted.functions
+    if wanted.table is not None:
+        functions = function_set(wanted.table, await read_shape(connection, wanted.table))
+    found = await connection.fetch(
+        """
+        SELECT p.proname, has_function_privilege(p.oid, 'EXECUTE') AS allowed
+          FROM pg_catalog.pg_proc AS p
+         WHERE p.pronamespace = to_regnamespace($1) AND p.proname = ANY ($2::text[])
+        """,
+        wanted.schema,
+        [f"{verb}_{functions}" for verb in OWN_FUNCTIONS],
+    )
+    if len(found) < len(OWN_FUNCTIONS):
+        raise SchemaError(
+            f"the functions of mapping {wanted.name!r} ({functions}) are missing in schema {wanted.schema}, or the mapping or "
+            f"its table has changed since they were installed; run: {wanted.remedy}"
+        )
+    if not all(row["allowed"] for row in found):
+        raise SchemaError(
+            f"this role may not execute the functions of mapping {wanted.name!r}; run: {wanted.remedy} --grant-to ROLE"
+        )
+    return functions

@@ -18,7 +18,10 @@ async def send(task):  # one task: to return is to accomplish it, to raise is to
 @asynccontextmanager
 async def lifespan(app):
     dsn = os.environ["DATABASE_URL"]
-    async with asyncpg.create_pool(dsn, min_size=1) as app.state.pool, PostgresDatabase(dsn, mails) as database:
+    async with (
+        asyncpg.create_pool(dsn, min_size=1) as app.state.pool,
+        PostgresDatabase(dsn, mails) as database,
+    ):
         async with Runner(database, each(send)):
             yield
 

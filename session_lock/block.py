@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+
+from session_lock.errors import SettingsError
 
 logger = logging.getLogger("session_lock.runner")
 
@@ -58,11 +61,20 @@ class RunningBlock(ABC):
         self.failed = error
         logger.critical("the %s has died: %s: %s", type(self).__name__, type(error).__name__, error)
         if self._on_failure is not None:
-            self._on_failure(error)
+            try:
+                self._on_failure(error)
+            except Exception as again:  # noqa: BLE001 (the user's)
+                logger.error("on_failure failed as well: %s", type(again).__name__)
 
 
 def failure_of(task: asyncio.Task[Any]) -> BaseException | None:
     return None if task.cancelled() else task.exception()
+
+
+def check_on_failure(on_failure: object) -> None:
+    """It is called from a callback of the loop, where nobody could await it."""
+    if inspect.iscoroutinefunction(on_failure):
+        raise SettingsError("on_failure is called, not awaited: give a plain function (it may create a task)")
 
 
 async def wait_through(tasks: set[asyncio.Task[Any]], on_cancel: Callable[[], None]) -> None:

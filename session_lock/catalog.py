@@ -115,7 +115,10 @@ async def _no_table(connection: Connection, table: TaskTable) -> str:
          WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
         """
     )
-    return f"there is no table {table.table}{_close(table.table, [row['name'] for row in rows])}"
+    name = ".".join(table.qualified)
+    names = {row["name"].lower(): row["name"] for row in rows}
+    match = get_close_matches(name.lower(), names, n=1)
+    return f"there is no table {name}" + (f"; did you mean {names[match[0]]!r}?" if match else "")
 
 
 def _close(word: str, words: Iterable[str]) -> str:

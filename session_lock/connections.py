@@ -67,7 +67,14 @@ class Connections:
                 self._connect, server_settings={"application_name": "session_lock"}
             )
         else:
-            connection = await self._connect()
+            try:
+                connection = await self._connect()
+            except (SessionLockError, *DRIVER_ERRORS):
+                raise
+            except (
+                Exception
+            ) as error:  # the user's: a service for credentials that is away is a database that is away
+                raise DatabaseError(f"connect() failed: {type(error).__name__}: {error}") from error
         try:
             await self._greet(connection)
         except BaseException:

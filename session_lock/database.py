@@ -85,7 +85,7 @@ class Handback:
     discard: bool = False
     """Whether it is given up in the table's own words (parked, where the mapping has none)."""
     error: str | None = None
-    """What went wrong, kept for `why`; None if nothing did."""
+    """What went wrong, kept in the table `failure`; None if nothing did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from session_lock.hold import Ending, Hold, describe
-from session_lock.tasks import Batch, Discard, Failure, Finish, Release, Task, Tasker
+from session_lock.tasks import Batch, Discard, Failure, Finish, Release, Task, Tasker, TaskerError, awaitable
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ async def _supervise(hold: Hold[T], tasker: Tasker[T], batch: Batch[T]) -> BaseE
 
     async def call_tasker() -> object:
         try:
-            return await tasker(batch)
+            return await awaitable(tasker(batch))
         except (KeyboardInterrupt, SystemExit) as error:
             # Raised by a task these end the loop, under the hands of all others. The Runner stops, and raises it then.
             hold.end(Ending.FAILED, error)
@@ -79,8 +80,9 @@ def _judge(hold: Hold[T], batch: Batch[T], call: asyncio.Task[object]) -> BaseEx
         else:
             hold.settle(task, Failure("the tasker did not return it"))
     if error is not None and not cancelled_by_us:
-        logger.warning(
-            "a tasker of session %d failed on %d tasks: %s", hold.lease.id, len(batch), type(error).__name__
+        level = logging.ERROR if isinstance(error, TaskerError) else logging.WARNING
+        logger.log(
+            level, "a tasker of session %d failed on %d tasks: %s", hold.lease.id, len(batch), _told(error)
         )
     return None if cancelled_by_us else error
 
@@ -90,12 +92,9 @@ def _accomplished(hold: Hold[T], batch: Batch[T], returned: object) -> BaseExcep
     if isinstance(returned, KeyboardInterrupt | SystemExit):
         return returned
     if not isinstance(returned, Iterable):
-        kind = type(returned).__name__
-        logger.error(
-            "a tasker returns the tasks that it has accomplished; one of session %d returned %s",
-            hold.lease.id, kind,
-        )  # fmt: skip
-        return TypeError(f"a tasker returns the tasks that it has accomplished, not {kind}")
+        return TaskerError(
+            f"a tasker returns the tasks that it has accomplished, not {type(returned).__name__}"
+        )
     own = set(batch)
     seen: set[Task[Any]] = set()
     foreign = repeated = 0
@@ -113,10 +112,20 @@ def _accomplished(hold: Hold[T], batch: Batch[T], returned: object) -> BaseExcep
         error = raised
     if foreign or repeated:
         logger.error(
-            "a tasker of session %d returned %d things that are no tasks of its batch, and %d tasks again: refused",
+            "a tasker of session %d returned %d things that are no tasks of its batch (it returns Task objects, not keys), "
+            "and %d tasks again: refused",
             hold.lease.id, foreign, repeated,
         )  # fmt: skip
     return error
+
+
+def _told(error: BaseException) -> str:
+    """What the log says of an error: its type and place. Its text may hold what the row held."""
+    if isinstance(error, TaskerError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+    return f"{type(error).__name__}{place}"
 
 
 def _retrieve(call: asyncio.Task[object]) -> None:

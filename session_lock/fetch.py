@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from session_lock import session
 from session_lock.database import Database, Work
 from session_lock.errors import DatabaseError, SessionLost
-from session_lock.hold import Ending, Hold
+from session_lock.hold import Ending, Hold, level_of
 
 T = TypeVar("T")
 
@@ -84,9 +84,7 @@ async def _look(
         if not error.retryable:
             hold.end(Ending.FAILED, error)
         hold.failed_looks += 1
-        (logger.warning if hold.failed_looks == 1 else logger.debug)(
-            "session %d gets no work: %s", hold.lease.id, error
-        )
+        logger.log(level_of(hold.failed_looks), "session %d gets no work: %s", hold.lease.id, error)
     except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
         hold.end(Ending.FAILED, error)
     else:
@@ -125,7 +123,6 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, *, over_shar
         phase.idle = not work.tasks
         phase.set(tasks=len(work.tasks))
     hold.renewed(sent_at, work.left)
-    hold.share = work.share
     for claimed in work.tasks:
         hold.take(claimed)
     return work

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from session_lock.database import Handback, Outcome, Settled
 from session_lock.errors import DatabaseError, SessionLost
-from session_lock.hold import Ending, Hold, claims_of
+from session_lock.hold import Ending, Hold, claims_of, level_of
 from session_lock.tasks import Discard, Failure, Finish, Release, Task, TaskKey, Verdict, retry_delay
 
 T = TypeVar("T")
@@ -54,9 +54,7 @@ async def finish(hold: Hold[T]) -> None:
                 continue
             hold.outcomes.extendleft(reversed(settlements))
             failures += 1
-            (logger.warning if failures == 1 else logger.debug)(
-                "session %d cannot record outcomes: %s", hold.lease.id, error
-            )
+            logger.log(level_of(failures), "session %d cannot record outcomes: %s", hold.lease.id, error)
         except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
             hold.end(Ending.FAILED, error)
             continue
@@ -64,7 +62,8 @@ async def finish(hold: Hold[T]) -> None:
             hold.lose("its last outcomes could not be recorded in time")
             break
         if failures:
-            await asyncio.sleep(random.uniform(0.05, 0.1) * min(2**failures, 32))
+            pause = random.uniform(0.05, 0.1) * min(2**failures, 32)
+            await asyncio.sleep(min(pause, max(hold.session.left(), 0.001)))  # a last time at the deadline
 
 
 def _take(hold: Hold[T], locked: list[Settlement[T]], *, again: bool) -> list[Settlement[T]]:

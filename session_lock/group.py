@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from session_lock.block import RunningBlock, failure_of, logger, wait_through
+from session_lock.block import RunningBlock, check_on_failure, failure_of, logger, wait_through
 from session_lock.errors import SettingsError
 from session_lock.hold import describe
 from session_lock.runner import Runner
@@ -22,6 +22,10 @@ class RunnerGroup(RunningBlock):
     def __init__(
         self, *runners: Runner[Any], on_failure: Callable[[BaseException], object] | None = None
     ) -> None:
+        for runner in runners:
+            if not isinstance(runner, Runner):
+                raise SettingsError(f"RunnerGroup(*runners): each is a Runner, not {type(runner).__name__}")
+        check_on_failure(on_failure)
         if len(set(map(id, runners))) < len(runners):
             raise SettingsError("a RunnerGroup was given the same Runner twice")
         self._runners = runners

@@ -69,7 +69,7 @@ class Hold(Generic[T]):
         self.failure: BaseException | None = None  # what run() raises when the lease has ended
         self.paused = False
         self.failed_looks = 0  # calls of get_work in a row that failed
-        self.share: int | None = None
+        self.decode_failed = False
         self.recording = True  # more outcomes may come
         self.ready_or_ending = asyncio.Event()
         self.outcome_or_end = asyncio.Event()
@@ -170,6 +170,11 @@ class Hold(Generic[T]):
             self.ready.remove(older)
         self.held[claim.key] = task
         if claimed.error is not None:
+            level = logging.DEBUG if self.decode_failed else logging.WARNING
+            logger.log(
+                level, "session %d cannot decode a row: %s", self.lease.id, type(claimed.error).__name__
+            )
+            self.decode_failed = True  # said once: it may be every row
             self.settle(task, Failure(f"decode failed: {describe(claimed.error)}"))
         else:
             self.ready.append(task)
@@ -263,6 +268,11 @@ def claims_of(tasks: Iterable[Task[Any]]) -> list[Claim]:
 
 def _is_delay(after: object) -> bool:
     return after is None or (isinstance(after, int | float) and after >= 0)
+
+
+def level_of(failures: int) -> int:
+    """An outage is said at its 1st, 2nd, 4th, 8th .. failure in a row, so neither once for ever nor each time."""
+    return logging.WARNING if failures & (failures - 1) == 0 else logging.DEBUG
 
 
 def describe(error: BaseException) -> str:

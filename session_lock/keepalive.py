@@ -10,7 +10,7 @@ from typing import Any
 
 from session_lock import session
 from session_lock.errors import DatabaseError, SessionLost
-from session_lock.hold import Ending, Hold
+from session_lock.hold import Ending, Hold, level_of
 
 logger = logging.getLogger("session_lock.keepalive")
 
@@ -43,7 +43,8 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
             if not error.retryable:
                 hold.end(Ending.FAILED, error)
             failures += 1
-            (logger.warning if failures == 1 else logger.debug)(
+            logger.log(
+                level_of(failures),
                 "keepalive of session %d failed, %.1f s are left: %s",
                 hold.lease.id,
                 hold.session.left(),

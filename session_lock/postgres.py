@@ -55,6 +55,14 @@ class PostgresDatabase(Generic[T]):
         key: Callable[[Any], TaskKey] | None = None,
         schema: str = "session_lock",
     ) -> None:
+        if table is not None and not isinstance(table, TaskTable):
+            raise SettingsError(
+                f"PostgresDatabase(connect, table): table is a TaskTable, not {type(table).__name__}"
+            )
+        if not isinstance(connect, str) and not callable(connect):
+            raise SettingsError(
+                f"connect is a DSN or an async function that connects, not {type(connect).__name__}"
+            )
         if (table is None) == (functions is None):
             raise SettingsError(
                 "give PostgresDatabase a TaskTable, or functions= for ones that are written by hand"
@@ -206,6 +214,8 @@ class PostgresDatabase(Generic[T]):
     # In a transaction of the user's --------------------------------------------------------------------------
 
     async def finish_in(self, connection: Any, lease: Lease, claims: Sequence[Claim]) -> None:
+        if not hasattr(connection, "is_in_transaction"):
+            raise SettingsError(f"finish_in needs an asyncpg connection, not {type(connection).__name__}")
         if not connection.is_in_transaction():
             raise SettingsError(
                 "finish_in(connection) needs an open transaction: async with connection.transaction(): ..."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
 import random
@@ -12,13 +11,13 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from session_lock import session
-from session_lock.block import RunningBlock, wait_through
+from session_lock.block import RunningBlock, check_on_failure, wait_through
 from session_lock.database import Database, DatabaseFinder
 from session_lock.errors import DatabaseError, SettingsError
-from session_lock.hold import Ending, Hold, describe
+from session_lock.hold import Ending, Hold, describe, level_of
 from session_lock.lease import live
 from session_lock.settings import Settings
-from session_lock.tasks import Tasker, each
+from session_lock.tasks import Tasker, check_async, each
 from session_lock.telemetry import Telemetry, TracerProvider
 
 T = TypeVar("T")
@@ -32,8 +31,9 @@ class Runner(RunningBlock, Generic[T]):
     `await runner.run()` until it is cancelled or `stop()` is called; or `async with runner:` for a block. `database` is a
     `Database`, or an async callable that returns the current one and is asked in each cycle.
 
-    `name` is for logs and spans. `on_failure` is called with the error if the Runner dies inside of `async with`;
-    `idle_spans=False` leaves out the spans of polls and keepalives that came to nothing.
+    `name` stands in spans and logs, by default the mapping's name; `app_version` in the session's row. `on_failure` is called with the error if the Runner dies inside of `async with`;
+    `idle_spans=False` leaves out the spans of polls and keepalives that came to nothing; `tracer_provider` defaults to
+    OpenTelemetry's global one. `SettingsError` says what of all this cannot be.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Runner(RunningBlock, Generic[T]):
         tracer_provider: TracerProvider | None = None,
         idle_spans: bool = True,
     ) -> None:
-        if not callable(tasker) or inspect.isasyncgenfunction(tasker):
-            raise SettingsError(
-                f"the tasker must be an async function that takes a batch, not {type(tasker).__name__}"
-            )
+        check_async(tasker, "the tasker", "a batch")
+        check_on_failure(on_failure)
+        if settings is not None and not isinstance(settings, Settings):
+            raise SettingsError(f"settings is a Settings, not {type(settings).__name__}")
         self.settings = settings or Settings()
         if not callable(database) and not hasattr(database, "get_work"):
             raise SettingsError(
@@ -62,11 +62,8 @@ class Runner(RunningBlock, Generic[T]):
         self._tasks_per_call = 1 if isinstance(tasker, each) else self.settings.batch_size
         self._app_version = app_version
         self._on_failure = on_failure
-        self._telemetry = Telemetry(
-            name or getattr(tasker, "__name__", "tasks"),
-            tracer_provider=tracer_provider,
-            idle_spans=idle_spans,
-        )
+        self._name = name
+        self._telemetry = Telemetry(name, tracer_provider=tracer_provider, idle_spans=idle_spans)
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hold: Hold[T] | None = None
@@ -164,6 +161,8 @@ class Runner(RunningBlock, Generic[T]):
             try:
                 async with asyncio.timeout(self.settings.call_timeout):
                     database = await self._find_database()
+                    mapping = (await database.identity()).mapping
+                    self._telemetry.name = self._name or mapping
                     with self._telemetry.phase("start", capacity=capacity) as phase:
                         lease = await database.start_session(
                             capacity=capacity,
@@ -176,14 +175,17 @@ class Runner(RunningBlock, Generic[T]):
                 if isinstance(error, DatabaseError) and not error.retryable:
                     raise
                 failures += 1
-                (logger.warning if failures == 1 else logger.debug)(
-                    "no session yet: %s", error or type(error).__name__
-                )
+                logger.log(level_of(failures), "no session yet: %s", error or type(error).__name__)
                 await self._pause(
                     random.uniform(0.1, 1.0) * min(self.settings.poll_interval * 2 ** min(failures, 8), 10.0)
                 )
                 continue
-            logger.info("session %d started", lease.id, extra={"session_id": lease.id})
+            logger.info(
+                "session %d of %s started",
+                lease.id,
+                self._telemetry.name,
+                extra={"session_id": lease.id, "mapping": mapping},
+            )
             return Hold(lease, database, self.settings, self._telemetry, capacity=capacity, sent_at=sent_at)
         return None
 

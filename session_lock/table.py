@@ -28,6 +28,14 @@ class ClaimColumns:
             raise SettingsError(f"claim_columns names a column twice: {', '.join(names)}")
 
 
+def claim_columns(names: Mapping[str, str]) -> ClaimColumns:
+    """From a mapping such as `{"session_id": "mail_session"}`."""
+    known = {each.name for each in fields(ClaimColumns)}
+    if wrong := sorted(set(names) - known):
+        raise SettingsError(f"claim_columns has no {wrong[0]!r}: its keys are {', '.join(sorted(known))}")
+    return ClaimColumns(**names)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskTable:
     """A mapping: the rows of a table that are things to do, and what makes them done.
@@ -70,13 +78,16 @@ class TaskTable:
     """Where the sessions and functions live."""
 
     def __post_init__(self) -> None:
+        for attribute in ("table", "key", "pending", "finish", "name", "schema"):
+            if not isinstance(getattr(self, attribute), str):
+                raise SettingsError(f"{attribute} of a TaskTable is text, not {getattr(self, attribute)!r}")
         for attribute in ("columns", "order_by"):
             value = getattr(self, attribute)
             if isinstance(value, str):
                 raise SettingsError(f"{attribute} is a sequence of names; write {attribute}=({value!r},)")
             object.__setattr__(self, attribute, tuple(value))
         if isinstance(self.claim_columns, Mapping):
-            object.__setattr__(self, "claim_columns", ClaimColumns(**self.claim_columns))
+            object.__setattr__(self, "claim_columns", claim_columns(self.claim_columns))
         object.__setattr__(self, "name", self.name or split_name(self.table)[1])
         object.__setattr__(self, "columns", self.columns or (self.key,))
         self._check_names()

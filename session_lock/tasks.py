@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, overload
 from uuid import UUID
+
+from session_lock.errors import SettingsError
 
 T = TypeVar("T")
 
@@ -43,7 +46,7 @@ class Failure:
     """The task has failed: it is tried again later."""
 
     error: str
-    """Kept for `session-lock why`."""
+    """Kept in the table `failure`."""
 
 
 Verdict: TypeAlias = Finish | Release | Discard | Failure
@@ -90,7 +93,7 @@ class Task(Generic[T]):
         self._holder.assert_held((self,))
 
     async def finish_in(self, connection: Any) -> None:
-        """Finish the task inside the caller's open transaction on the caller's own connection.
+        """Finish the task inside the caller's open transaction on the caller's own connection (of asyncpg).
 
         Call it first, then write: what the transaction writes and the finish take place together, or not at all. Raises
         `SessionLost` or `TaskLost` if the task is no longer held; the transaction must be rolled back then.
@@ -169,6 +172,10 @@ class Batch(Sequence[Task[T]]):
         return [task for task in self._tasks if not self._holder.is_settled(task)]
 
 
+class TaskerError(TypeError):
+    """What a tasker returned is not what it may return. The message is ours, and holds no data."""
+
+
 # Taskers --------------------------------------------------------------------------------------------------
 
 Tasker: TypeAlias = Callable[[Batch[T]], Awaitable[Iterable[Task[T]]]]
@@ -183,11 +190,12 @@ class each(Generic[T]):  # noqa: N801 (reads as a word at the call: Runner(datab
     """
 
     def __init__(self, function: Callable[[Task[T]], Awaitable[Release | Discard | None]]) -> None:
+        check_async(function, "a function under each()", "a task")
         self.function = function
 
     async def __call__(self, batch: Batch[T]) -> Iterable[Task[T]]:
         (task,) = batch
-        match await self.function(task):
+        match await awaitable(self.function(task)):
             case None:
                 return (task,)
             case Release(after):
@@ -195,10 +203,38 @@ class each(Generic[T]):  # noqa: N801 (reads as a word at the call: Runner(datab
             case Discard(reason):
                 batch.discard(task, reason)
             case other:
-                raise TypeError(
+                raise TaskerError(
                     f"a tasker under each() returns None, Release(after=) or Discard(reason), not {type(other).__name__}"
                 )
         return ()
+
+
+def check_async(function: Any, what: str, takes: str) -> None:
+    """Refuse what is plainly no async function; one that hides behind a wrapper is found out when it is called."""
+    if isinstance(function, each):
+        return
+    wanted = f"{what} must be an async function that takes {takes}"
+    if not callable(function) or isinstance(function, type):
+        kind = function.__name__ if isinstance(function, type) else type(function).__name__
+        raise SettingsError(f"{wanted}, not {kind}")
+    if inspect.isasyncgenfunction(function):
+        raise SettingsError(f"{wanted}: {function.__name__} has a yield; return the tasks instead")
+    plain = inspect.isroutine(function) and not inspect.iscoroutinefunction(function)
+    if (
+        plain
+        and not hasattr(function, "__wrapped__")
+        and getattr(function, "__name__", "<lambda>") != "<lambda>"
+    ):
+        raise SettingsError(
+            f"{wanted}: write `async def {function.__name__}`, and asyncio.to_thread for what blocks"
+        )
+
+
+def awaitable(result: Any) -> Awaitable[Any]:
+    """What calling a tasker gave, if it can be awaited."""
+    if not inspect.isawaitable(result):
+        raise TaskerError("a tasker must be async: what it returned cannot be awaited")
+    return result
 
 
 def retry_delay(attempt: int) -> float:

@@ -44,7 +44,7 @@ class Telemetry:
     def __init__(
         self, name: str, *, tracer_provider: TracerProvider | None = None, idle_spans: bool = True
     ) -> None:
-        self._name = name
+        self.name = name
         self._idle_spans = idle_spans
         self._tracer = trace.get_tracer("session_lock", version("session-lock"), tracer_provider)
 
@@ -58,7 +58,7 @@ class Telemetry:
         span = (
             None
             if deferred
-            else self._tracer.start_span(f"{phase} {self._name}", kind=PHASES[phase], start_time=started)
+            else self._tracer.start_span(f"{phase} {self.name}", kind=PHASES[phase], start_time=started)
         )
         try:
             if span is None:
@@ -73,9 +73,7 @@ class Telemetry:
             raise
         finally:
             if span is None and (told.error is not None or not told.idle):
-                span = self._tracer.start_span(
-                    f"{phase} {self._name}", kind=PHASES[phase], start_time=started
-                )
+                span = self._tracer.start_span(f"{phase} {self.name}", kind=PHASES[phase], start_time=started)
             if span is not None:
                 span.set_attributes(told.attributes)
                 if told.error is not None:

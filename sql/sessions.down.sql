@@ -1,6 +1,15 @@
 -- session_lock: takes away everything that sessions.up.sql and sessions.alwaysup.sql made. The task tables are not
 -- touched: run tasks.down.sql of each mapping first. What is still in the schema is refused, not dropped with it.
 
+DO $function$
+BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_proc AS own JOIN pg_catalog.pg_proc AS p ON p.pronamespace = own.pronamespace
+              WHERE own.oid = to_regproc($name$session_lock.clock$name$) AND p.proname LIKE 'get\_work\_%') THEN
+    RAISE EXCEPTION 'mappings are still installed: run the tasks.down.sql of each of them first';
+  END IF;
+END
+$function$;
+
 DROP FUNCTION IF EXISTS session_lock.trim_failures(text, text[]);
 DROP FUNCTION IF EXISTS session_lock.limit_transaction(interval);
 DROP FUNCTION IF EXISTS session_lock.share(bigint, bigint[], integer[], bigint);

@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
 -- The sessions that matter to a name: live ones, and ended ones whose tasks may still have to be found.
 CREATE INDEX IF NOT EXISTS session_unswept ON session_lock.session (name) WHERE swept_at IS NULL;
 
--- What went wrong with a task, for `session-lock why`; the newest few per task are kept.
+-- What went wrong with a task; the newest few per task are kept.
 CREATE TABLE IF NOT EXISTS session_lock.failure (
   id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   name     text NOT NULL,         -- the mapping's

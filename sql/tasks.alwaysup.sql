@@ -123,7 +123,7 @@ BEGIN
     my.enough := least(my.total, ceil((cardinality(my.held) + my.want)::numeric * my.total / my.capacity));
     SELECT count(*) INTO my.tasks
       FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock LIMIT my.enough) AS task;
-    IF my.tasks < my.enough THEN
+    IF my.tasks > 0 AND my.tasks < my.enough THEN
       my.share := coalesce(session_lock.share(p_id, my.sharing, my.capacities, my.tasks), 0);
       my.want := least(my.want, my.share - cardinality(my.held));
     END IF;

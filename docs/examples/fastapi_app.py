@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from session_lock import PostgresDatabase, Runner, TaskTable, each
 
+# CREATE TABLE mail (id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, address text, sent_at timestamptz)
 mails = TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at = now()", columns=["address"])
 
 

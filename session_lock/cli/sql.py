@@ -90,7 +90,9 @@ def _copy(arguments: argparse.Namespace) -> int:
     )
 
     async def files(connection: Connection, table: TaskTable) -> dict[str, str]:
-        return _files(table, await validate(connection, table), arguments.start, arguments.grant_to)
+        shape = await validate(connection, table)
+        shared = await _has_other_mappings(connection, table, shape)
+        return _files(table, shape, arguments.start, arguments.grant_to, shared=shared)
 
     written = with_database(arguments, files)
     for name in written:
@@ -112,11 +114,26 @@ def _copy(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _files(table: TaskTable, shape: Shape, start: int, grant_to: str | None) -> dict[str, str]:
-    """By name, in the order in which they run; each of a number of its own, with its way back where it has one."""
+async def _has_other_mappings(connection: Connection, table: TaskTable, shape: Shape) -> bool:
+    """Whether the schema serves another mapping already: its files for the sessions are another migration's then."""
+    query = """
+        SELECT EXISTS (
+          SELECT FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+           WHERE n.nspname = $1 AND p.proname ~ '^get_work_' AND left(p.proname, -9) <> 'get_work_' || $2)
+        """
+    return bool(await connection.fetchval(query, table.schema, function_set(table, shape)[:-9]))
+
+
+def _files(
+    table: TaskTable, shape: Shape, start: int, grant_to: str | None, *, shared: bool
+) -> dict[str, str]:
+    """By name, in the order in which they run; each of a number of its own, with its way back where it has one.
+
+    Where the schema serves another mapping too, the tables of the sessions are not made here, nor taken down by the way back.
+    """
     slug = function_set(table, shape)[:-9]
     steps = (
-        ("sessions", ("sessions.up.sql",), ("sessions.down.sql",)),
+        *(() if shared else (("sessions", ("sessions.up.sql",), ("sessions.down.sql",)),)),
         ("sessions_always", ("sessions.alwaysup.sql",), None),
         (slug, ("tasks.up.sql",), ("tasks.down.sql",)),
         (f"{slug}_index", ("tasks.index.sql",), None),

@@ -224,7 +224,7 @@ class MemoryDatabase(MemoryTable[T]):
         total = sum(sharing.values())
         enough = min(total, -(-(held + want) * total // session.capacity))
         tasks = min(enough, sum(row.due(now) for row in self._tasks.values()))
-        if tasks == enough:
+        if tasks in {0, enough}:  # nothing to share, or plenty
             return want, None
         share = divide(tasks, sharing).get(session.id, 0)
         return max(0, min(want, share - held)), share

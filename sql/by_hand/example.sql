@@ -215,7 +215,7 @@ BEGIN
           WHERE (t.state = 'new' AND c.blocked_at IS NULL
           AND EXISTS (SELECT FROM shop.payment AS p WHERE p.order_id = t.id)) AND t.available_at <= v_clock
           LIMIT v_total) AS task;
-    IF v_tasks < v_total THEN
+    IF v_tasks > 0 AND v_tasks < v_total THEN
       v_share := coalesce(session_lock.share(p_id, v_sharing, v_capacities, v_tasks), 0);
       v_want := least(v_want, v_share - cardinality(v_held));
     END IF;

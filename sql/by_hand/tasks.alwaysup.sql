@@ -168,7 +168,7 @@ BEGIN
     v_total := (SELECT sum(c) FROM unnest(v_capacities) AS c);
     SELECT count(*) INTO v_tasks
       FROM (SELECT FROM TODO_TASKS AS t WHERE (TODO_PENDING) AND t.available_at <= v_clock LIMIT v_total) AS task;
-    IF v_tasks < v_total THEN
+    IF v_tasks > 0 AND v_tasks < v_total THEN
       v_share := coalesce(session_lock.share(p_id, v_sharing, v_capacities, v_tasks), 0);
       v_want := least(v_want, v_share - cardinality(v_held));
     END IF;

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -57,9 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Demo:
     """One run, with a folder for temporary files of its own."""
 
-    def __init__(self, tmp_path: Path, *words: str | Path) -> None:
-        self.temp = tmp_path / "temporary"
-        self.temp.mkdir()
+    def __init__(self, *words: str | Path) -> None:
+        # Not below tmp_path, which the account that root's server runs under cannot reach.
+        self.temp = Path(tempfile.mkdtemp(prefix="demo-test-"))
         self.temp.chmod(0o755)
         self.process = subprocess.Popen(
             [sys.executable, "-c", DEMO, *map(str, words)],
@@ -132,12 +134,11 @@ def eventually(condition: Callable[[], bool], timeout: float = 10) -> bool:
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
+def demo() -> Iterator[Callable[..., Demo]]:
     with ExitStack() as stack:
 
-        def start(*words: str | Path, name: str = "run") -> Demo:
-            (tmp_path / name).mkdir()
-            demo = Demo(tmp_path / name, *words)
+        def start(*words: str | Path) -> Demo:
+            demo = Demo(*words)
             stack.callback(demo.process.kill)
             return stack.enter_context(_Closing(demo))
 
@@ -154,6 +155,7 @@ class _Closing:
     def __exit__(self, *_: object) -> None:
         self.demo.process.kill()
         self.demo.process.communicate()
+        shutil.rmtree(self.demo.temp)
 
 
 # The play ------------------------------------------------------------------------------------------
@@ -252,7 +254,7 @@ def test_killed_while_one_is_frozen(demo, folder):
 
 
 def test_interrupted_at_any_moment_of_its_beginning(demo, folder):
-    runs = [demo("--dir", folder, name=f"run{number}") for number in range(4)]
+    runs = [demo("--dir", folder) for _ in range(4)]
     deadline = time.perf_counter() + 2.5
     moments = [0.4, 0.9, 1.4, 1.9]
     began = time.perf_counter()
@@ -276,7 +278,7 @@ def test_interrupted_it_drops_its_schema(demo, folder, server_dsn):
     run = demo("--dsn", server_dsn, "--dir", folder)
     run.read_until("of 300 finished")
     assert schemas(server_dsn) == ["session_lock_demo"]
-    other = demo("--dsn", server_dsn, "--dir", folder, name="other")
+    other = demo("--dsn", server_dsn, "--dir", folder)
     status, _, err = other.wait()
     assert status == 2
     assert re.fullmatch(r"session-lock: there is a schema session_lock_demo in \S+ already: .*CASCADE\n", err)

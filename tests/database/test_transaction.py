@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 import pytest
 
+from session_lock import PostgresDatabase
 from session_lock.database import Outcome
-from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, TaskLost
+from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, SettingsError, TaskLost
+from session_lock.session import Lease
+from tests.support import EMAILS
 
 from .conftest import FORBIDDEN, Suite, is_waiting, keys
 
@@ -215,3 +219,19 @@ async def test_a_lost_session_is_told_as_such_and_not_as_a_lost_task(suite: Suit
     with pytest.raises(SessionLost):
         async with open_(lease, claims):
             pytest.fail("it was entered")
+
+
+async def test_a_connect_of_the_users_that_fails_is_a_database_that_is_away() -> None:
+    async def connect() -> None:
+        raise RuntimeError("the service for credentials is down")
+
+    async with PostgresDatabase(connect, EMAILS) as database:
+        with pytest.raises(DatabaseError, match="connect\\(\\) failed: RuntimeError") as caught:
+            await database.identity()
+    assert caught.value.retryable
+
+
+async def test_what_is_no_connection_of_asyncpg_is_refused(database) -> None:
+    async with PostgresDatabase(database.app_dsn, EMAILS) as emails:
+        with pytest.raises(SettingsError, match="finish_in needs an asyncpg connection, not object"):
+            await emails.finish_in(object(), Lease(1, UUID(int=0)), [])

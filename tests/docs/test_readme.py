@@ -72,6 +72,7 @@ def test_the_names_in_the_text_exist() -> None:
         "SIGSTOP",
         "CRITICAL",
         "DATABASE_URL",
+        "SESSION_LOCK_DSN",
     }
     named = set(re.findall(r"`([A-Z]\w+)\b", README.split("## What is promised")[1]))
     assert named <= public
@@ -224,7 +225,7 @@ def test_the_pauses_before_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_lengths() -> None:
-    assert len(README.splitlines()) <= 150
+    assert len(README.splitlines()) <= 160
     assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 60
     for path in (ROOT / "docs" / "adr").glob("*.md"):
         title, _, second, *rest = path.read_text().splitlines()

@@ -15,9 +15,10 @@ import pytest
 from pglast import ast as pg
 
 import session_lock
-from session_lock.schema import render, source, sql_root
+from session_lock.catalog import read_shape
+from session_lock.schema import SCHEMA_VERSION, SERVED_VERSION, render, source, sql_root
 from session_lock.table import Shape
-from tests.support import EMAILS
+from tests.support import EMAIL_TABLE, EMAILS, apply_mapping
 
 FILES = sorted(each.name for each in sql_root().iterdir() if each.name.endswith(".sql"))
 ONCE = ("sessions.up.sql", "tasks.up.sql", "tasks.index.sql")
@@ -366,3 +367,23 @@ def test_squawk_finds_nothing_unexcused(name, tmp_path):
 
     assert warnings() == EXCUSED[name].keys()  # nothing is excused that need not be
     assert warnings(f"--exclude={','.join(EXCUSED[name])}") == set()
+
+
+async def test_the_tables_of_the_sessions_stay_while_a_mapping_needs_them(database):
+    connection = await asyncpg.connect(database.admin_dsn)
+    try:
+        await connection.execute(EMAIL_TABLE)
+        await apply_mapping(connection, EMAILS)
+        shape = await read_shape(connection, EMAILS)
+        with pytest.raises(asyncpg.RaiseError, match="mappings are still installed"):
+            await connection.execute(render("sessions.down.sql", EMAILS, shape))
+        await connection.execute(render("tasks.down.sql", EMAILS, shape))
+        for _ in range(2):
+            await connection.execute(render("sessions.down.sql", EMAILS, shape))
+        assert await connection.fetchval("SELECT to_regnamespace('session_lock')") is None
+    finally:
+        await connection.close()
+
+
+def test_the_versions_in_sql_and_in_python_are_the_same():
+    assert f"SELECT {SCHEMA_VERSION}, {SERVED_VERSION} $" in source("sessions.alwaysup.sql")

@@ -163,9 +163,6 @@ async def test_what_is_accomplished_when_the_lease_is_lost_is_tried_once_and_the
         await until(lambda: database.count("get_work") > 1)
         database.expire(1)
         await lost.wait()
-        await asyncio.sleep(0.01)
-        assert database.count("finish_tasks") == 1
-        assert database.finished == []
         await until(lambda: len(database.finished) == 2)
     assert [call["args"][0].id for call in database.arguments("finish_tasks")] == [1, 2]
     assert [database[key].attempts for key in (1, 2)] == [2, 2]
@@ -305,7 +302,7 @@ async def test_nothing_is_claimed_when_there_is_hardly_time_left_to_begin_it() -
         # Answers of looks tell what is left, too; these are of a server that has not heard of us since the start.
         await until(lambda: len(database.sessions) == 2, within=40)
         looks = [at for at in database.times("get_work") if at < database.times("start_session")[1]]
-        assert 19 < max(looks) <= 30 * 0.999 - 1 - 5 - 3
+        assert 19 < max(looks) <= 30 - 1 - 5 - 3
         database.heal()
 
 
@@ -556,7 +553,7 @@ async def test_outcomes_are_tried_until_the_local_deadline_and_not_longer() -> N
         database.fail("get_work")
         await until(lambda: database.count("start_session") == 2, within=60)
         tries = database.times("finish_tasks")
-        assert 27 < tries[-1] < 31
+        assert 27 < tries[-1] < 30
         database.heal()
         await until(lambda: database.finished, within=60)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 from typing import Any
 
 import pytest
@@ -85,7 +86,7 @@ async def test_none_is_an_error_that_is_said_before_anything_is_claimed_again(ca
     work = database.inner.get_work
 
     async def get_work(*args: Any, **kwargs: Any) -> Any:
-        said_before.append("returned NoneType" in caplog.text)
+        said_before.append("accomplished, not NoneType" in caplog.text)
         return await work(*args, **kwargs)
 
     database.inner.get_work = get_work
@@ -125,7 +126,10 @@ async def test_foreign_unknown_and_repeated_tasks_are_refused_one_by_one_and_the
     await run_for(0.4, database, tasker)
     assert sorted(database.finished) == [1, 2]
     assert errors(database, 3) == errors(database, 4) == ["the tasker did not return it"]
-    assert "returned 7 things that are no tasks of its batch, and 1 tasks again" in caplog.text
+    assert (
+        "returned 7 things that are no tasks of its batch (it returns Task objects, not keys), and 1 tasks again"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize("nonsense", [42, True, object(), each, 0])
@@ -138,7 +142,7 @@ async def test_what_is_no_iterable_is_a_failure_of_the_batch(nonsense: Any) -> N
 
     await run_for(0.4, database, tasker)
     assert database.finished == []
-    assert errors(database, 1)[0].startswith("TypeError: a tasker returns the tasks")
+    assert errors(database, 1)[0].startswith("TaskerError: a tasker returns the tasks")
 
 
 @virtual
@@ -146,16 +150,32 @@ async def test_a_tasker_that_is_not_async_fails_its_tasks_and_nothing_else() -> 
     database = table(2)
     await run_for(0.4, database, lambda batch: list(batch))
     assert database.finished == []
-    assert errors(database, 1)[0].startswith("TypeError")
+    assert errors(database, 1)[0].startswith("TaskerError: a tasker must be async")
 
 
 def test_what_can_be_seen_to_be_no_tasker_is_refused_at_once() -> None:
     async def generator(batch: Any) -> Any:
         yield batch
 
-    for tasker in (None, 3, generator):
+    def plain(batch: Any) -> Any:
+        return batch
+
+    for tasker in (None, 3, generator, plain, each):
         with pytest.raises(SettingsError, match="the tasker must be an async function"):
             Runner(MemoryDatabase(), tasker)  # type: ignore[arg-type]
+    for function in (None, 3, generator, plain, dict):
+        with pytest.raises(SettingsError, match=r"a function under each\(\) must be an async function"):
+            each(function)  # type: ignore[arg-type]
+
+
+@virtual
+async def test_the_log_says_where_a_tasker_failed_and_nothing_of_the_row(caplog: Any) -> None:
+    async def send(batch: Any) -> Any:
+        raise ValueError(batch[0].data)
+
+    await run_for(0.4, table(2), send)
+    assert re.search(r"failed on 2 tasks: ValueError at \S+test_tasker.py:\d+ in send", caplog.text)
+    assert CANARY not in caplog.text
 
 
 def test_what_can_be_seen_to_be_no_database_is_refused_without_being_told() -> None:
@@ -381,7 +401,7 @@ async def test_each_takes_none_release_and_discard_and_nothing_else() -> None:
     assert database.finished == [1]
     assert (database[2].attempts, database[2].available_at >= 30) == (0, True)
     assert database.discarded == [3]
-    assert errors(database, 4)[0].startswith("TypeError: a tasker under each() returns None, Release")
+    assert errors(database, 4)[0].startswith("TaskerError: a tasker under each() returns None, Release")
     assert errors(database, 5)[0].endswith("not list")
     assert errors(database, 6) == ["LookupError: six"]
 

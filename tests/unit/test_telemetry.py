@@ -163,8 +163,8 @@ async def test_a_cancelled_call_of_ours_is_no_error_and_an_abandoned_one_is(span
 
 
 @virtual
-async def test_the_name_is_the_taskers_unless_given(spans: Spans) -> None:
+async def test_the_name_is_the_mappings_unless_given(spans: Spans) -> None:
     database = table(0)
     async with running(Runner(database, do_all, settings(), tracer_provider=spans.provider)):
         await asyncio.sleep(1)
-    assert spans.of("start")[0].name == "start do_all"
+    assert spans.of("start")[0].name == "start tasks"

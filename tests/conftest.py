@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import os
 import secrets
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,6 +77,9 @@ def _no_server(reason: str) -> NoReturn:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Under pytest-xdist start one server, in the controller; the workers inherit its address."""
+    # A shell's background job ignores Ctrl-C, and so would the programs that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
         return
     server = running_server()

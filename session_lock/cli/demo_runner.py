@@ -76,9 +76,8 @@ class Hasher:
         await self._log_run(batch)
         digests = {task: await asyncio.to_thread(digest, task.data["path"]) for task in batch}
         try:
-            await asyncio.sleep(
-                self._pause
-            )  # computed, not finished: this is where a freeze most likely finds us
+            # Computed, not finished: this is where a freeze most likely finds us.
+            await asyncio.sleep(self._pause)
             async with batch.transaction() as connection:
                 for task, value in digests.items():
                     await self._store(connection, task, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
@@ -33,18 +34,24 @@ class Connections:
     def __init__(self, connect: Connect, size: int, greet: Callable[[Connection], Awaitable[None]]) -> None:
         self._connect = connect
         self._greet = greet
+        self._size = size
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._free = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Connection]:
         """A connection, opened and greeted if none is idle."""
+        if self._loop is not (
+            loop := asyncio.get_running_loop()
+        ):  # a second asyncio.run: what the first left is dead
+            self._loop, self._idle, self._free = loop, [], asyncio.Semaphore(self._size)
         async with self._free:
             connection = self._take_idle() or await self._open()
             try:
                 yield connection
             except Exception as error:
-                if not isinstance(error, asyncpg.PostgresError) or connection.is_in_transaction():
+                if isinstance(error, BROKEN) or connection.is_in_transaction():
                     connection.terminate()
                 raise
             except BaseException:
@@ -97,6 +104,16 @@ class Connections:
 # Errors -------------------------------------------------------------------------------------------------
 
 
+OF_THE_SERVER = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "SL", "XX"}
+"""Classes of SQLSTATE that speak of the server, the connection or the schema; what is left speaks of a row."""
+
+OUR_FUNCTIONS = re.compile(
+    r"\b(start_session|bump_session|hold_session|sessions_of|sweep_sessions|limit_transaction|trim_failures|share"
+    r"|standing_\w+|get_work_\w+|finish_tasks_\w+|finish_in_\w+|release_tasks_\w+|end_session_\w+)\b"
+)
+
+BROKEN = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
 DRIVER_ERRORS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -126,7 +143,7 @@ def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
             return TaskLost(message)
         case "42501":
             return SchemaError(f"{what}: {message}; grant the role what it needs: {remedy} --grant-to ROLE")
-        case _ if state == "SL003" or state[:2] in {"22", "23", "P0"}:
+        case _ if state and (state == "SL003" or state[:2] not in OF_THE_SERVER or _in_a_trigger(error)):
             return RowRefusedError(_without_values(error, state, message))
         case _ if state[:2] in {"42", "3F"}:
             return SchemaError(f"{what}: {message}; run: {remedy}")
@@ -134,6 +151,12 @@ def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
             return DatabaseError(f"{what}: {message}", retryable=False)
         case _:
             return DatabaseError(f"{what}: {message}")
+
+
+def _in_a_trigger(error: BaseException) -> bool:
+    """Whether it was raised beneath one of our functions, by one of the user's: that is the row's matter."""
+    innermost = (getattr(error, "context", None) or "").split("\n", 1)[0]
+    return bool(re.match(r"(PL/\w+|SQL) function ", innermost)) and not OUR_FUNCTIONS.search(innermost)
 
 
 def _without_values(error: BaseException, state: str, message: str) -> str:

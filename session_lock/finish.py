@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from session_lock.database import Handback, Outcome, Settled
 from session_lock.errors import DatabaseError, SessionLost
-from session_lock.hold import Ending, Hold, claims_of, level_of
+from session_lock.hold import Ending, Hold, claims_of, describe, level_of
 from session_lock.tasks import Discard, Failure, Finish, Release, Task, TaskKey, Verdict, retry_delay
 
 T = TypeVar("T")
@@ -26,6 +26,11 @@ AT_ONCE = 1000
 ERROR_LENGTH = 4000
 """Characters of an error that are kept."""
 
+LONGEST_DELAY = 1e9
+"""Seconds, 32 years; what is released for longer is parked."""
+
+NO_TEXT = "an error that cannot be stored in this database"
+
 LOCKED_PAUSE = 0.05
 """Seconds before a row is tried again that somebody had locked."""
 
@@ -38,7 +43,8 @@ async def finish(hold: Hold[T]) -> None:
     due = 0.0
     failures = 0
     while hold.recording or hold.outcomes or locked:
-        settlements = _take(hold, locked, again=clock() >= due)
+        # Fewer after a failure: a call in which many rows refuse may take too long, and its answers are lost with it.
+        settlements = _take(hold, locked, again=clock() >= due, most=max(50, AT_ONCE >> (2 * failures)))
         if not settlements:
             await _wait(hold, max(0.001, due - clock()) if locked else None)
             continue
@@ -48,16 +54,18 @@ async def finish(hold: Hold[T]) -> None:
         except SessionLost as error:
             hold.lost(error)
             break
-        except DatabaseError as error:
-            if not error.retryable:
-                hold.end(Ending.FAILED, error)
-                continue
-            hold.outcomes.extendleft(reversed(settlements))
-            failures += 1
-            logger.log(level_of(failures), "session %d cannot record outcomes: %s", hold.lease.id, error)
         except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
-            hold.end(Ending.FAILED, error)
-            continue
+            if not (isinstance(error, DatabaseError) and error.retryable):
+                hold.end(
+                    Ending.FAILED, error
+                )  # tried on, for as long as the shutdown may take: it may have been passing
+            hold.outcomes.extend(
+                settlements
+            )  # behind the others: what cannot be recorded holds up none of them
+            failures += 1
+            logger.log(
+                level_of(failures), "session %d cannot record outcomes: %s", hold.lease.id, describe(error)
+            )
         if (failures or locked) and hold.session.left() <= 0:
             hold.lose("its last outcomes could not be recorded in time")
             break
@@ -66,13 +74,13 @@ async def finish(hold: Hold[T]) -> None:
             await asyncio.sleep(min(pause, max(hold.session.left(), 0.001)))  # a last time at the deadline
 
 
-def _take(hold: Hold[T], locked: list[Settlement[T]], *, again: bool) -> list[Settlement[T]]:
-    """The next outcomes, each key once: an older claim of a key is recorded before a newer one."""
+def _take(hold: Hold[T], locked: list[Settlement[T]], *, again: bool, most: int) -> list[Settlement[T]]:
+    """Up to `most` of the next outcomes, each key once: an older claim of a key is recorded before a newer one."""
     taken: list[Settlement[T]] = []
     keys: set[TaskKey] = {task.key for task, _ in locked}
     if again:
         taken, locked[:] = [*locked], []
-    while hold.outcomes and len(taken) < AT_ONCE and hold.outcomes[0][0].key not in keys:
+    while hold.outcomes and len(taken) < most and hold.outcomes[0][0].key not in keys:
         taken.append(hold.outcomes.popleft())
         keys.add(taken[-1][0].key)
     return taken
@@ -150,6 +158,8 @@ def _after_refusal(task: Task[Any], verdict: Verdict, error: str) -> Verdict | N
             return Failure(f"finish was refused: {error}")
         case Discard(reason):
             return Park(f"discard was refused: {error}; {reason}")
+        case Failure(text) if text != NO_TEXT:  # perhaps it is its own text that cannot be stored
+            return type(verdict)(NO_TEXT)
         case _:
             return None  # until the session ends; its row is not claimed twice meanwhile
 
@@ -162,7 +172,8 @@ def _handback(task: Task[Any], verdict: Verdict) -> Handback:
     (claim,) = claims_of((task,))
     match verdict:
         case Release(after):
-            return Handback(claim, after=after, give_back_attempt=True)
+            far = after is not None and after > LONGEST_DELAY
+            return Handback(claim, after=math.inf if far else after, give_back_attempt=True)
         case Discard(reason):
             return Handback(claim, discard=True, error=_storable(reason) or None)
         case Park(error):

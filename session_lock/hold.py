@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -254,7 +254,15 @@ class Hold(Generic[T]):
     @asynccontextmanager
     async def _transaction(self, tasks: Sequence[Task[Any]]) -> AsyncIterator[Any]:
         self.assert_held(tasks)
-        async with self.database.transaction(self.lease, claims_of(tasks)) as connection:
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self.session.left()):
+                    entry = self.database.transaction(self.lease, claims_of(tasks))
+                    connection = await stack.enter_async_context(entry)
+            except TimeoutError as error:
+                raise DatabaseError(
+                    "no finishing transaction could be opened: all connections for them are in use"
+                ) from error
             yield connection
         for task in tasks:  # committed: nothing is left to record
             if task not in self._settled:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncpg
 import pytest
 
+from session_lock import PostgresDatabase
 from session_lock.database import Claim, Handback, Outcome
+from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
 from .conftest import FORBIDDEN, STUBBORN, Suite, finished, keys
 
@@ -181,3 +184,31 @@ async def test_all_outcomes_in_one_call(suite: Suite):
             Outcome.LOST,
             Outcome.LOCKED,
         ]
+
+
+async def test_a_trigger_that_raises_what_it_likes_is_its_rows_matter(database) -> None:
+    """Its own SQLSTATE, and a table that it does not find under the pinned search_path: neither is an outage."""
+    admin = await asyncpg.connect(database.admin_dsn)
+    try:
+        await admin.execute(EMAIL_TABLE)
+        await apply_mapping(admin, EMAILS, grant_to="app")
+        await admin.execute(
+            """
+            CREATE FUNCTION public.check_email() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+              IF new.sent_at IS NOT NULL AND new.id = 2 THEN RAISE EXCEPTION 'no' USING ERRCODE = 'MY001'; END IF;
+              IF new.sent_at IS NOT NULL AND new.id = 4 THEN PERFORM FROM not_found_here; END IF;
+              RETURN new;
+            END $$;
+            CREATE TRIGGER check_email BEFORE UPDATE ON public.email FOR EACH ROW EXECUTE FUNCTION public.check_email();
+            """
+        )
+        await add_emails(admin, 6)
+        async with PostgresDatabase(database.app_dsn, EMAILS) as emails:
+            lease = await emails.start_session(capacity=10, ttl=30)
+            work = await emails.get_work(lease, limit=10)
+            settled = await emails.finish_tasks(lease, [task.claim for task in work.tasks])
+        assert {each.key for each in settled if each.outcome is Outcome.FINISHED} == {1, 3, 5, 6}
+        assert {each.key for each in settled if each.outcome is Outcome.REFUSED} == {2, 4}
+    finally:
+        await admin.close()

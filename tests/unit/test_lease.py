@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from session_lock import DatabaseError, Runner, SessionLost, TaskLost, each, session
+from session_lock.database import Outcome, Settled
 from session_lock.testing import VirtualTimeLoop
 from tests.unit.scenes import Sleeper, assert_free, do_all, running, settings, table
 from tests.unit.virtual import now, until, virtual
@@ -702,3 +704,48 @@ async def test_such_an_error_while_being_cancelled_is_logged(caplog: Any) -> Non
     with pytest.raises(asyncio.CancelledError):
         await run
     assert "a Runner that was being cancelled failed: DatabaseError: no rights" in caplog.text
+
+
+@virtual
+async def test_an_error_that_cannot_be_stored_gives_its_task_back_without_it() -> None:
+    database = table(1)
+    inner = database.inner.release_tasks
+
+    async def release_tasks(lease: Any, handbacks: Any) -> Any:
+        if any(each.error and "€" in each.error for each in handbacks):
+            return [Settled(each.claim.key, Outcome.REFUSED, "no such character") for each in handbacks]
+        return await inner(lease, handbacks)
+
+    database.inner.release_tasks = release_tasks
+
+    async def tasker(batch: Any) -> Any:
+        if batch[0].attempt == 1:
+            raise ValueError("price in €")
+        return batch
+
+    async with running(Runner(database, tasker, settings())):
+        await until(lambda: database.finished == [1], within=20)
+
+
+@virtual
+async def test_a_transaction_that_never_gets_a_connection_is_given_up_with_the_lease() -> None:
+    database = table(1)
+    raised: list[BaseException] = []
+
+    @asynccontextmanager
+    async def never(*_: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+        yield
+
+    async def tasker(batch: Any) -> Any:
+        try:
+            async with batch.transaction():
+                pass
+        except DatabaseError as error:
+            raised.append(error)
+        return ()
+
+    database.inner.transaction = never
+    async with running(Runner(database, tasker, settings())):
+        await until(lambda: raised, within=40)
+    assert "no finishing transaction could be opened" in str(raised[0])

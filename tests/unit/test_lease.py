@@ -677,7 +677,8 @@ async def test_what_only_a_person_can_mend_ends_run_after_the_drain_with_that_on
     assert_free(database)
     if verb in {"get_work", "bump_session", "release_tasks"}:
         assert sorted(database.finished) == [1, 2, 4]  # the drain let the long one end, and it was recorded
-        assert now() == pytest.approx(8, abs=0.2)
+        # what cannot be given back is tried on for as long as the shutdown may take: it may have been passing
+        assert 7.9 < now() < 8.2 + (5 if verb == "release_tasks" else 0)
 
 
 @virtual

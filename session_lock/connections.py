@@ -28,13 +28,16 @@ class Connections:
     """At most `size` connections, each in one pair of hands at a time.
 
     A connection whose call was cancelled, timed out or broke is terminated, not reused: its answer may still come, and
-    a late cancel request may hit the next statement. Nothing here waits for a server without the caller's timeout.
+    a late cancel request may hit the next statement. And before anything else is asked, its backend is ended as well: a
+    statement that stands still there must not be carried out behind the back of its successor. Nothing here waits for a
+    server without the caller's timeout.
     """
 
     def __init__(self, connect: Connect, size: int, greet: Callable[[Connection], Awaitable[None]]) -> None:
         self._connect = connect
         self._greet = greet
         self._size = size
+        self._given_up: list[tuple[int, float]] = []  # backend's pid, loop's time
         self._loop: asyncio.AbstractEventLoop | None = None
         self._free = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
@@ -45,21 +48,38 @@ class Connections:
         if self._loop is not (
             loop := asyncio.get_running_loop()
         ):  # a second asyncio.run: what the first left is dead
-            self._loop, self._idle, self._free = loop, [], asyncio.Semaphore(self._size)
+            self._loop, self._idle, self._given_up, self._free = loop, [], [], asyncio.Semaphore(self._size)
         async with self._free:
             connection = self._take_idle() or await self._open()
             try:
+                await self._end_given_up(connection)
                 yield connection
             except Exception as error:
                 if isinstance(error, BROKEN) or connection.is_in_transaction():
-                    connection.terminate()
+                    self._give_up(connection)
                 raise
             except BaseException:
-                connection.terminate()
+                self._give_up(connection)
                 raise
             finally:
                 if not connection.is_closed():
                     self._idle.append(connection)
+
+    def _give_up(self, connection: Connection) -> None:
+        if not connection.is_closed():
+            self._given_up.append((connection.get_server_pid(), asyncio.get_running_loop().time()))
+        connection.terminate()
+
+    async def _end_given_up(self, connection: Connection) -> None:
+        """End the backends of connections that were given up.
+
+        Behind a pooler the pid that a client is told is no backend's: nothing is found then, and nothing is ended.
+        """
+        if self._given_up:
+            ended = [*self._given_up]
+            now = asyncio.get_running_loop().time()
+            await connection.execute(END_BACKENDS, [pid for pid, _ in ended], [now - at for _, at in ended])
+            del self._given_up[: len(ended)]
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
@@ -111,6 +131,15 @@ OUR_FUNCTIONS = re.compile(
     r"\b(start_session|bump_session|hold_session|sessions_of|sweep_sessions|limit_transaction|trim_failures|share"
     r"|standing_\w+|get_work_\w+|finish_tasks_\w+|finish_in_\w+|release_tasks_\w+|end_session_\w+)\b"
 )
+
+END_BACKENDS = """
+SELECT pg_terminate_backend(a.pid)
+  FROM unnest($1::integer[], $2::double precision[]) AS given_up (pid, ago)
+  JOIN pg_catalog.pg_stat_activity AS a
+    ON a.pid = given_up.pid AND a.backend_start < clock_timestamp() - make_interval(secs => given_up.ago)
+ WHERE a.usename = current_user AND a.datname = current_database() AND a.pid <> pg_backend_pid()
+"""
+"""One that started after the connection was given up has got its pid anew, and is left alone."""
 
 BROKEN = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 

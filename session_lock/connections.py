@@ -55,7 +55,9 @@ class Connections:
                 await self._end_given_up(connection)
                 yield connection
             except Exception as error:
-                if isinstance(error, BROKEN) or connection.is_in_transaction():
+                if not connection.is_closed() and (
+                    isinstance(error, BROKEN) or connection.is_in_transaction()
+                ):
                     self._give_up(connection)
                 raise
             except BaseException:
@@ -150,6 +152,22 @@ DRIVER_ERRORS = (
     OSError,
     TimeoutError,
 )
+
+
+class UnreadableError(DatabaseError):
+    """A value is beyond what the driver can read, such as a date in the year 20000."""
+
+
+@contextmanager
+def readable(connection: Connection) -> Iterator[None]:
+    """An error of the driver's decoders within, as `UnreadableError`. What the connection thinks after it is unsure."""
+    try:
+        yield
+    except DRIVER_ERRORS:
+        raise
+    except (ArithmeticError, ValueError) as error:
+        connection.terminate()
+        raise UnreadableError(f"the driver cannot read a value: {type(error).__name__}") from error
 
 
 @contextmanager

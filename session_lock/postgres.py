@@ -11,7 +11,16 @@ from typing import Any, Generic, Self, TypeVar, cast
 
 import asyncpg
 
-from session_lock.connections import DRIVER_ERRORS, Connect, Connection, Connections, translate, translated
+from session_lock.connections import (
+    DRIVER_ERRORS,
+    Connect,
+    Connection,
+    Connections,
+    UnreadableError,
+    readable,
+    translate,
+    translated,
+)
 from session_lock.database import Beat, Claim, ClaimedTask, Handback, Identity, Outcome, Settled, Work
 from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.names import quote_name
@@ -139,17 +148,26 @@ class PostgresDatabase(Generic[T]):
         finished: Sequence[Claim] = (),
     ) -> Work[T]:
         settled: Sequence[Settled] = ()
-        keys, tokens = _columns(finished)
-        arguments = [lease.id, lease.nonce, limit, list(held), position, over_share]
+
+        async def ask(limit: int, finished: Sequence[Claim], columns: str = "*") -> list[asyncpg.Record]:
+            options = [limit, list(held), position, over_share, *_columns(finished)]
+            return await self._call(self._work, "get_work", lease.id, lease.nonce, *options, columns=columns)
+
         try:
-            rows = await self._call(self._work, "get_work", *arguments, keys, tokens)
+            rows = await ask(limit, finished)
         except RowRefusedError:
             if not finished:
                 raise
             settled = await self.finish_tasks(
                 lease, finished
             )  # a row among them refuses: it holds up nothing else
-            rows = await self._call(self._work, "get_work", *arguments, [], [])
+            rows = await ask(limit, ())
+        except UnreadableError:
+            # The driver cannot read a value of some row. They are claimed, and claimed again: the first one alone.
+            try:
+                rows = await ask(1, finished)
+            except UnreadableError as error:
+                return _unreadable(await ask(1, finished, ", ".join(ENVELOPE)), error, self._settled)
         state = rows[-1]
         tasks = [self._claimed(row) for row in rows if row[0] == "task"]
         return Work(
@@ -195,17 +213,20 @@ class PostgresDatabase(Generic[T]):
     async def end_session(self, lease: Lease, claims: Sequence[Claim] = ()) -> None:
         await self._call(self._work, "end_session", lease.id, lease.nonce, *_columns(claims))
 
-    async def _call(self, connections: Connections, verb: str, *arguments: object) -> list[asyncpg.Record]:
+    async def _call(
+        self, connections: Connections, verb: str, *arguments: object, columns: str = "*"
+    ) -> list[asyncpg.Record]:
         places = ", ".join(f"${i}" for i in range(1, len(arguments) + 1))
         with self._translated(verb):
             async with connections.one() as connection:  # greeted, so the functions' names are known
                 assert self._server is not None
-                query = f"SELECT * FROM {self._function(verb, self._server)}({places})"
-                if self._server.read_committed:
-                    return await connection.fetch(query, *arguments)
-                # Some other isolation is the role's or database's default: three round trips instead of one.
-                async with connection.transaction(isolation="read_committed"):
-                    return await connection.fetch(query, *arguments)
+                query = f"SELECT {columns} FROM {self._function(verb, self._server)}({places})"
+                with readable(connection):
+                    if self._server.read_committed:
+                        return await connection.fetch(query, *arguments)
+                    # Some other isolation is the role's or database's default: three round trips instead of one.
+                    async with connection.transaction(isolation="read_committed"):
+                        return await connection.fetch(query, *arguments)
 
     def _function(self, verb: str, server: Server) -> str:
         name = f"{verb}_{server.functions}" if verb in OWN_FUNCTIONS else verb
@@ -245,6 +266,17 @@ class PostgresDatabase(Generic[T]):
             raise translate(
                 error, f"the finishing transaction ({self._wanted.name})", self._wanted.remedy
             ) from error
+
+
+def _unreadable(
+    rows: list[asyncpg.Record], error: Exception, settled: Callable[[Any, str], Settled]
+) -> Work[Any]:
+    """The one task whose row cannot be read, as one that has failed before it began."""
+    tasks: list[ClaimedTask[Any]] = [
+        ClaimedTask(Claim(row[1], row[2]), row[3], None, error) for row in rows if row[0] == "task"
+    ]
+    outcomes = [settled(row[1], row["outcome"]) for row in rows if row[0] == "outcome"]
+    return Work(left=rows[-1]["lease_left"], tasks=tasks, settled=outcomes, share=rows[-1]["task_share"])
 
 
 def _columns(claims: Sequence[Claim]) -> tuple[list[TaskKey], list[int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import asyncpg
 import pytest
 
@@ -210,5 +212,25 @@ async def test_a_trigger_that_raises_what_it_likes_is_its_rows_matter(database) 
             settled = await emails.finish_tasks(lease, [task.claim for task in work.tasks])
         assert {each.key for each in settled if each.outcome is Outcome.FINISHED} == {1, 3, 5, 6}
         assert {each.key for each in settled if each.outcome is Outcome.REFUSED} == {2, 4}
+    finally:
+        await admin.close()
+
+
+async def test_a_value_that_the_driver_cannot_read_fails_its_own_task_alone(database) -> None:
+    admin = await asyncpg.connect(database.admin_dsn)
+    try:
+        await admin.execute(EMAIL_TABLE + "; ALTER TABLE public.email ADD COLUMN due timestamptz")
+        table = replace(EMAILS, columns=("id", "due"))
+        await apply_mapping(admin, table, grant_to="app")
+        await add_emails(admin, 6)
+        await admin.execute("UPDATE public.email SET due = '20000-01-01' WHERE id IN (2, 5)")
+        async with PostgresDatabase(database.app_dsn, table) as emails:
+            lease = await emails.start_session(capacity=10, ttl=30)
+            held: dict[int, bool] = {}
+            for _ in range(7):  # a call for each of the unreadable ones, and for what lies before it
+                work = await emails.get_work(lease, limit=10, held=list(held))
+                held |= {task.claim.key: task.error is None for task in work.tasks}
+        assert held == {1: True, 2: False, 3: True, 4: True, 5: False, 6: True}
+        assert await admin.fetchval("SELECT max(attempts) FROM public.email") == 1
     finally:
         await admin.close()

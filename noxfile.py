@@ -1,4 +1,4 @@
-"""Everything that is checked. `uv run nox -l` lists the sessions; `.ci/run` runs them."""
+"""Everything that is checked. `uv run nox -l` lists the sessions; `.ci/run` runs the first of them at every change."""
 
 from __future__ import annotations
 

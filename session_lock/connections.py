@@ -45,31 +45,28 @@ class Connections:
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Connection]:
         """A connection, opened and greeted if none is idle."""
-        if self._loop is not (
-            loop := asyncio.get_running_loop()
-        ):  # a second asyncio.run: what the first left is dead
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # a second asyncio.run: what the first has left is dead
             self._loop, self._idle, self._given_up, self._free = loop, [], [], asyncio.Semaphore(self._size)
         async with self._free:
             connection = self._take_idle() or await self._open()
+            pid = connection.get_server_pid()  # which a connection that is lost cannot tell any more
             try:
                 await self._end_given_up(connection)
                 yield connection
             except Exception as error:
-                if not connection.is_closed() and (
-                    isinstance(error, BROKEN) or connection.is_in_transaction()
-                ):
-                    self._give_up(connection)
+                if connection.is_closed() or isinstance(error, BROKEN) or connection.is_in_transaction():
+                    self._give_up(connection, pid)
                 raise
             except BaseException:
-                self._give_up(connection)
+                self._give_up(connection, pid)
                 raise
             finally:
                 if not connection.is_closed():
                     self._idle.append(connection)
 
-    def _give_up(self, connection: Connection) -> None:
-        if not connection.is_closed():
-            self._given_up.append((connection.get_server_pid(), asyncio.get_running_loop().time()))
+    def _give_up(self, connection: Connection, pid: int) -> None:
+        self._given_up.append((pid, asyncio.get_running_loop().time()))
         connection.terminate()
 
     async def _end_given_up(self, connection: Connection) -> None:
@@ -100,9 +97,7 @@ class Connections:
                 connection = await self._connect()
             except (SessionLockError, *DRIVER_ERRORS):
                 raise
-            except (
-                Exception
-            ) as error:  # the user's: a service for credentials that is away is a database that is away
+            except Exception as error:  # the user's: no credentials now is a database that is away
                 raise DatabaseError(f"connect() failed: {type(error).__name__}: {error}") from error
         try:
             await self._greet(connection)

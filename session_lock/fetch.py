@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from session_lock import session
 from session_lock.database import Database, Work
 from session_lock.errors import DatabaseError, SessionLost
-from session_lock.hold import Ending, Hold, level_of
+from session_lock.hold import Ending, Hold, level_of, wait_for
 
 T = TypeVar("T")
 
@@ -141,10 +141,5 @@ def _pause(hold: Hold[Any], work: Work[Any], held_back: float | None) -> float:
 
 async def _wait(event: asyncio.Event, hold: Hold[Any], seconds: float | None) -> None:
     """Sleep, or until the event is set, or the lease comes to its end."""
-    if hold.ending is not None:
-        return
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass
+    if hold.ending is None:
+        await wait_for(event, seconds)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from session_lock.database import Handback, Outcome, Settled
 from session_lock.errors import DatabaseError, SessionLost
-from session_lock.hold import Ending, Hold, claims_of, describe, level_of
+from session_lock.hold import Ending, Hold, claims_of, describe, level_of, wait_for
 from session_lock.tasks import Discard, Failure, Finish, Release, Task, TaskKey, Verdict, retry_delay
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ LONGEST_DELAY = 1e9
 """Seconds, 32 years; what is released for longer is parked."""
 
 NO_TEXT = "an error that cannot be stored in this database"
+"""Kept in place of one whose text the database's encoding lacks."""
 
 LOCKED_PAUSE = 0.05
 """Seconds before a row is tried again that somebody had locked."""
@@ -46,7 +47,8 @@ async def finish(hold: Hold[T]) -> None:
         # Fewer after a failure: a call in which many rows refuse may take too long, and its answers are lost with it.
         settlements = _take(hold, locked, again=clock() >= due, most=max(50, AT_ONCE >> (2 * failures)))
         if not settlements:
-            await _wait(hold, max(0.001, due - clock()) if locked else None)
+            hold.outcome_or_end.clear()
+            await wait_for(hold.outcome_or_end, max(0.001, due - clock()) if locked else None)
             continue
         try:
             locked += await _record(hold, settlements)
@@ -55,13 +57,10 @@ async def finish(hold: Hold[T]) -> None:
             hold.lost(error)
             break
         except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
+            # Tried on in any case, while stopping too: it may pass. Behind the others, so that it holds up none of them.
             if not (isinstance(error, DatabaseError) and error.retryable):
-                hold.end(
-                    Ending.FAILED, error
-                )  # tried on, for as long as the shutdown may take: it may have been passing
-            hold.outcomes.extend(
-                settlements
-            )  # behind the others: what cannot be recorded holds up none of them
+                hold.end(Ending.FAILED, error)
+            hold.outcomes.extend(settlements)
             failures += 1
             logger.log(
                 level_of(failures), "session %d cannot record outcomes: %s", hold.lease.id, describe(error)
@@ -75,7 +74,7 @@ async def finish(hold: Hold[T]) -> None:
 
 
 def _take(hold: Hold[T], locked: list[Settlement[T]], *, again: bool, most: int) -> list[Settlement[T]]:
-    """Up to `most` of the next outcomes, each key once: an older claim of a key is recorded before a newer one."""
+    """Up to `most` of the next outcomes, each key once, as a call of the database wants it."""
     taken: list[Settlement[T]] = []
     keys: set[TaskKey] = {task.key for task, _ in locked}
     if again:
@@ -84,15 +83,6 @@ def _take(hold: Hold[T], locked: list[Settlement[T]], *, again: bool, most: int)
         taken.append(hold.outcomes.popleft())
         keys.add(taken[-1][0].key)
     return taken
-
-
-async def _wait(hold: Hold[Any], seconds: float | None) -> None:
-    hold.outcome_or_end.clear()
-    try:
-        async with asyncio.timeout(seconds):
-            await hold.outcome_or_end.wait()
-    except TimeoutError:
-        pass
 
 
 async def _record(hold: Hold[T], settlements: list[Settlement[T]]) -> list[Settlement[T]]:

@@ -270,6 +270,15 @@ class Hold(Generic[T]):
                 self.recorded(task)
 
 
+async def wait_for(event: asyncio.Event, seconds: float | None) -> None:
+    """Until the event is set, or so many seconds have passed (None: for ever)."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
 def claims_of(tasks: Iterable[Task[Any]]) -> list[Claim]:
     return [Claim(task.key, task.token) for task in tasks]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from session_lock import session
 from session_lock.errors import DatabaseError, SessionLost
-from session_lock.hold import Ending, Hold, level_of
+from session_lock.hold import Ending, Hold, level_of, wait_for
 
 logger = logging.getLogger("session_lock.keepalive")
 
@@ -24,7 +24,7 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
     delay = settings.keepalive_interval
     failures = 0
     while hold.ending is not Ending.LOST:
-        await _sleep_or_event(hold.beat_now, delay * random.uniform(0.9, 1.1))
+        await wait_for(hold.beat_now, delay * random.uniform(0.9, 1.1))
         hold.beat_now.clear()
         sent_at = session.lease_clock()
         try:
@@ -52,7 +52,7 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
             )
             delay = min(settings.keepalive_interval, 0.2)
             continue
-        except Exception as error:  # noqa: BLE001  a SchemaError, or a database that does not keep the contract
+        except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
             hold.end(Ending.FAILED, error)
             delay = settings.keepalive_interval
             continue
@@ -76,11 +76,3 @@ async def watch_deadline(hold: Hold[Any]) -> None:
             return
         # The deadline's clock goes on in a suspend, the loop's does not: look again now and then.
         await asyncio.sleep(max(0.001, min(left, hold.settings.keepalive_interval)))
-
-
-async def _sleep_or_event(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass

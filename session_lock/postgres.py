@@ -158,9 +158,8 @@ class PostgresDatabase(Generic[T]):
         except RowRefusedError:
             if not finished:
                 raise
-            settled = await self.finish_tasks(
-                lease, finished
-            )  # a row among them refuses: it holds up nothing else
+            # A row among them refuses: it holds up nothing else.
+            settled = await self.finish_tasks(lease, finished)
             rows = await ask(limit, ())
         except UnreadableError:
             # The driver cannot read a value of some row. They are claimed, and claimed again: the first one alone.

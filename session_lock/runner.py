@@ -14,7 +14,7 @@ from session_lock import session
 from session_lock.block import RunningBlock, check_on_failure, wait_through
 from session_lock.database import Database, DatabaseFinder
 from session_lock.errors import DatabaseError, SettingsError
-from session_lock.hold import Ending, Hold, describe, level_of
+from session_lock.hold import Ending, Hold, describe, level_of, wait_for
 from session_lock.lease import live
 from session_lock.settings import Settings
 from session_lock.tasks import Tasker, check_async, each
@@ -31,8 +31,9 @@ class Runner(RunningBlock, Generic[T]):
     `await runner.run()` until it is cancelled or `stop()` is called; or `async with runner:` for a block. `database` is a
     `Database`, or an async callable that returns the current one and is asked in each cycle.
 
-    `name` stands in spans and logs, by default the mapping's name; `app_version` in the session's row. `on_failure` is called with the error if the Runner dies inside of `async with`;
-    `idle_spans=False` leaves out the spans of polls and keepalives that came to nothing; `tracer_provider` defaults to
+    `name` stands in spans and logs, by default the mapping's name; `app_version` in the session's row. `on_failure` is
+    called with the error if the Runner dies inside of `async with`; `idle_spans=False` leaves out the spans of polls and
+    keepalives that came to nothing; `tracer_provider` defaults to
     OpenTelemetry's global one. `SettingsError` says what of all this cannot be.
     """
 
@@ -132,7 +133,7 @@ class Runner(RunningBlock, Generic[T]):
         jitter = (
             self.settings.poll_interval if self.settings.start_jitter is None else self.settings.start_jitter
         )
-        await self._pause(jitter * random.random())
+        await wait_for(self._stopping, jitter * random.random())
         while not self._stopping.is_set():
             hold = await self._start_session()
             if hold is None:
@@ -149,7 +150,7 @@ class Runner(RunningBlock, Generic[T]):
             if hold.failure is not None:
                 return hold.failure
             if hold.ending is Ending.LOST:  # as it may be for many at once
-                await self._pause(self.settings.poll_interval * random.random())
+                await wait_for(self._stopping, self.settings.poll_interval * random.random())
         return None
 
     async def _start_session(self) -> Hold[T] | None:
@@ -176,9 +177,8 @@ class Runner(RunningBlock, Generic[T]):
                     raise
                 failures += 1
                 logger.log(level_of(failures), "no session yet: %s", error or type(error).__name__)
-                await self._pause(
-                    random.uniform(0.1, 1.0) * min(self.settings.poll_interval * 2 ** min(failures, 8), 10.0)
-                )
+                longest = min(self.settings.poll_interval * 2 ** min(failures, 8), 10.0)
+                await wait_for(self._stopping, random.uniform(0.1, 1.0) * longest)
                 continue
             logger.info(
                 "session %d of %s started",
@@ -202,13 +202,6 @@ class Runner(RunningBlock, Generic[T]):
                 f"the database finder returned a {type(found).__name__}, which is no Database"
             )
         return found
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
 
 
 def _label() -> str:

@@ -172,10 +172,6 @@ class Batch(Sequence[Task[T]]):
         return [task for task in self._tasks if not self._holder.is_settled(task)]
 
 
-class TaskerError(TypeError):
-    """What a tasker returned is not what it may return. The message is ours, and holds no data."""
-
-
 # Taskers --------------------------------------------------------------------------------------------------
 
 Tasker: TypeAlias = Callable[[Batch[T]], Awaitable[Iterable[Task[T]]]]
@@ -207,6 +203,10 @@ class each(Generic[T]):  # noqa: N801 (reads as a word at the call: Runner(datab
                     f"a tasker under each() returns None, Release(after=) or Discard(reason), not {type(other).__name__}"
                 )
         return ()
+
+
+class TaskerError(TypeError):
+    """What a tasker returned is not what it may return. The message is ours, and holds no data."""
 
 
 def check_async(function: Any, what: str, takes: str) -> None:

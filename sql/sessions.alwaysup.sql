@@ -93,8 +93,9 @@ END
 $function$;
 
 -- The sessions of a name: those that have ended and whose tasks may still have to be found, and those that may be
--- given work now: live, not draining, and none of them while the name is paused. Expired ones are ended on the way, if there are any: under FOR UPDATE, so that none ends beneath an open claim or
--- finish of its own, and with SKIP LOCKED, so that nobody waits for one that is in its finishing transaction.
+-- given work now: live, not draining, and none of them while the name is paused. Expired ones are ended on the way, if
+-- there are any: under FOR UPDATE, so that none ends beneath an open claim or finish of its own, and with SKIP LOCKED, so
+-- that nobody waits for one that is in its finishing transaction.
 -- The caller must use the list in a *later* statement: what an ended session claimed is visible to that one.
 CREATE OR REPLACE FUNCTION session_lock.sessions_of(
   p_name text, p_now timestamptz,

@@ -46,9 +46,8 @@ async def prune(
                 for function in functions:
                     await connection.execute(f"DROP FUNCTION {function}")
                 done.append(f"dropped the {len(functions)} functions of {name}")
-            await _refuse_if_used(
-                connection, table, list(old)
-            )  # now: a session that starts from here on finds none
+            # Only now: a session that starts from here on finds none of them.
+            await _refuse_if_used(connection, table, list(old))
             sessions = await connection.fetch(
                 f"DELETE FROM {schema}.session WHERE name = $1 AND ended_at IS NOT NULL AND swept_at < {schema}.clock() - $2::interval "
                 "RETURNING id",

@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from session_lock import PostgresDatabase, Runner, Settings, each
+from session_lock import DatabaseError, PostgresDatabase, Runner, Settings, each
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
 
@@ -28,29 +28,32 @@ async def test_a_backend_that_stood_still_does_not_claim_what_the_session_runs(d
         await apply_mapping(admin, EMAILS, grant_to="app")
         settings = Settings(
             start_jitter=0,
-            poll_interval=0.05,
+            poll_interval=0.2,
             call_timeout=0.4,
             keepalive_interval=1,
             concurrency=20,
             lease_ttl=30,
         )
         async with PostgresDatabase(database.app_dsn, EMAILS) as emails, Runner(emails, each(send), settings):
-            for round_ in range(1, 4):
+            for _ in range(3):
                 pids: list[int] = []
-                while not pids:
-                    pids = await backends(admin, "%get_work_email%")
+                while (
+                    not pids
+                ):  # between two looks: one that is stopped in a lock of the server's would stop it all
+                    pids = await backends(admin, "%get_work_email%", state="idle")
                 if not all(runs_here(pid) for pid in pids):
                     pytest.skip("the server runs on another machine")
                 for pid in pids:
                     os.kill(pid, signal.SIGSTOP)
                 try:
-                    await add_emails(admin, 10)
+                    adding = asyncio.create_task(add_emails(admin, 10))
                     await asyncio.sleep(0.9)
                 finally:
                     for pid in pids:
                         os.kill(pid, signal.SIGCONT)
+                await adding
                 async with asyncio.timeout(10):
-                    while await admin.fetchval("SELECT count(sent_at) FROM email") < 10 * round_:
+                    while await admin.fetchval("SELECT count(*) FROM email WHERE sent_at IS NULL"):
                         await asyncio.sleep(0.02)
         assert sorted(runs) == sorted(set(runs))
         assert await backends(admin, "%") == []
@@ -58,10 +61,12 @@ async def test_a_backend_that_stood_still_does_not_claim_what_the_session_runs(d
         await admin.close()
 
 
-async def backends(admin: asyncpg.Connection, query: str) -> list[int]:
+async def backends(admin: asyncpg.Connection, query: str, *, state: str = "%") -> list[int]:
     rows = await admin.fetch(
-        "SELECT pid FROM pg_stat_activity WHERE query LIKE $1 AND usename = 'app' AND datname = current_database()",
+        "SELECT pid FROM pg_stat_activity WHERE query LIKE $1 AND state LIKE $2 AND usename = 'app'"
+        " AND datname = current_database()",
         query,
+        state,
     )
     return [row["pid"] for row in rows]
 
@@ -71,3 +76,39 @@ def runs_here(pid: int) -> bool:
         return "postgres" in Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return False
+
+
+async def test_the_backend_of_a_connection_that_was_lost_is_ended_too(database) -> None:
+    """The network takes the connection from under a call; the server has not noticed, and its statement waits on."""
+    admin = await asyncpg.connect(database.admin_dsn)
+    locker = await asyncpg.connect(database.admin_dsn)  # a transaction sees the activity of its start
+    opened: list[asyncpg.Connection] = []
+
+    async def connect() -> asyncpg.Connection:
+        opened.append(await asyncpg.connect(database.app_dsn))
+        return opened[-1]
+
+    try:
+        await admin.execute(EMAIL_TABLE)
+        await apply_mapping(admin, EMAILS, grant_to="app")
+        async with PostgresDatabase(connect, EMAILS) as emails:
+            lease = await emails.start_session(capacity=10, ttl=30)
+            (lost,) = [connection.get_server_pid() for connection in opened]
+            async with locker.transaction():
+                await locker.execute("LOCK TABLE public.email")
+                call = asyncio.create_task(emails.get_work(lease, limit=1))
+                while not await admin.fetchval(
+                    "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1", lost
+                ):
+                    await asyncio.sleep(0.01)
+                opened[0]._transport.abort()
+                with pytest.raises(DatabaseError):
+                    await call
+                assert lost in await backends(admin, "%get_work%")
+                await emails.start_session(capacity=10, ttl=30)  # any call: before it the backend is ended
+                async with asyncio.timeout(1):
+                    while lost in await backends(admin, "%"):
+                        await asyncio.sleep(0.01)
+    finally:
+        await locker.close()
+        await admin.close()

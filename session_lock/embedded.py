@@ -8,8 +8,7 @@ before the event loop, in a fixture, or through `asyncio.to_thread`. Linux and m
 
 What ends the server is a *watcher*: a shell, in a process group with the server, that reads a pipe whose other end
 this process holds. However this process ends, SIGKILL included, the pipe closes, and the watcher ends what is
-left in the group and removes the folders. PR_SET_PDEATHSIG was not taken: it is Linux only, fires when the *thread*
-that started the server ends, needs `preexec_fn` (unsafe beside threads), and leaves the folders behind. A child
+left in the group and removes the folders. (PR_SET_PDEATHSIG follows a *thread*, and leaves the folders behind.) A child
 that is forked without exec (`multiprocessing`'s "fork") holds the pipe too: the server may live as long as it does.
 """
 
@@ -39,11 +38,10 @@ DEFAULTS = {"fsync": "off", "full_page_writes": "off", "max_connections": 200, "
 """The settings of a server, beside PostgreSQL's own defaults. A benchmark or a crash test turns the first two on."""
 
 _OURS = ("listen_addresses", "port", "unix_socket_directories")
-_MEMORY = Path("/dev/shm")  # noqa: S108 (the folders made in it have random names and are private)
+_MEMORY, _TMP = Path("/dev/shm"), Path("/tmp")  # noqa: S108 (the folders made in them have random names)
 _ROOM_IN_MEMORY = 1 << 30  # bytes; Docker gives 64 MB unless told
 _START_TIMEOUT, _STOP_TIMEOUT = 30.0, 10.0  # seconds; the second for each signal
-# Below the range of outgoing connections: or a client that tries again while the server is down may, over loopback,
-# be given the server's port as its own, connect to itself, and keep the server from it.
+# Below the range of outgoing connections, where a client that retries could be given the port, and connect to itself.
 _LOWEST_PORT, _PORTS = 20_000, 12_000
 
 
@@ -165,7 +163,10 @@ rm -rf "$@" || { sleep 1; rm -rf "$@"; }  # a last file was made under the first
 @contextmanager
 def _watched_folders(*, data_in_memory: bool, account: Mapping[str, Any]) -> Iterator[tuple[Path, Path, int]]:
     """A folder for log and programs, one for the data, and the process group whose members end with the block."""
-    home = Path(tempfile.mkdtemp(prefix="session-lock-"))
+    base = Path(tempfile.gettempdir())
+    if account and any(not folder.stat().st_mode & 0o001 for folder in (base, *base.parents)):
+        base = _TMP  # a TMPDIR below a private folder of root's, which the account cannot enter
+    home = Path(tempfile.mkdtemp(prefix="session-lock-", dir=base))
     data = home / "data"
     if data_in_memory and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM_IN_MEMORY:
         data = Path(tempfile.mkdtemp(prefix="session-lock-", dir=_MEMORY))

@@ -309,6 +309,20 @@ async def test_programs_that_the_account_cannot_reach_are_copied(own_copy):
     assert is_gone(server.pid, server.data, server.bin_dir if os.geteuid() == 0 else server.data)
 
 
+def test_a_temporary_folder_that_the_account_cannot_reach_is_not_used(tmp_path):
+    """As root with TMPDIR below a private folder, as under nox in a private clone."""
+    (tmp_path / "private").mkdir(mode=0o700)
+    folder = tmp_path / "private" / "temporary"
+    folder.mkdir()
+    with start_owner("disk", env={"TMPDIR": str(folder)}) as owner:
+        pid, data, *_ = owner.stdout.readline().split()
+        assert is_alive(int(pid))
+        assert Path(data).is_relative_to(folder) == (os.geteuid() != 0)
+        owner.terminate()
+        owner.wait(20)
+    assert eventually(lambda: is_gone(int(pid), Path(data)))
+
+
 async def test_as_an_ordinary_user(own_copy):
     if os.geteuid() != 0:
         pytest.skip("all the other tests run as one")

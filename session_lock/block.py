@@ -10,9 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-import anyio
-
 from session_lock.errors import SettingsError
+from session_lock.waiting import wait_through
 
 logger = logging.getLogger("session_lock.runner")
 
@@ -75,20 +74,3 @@ def check_on_failure(on_failure: object) -> None:
     """It is called from a callback of the loop, where nobody could await it."""
     if inspect.iscoroutinefunction(on_failure):
         raise SettingsError("on_failure is called, not awaited: give a plain function (it may create a task)")
-
-
-async def wait_through(tasks: set[asyncio.Task[Any]], on_cancel: Callable[[], None]) -> None:
-    """Wait until the tasks have ended, also when cancelled meanwhile: `on_cancel` is called then, and it is raised last.
-
-    anyio cancels by level, that is again at each turn of the loop; the shield makes that one cancellation.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while any(not task.done() for task in tasks):
-            try:
-                await asyncio.wait(tasks)
-            except asyncio.CancelledError as error:
-                cancelled = error
-                on_cancel()
-    if cancelled is not None:
-        raise cancelled

@@ -8,8 +8,9 @@ import traceback
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from session_lock.hold import Ending, Hold, describe
+from session_lock.hold import Ending, Hold
 from session_lock.tasks import Batch, Discard, Failure, Finish, Release, Task, Tasker, TaskerError, awaitable
+from session_lock.wording import describe
 
 T = TypeVar("T")
 

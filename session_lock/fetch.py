@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 from session_lock import session
 from session_lock.database import Database, Work
 from session_lock.errors import DatabaseError, SessionLost
-from session_lock.hold import Ending, Hold, level_of, wait_for
+from session_lock.hold import Ending, Hold
+from session_lock.waiting import wait_for
+from session_lock.wording import level_of
 
 T = TypeVar("T")
 

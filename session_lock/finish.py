@@ -11,8 +11,10 @@ from typing import Any, TypeAlias, TypeVar
 
 from session_lock.database import Handback, Outcome, Settled
 from session_lock.errors import DatabaseError, SessionLost
-from session_lock.hold import Ending, Hold, claims_of, describe, level_of, wait_for
+from session_lock.hold import Ending, Hold, claims_of
 from session_lock.tasks import Discard, Failure, Finish, Release, Task, TaskKey, Verdict, retry_delay
+from session_lock.waiting import wait_for
+from session_lock.wording import describe, level_of
 
 T = TypeVar("T")
 

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from session_lock.block import RunningBlock, check_on_failure, failure_of, logger, wait_through
+from session_lock.block import RunningBlock, check_on_failure, failure_of, logger
 from session_lock.errors import SettingsError
-from session_lock.hold import describe
 from session_lock.runner import Runner
+from session_lock.waiting import wait_through
+from session_lock.wording import describe
 
 
 class RunnerGroup(RunningBlock):

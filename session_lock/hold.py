@@ -20,6 +20,7 @@ from session_lock.session import Lease, Session
 from session_lock.settings import Settings
 from session_lock.tasks import Batch, Discard, Failure, Release, Task, TaskKey, Verdict
 from session_lock.telemetry import Telemetry
+from session_lock.wording import describe
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -270,31 +271,9 @@ class Hold(Generic[T]):
                 self.recorded(task)
 
 
-async def wait_for(event: asyncio.Event, seconds: float | None) -> None:
-    """Until the event is set, or so many seconds have passed (None: for ever)."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass
-
-
 def claims_of(tasks: Iterable[Task[Any]]) -> list[Claim]:
     return [Claim(task.key, task.token) for task in tasks]
 
 
 def _is_delay(after: object) -> bool:
     return after is None or (isinstance(after, int | float) and after >= 0)
-
-
-def level_of(failures: int) -> int:
-    """An outage is said at its 1st, 2nd, 4th, 8th .. failure in a row, so neither once for ever nor each time."""
-    return logging.WARNING if failures & (failures - 1) == 0 else logging.DEBUG
-
-
-def describe(error: BaseException) -> str:
-    """An exception as text, whatever its own `__str__` does."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 (the user's)
-        return type(error).__name__

@@ -10,7 +10,9 @@ from typing import Any
 
 from session_lock import session
 from session_lock.errors import DatabaseError, SessionLost
-from session_lock.hold import Ending, Hold, level_of, wait_for
+from session_lock.hold import Ending, Hold
+from session_lock.waiting import wait_for
+from session_lock.wording import level_of
 
 logger = logging.getLogger("session_lock.keepalive")
 

@@ -11,9 +11,10 @@ from session_lock.database import Database
 from session_lock.execute import execute
 from session_lock.fetch import fetch
 from session_lock.finish import finish
-from session_lock.hold import Ending, Hold, claims_of, describe
+from session_lock.hold import Ending, Hold, claims_of
 from session_lock.keepalive import keepalive, watch_deadline
 from session_lock.tasks import Tasker
+from session_lock.wording import describe
 
 T = TypeVar("T")
 

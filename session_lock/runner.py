@@ -11,14 +11,16 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from session_lock import session
-from session_lock.block import RunningBlock, check_on_failure, wait_through
+from session_lock.block import RunningBlock, check_on_failure
 from session_lock.database import Database, DatabaseFinder
 from session_lock.errors import DatabaseError, SettingsError
-from session_lock.hold import Ending, Hold, describe, level_of, wait_for
+from session_lock.hold import Ending, Hold
 from session_lock.lease import live
 from session_lock.settings import Settings
 from session_lock.tasks import Tasker, check_async, each
 from session_lock.telemetry import Telemetry, TracerProvider
+from session_lock.waiting import wait_for, wait_through
+from session_lock.wording import describe, level_of
 
 T = TypeVar("T")
 

@@ -116,6 +116,8 @@ async def _no_table(connection: Connection, table: TaskTable) -> str:
         """
     )
     name = ".".join(table.qualified)
+    if table.made_by:
+        return f"there is no table {name} yet, which the library makes: run session-lock install MODULE:ATTRIBUTE"
     names = {row["name"].lower(): row["name"] for row in rows}
     match = get_close_matches(name.lower(), names, n=1)
     return f"there is no table {name}" + (f"; did you mean {names[match[0]]!r}?" if match else "")

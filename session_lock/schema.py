@@ -33,10 +33,20 @@ def source(name: str) -> str:
     return (sql_root() / name).read_text(encoding="utf-8")
 
 
-def render(name: str, table: TaskTable, shape: Shape, *, role: str | None = None) -> str:
-    """A file of `sql/` with the mapping's words in its holes and the sessions' schema in place of ours."""
+def shipped(table: TaskTable, kind: str) -> tuple[str, ...]:
+    """The file of this kind (up, alwaysup, grants, down) that belongs to a table which the library ships, if there is one."""
+    name = f"{table.made_by}.{kind}.sql"
+    return (name,) if table.made_by and (sql_root() / name).is_file() else ()
+
+
+def render(name: str, table: TaskTable, shape: Shape | None, *, role: str | None = None) -> str:
+    """A file of `sql/` with the mapping's words in its holes and the sessions' schema in place of ours.
+
+    What makes a shipped table has holes for names alone: it needs no shape, as there is none before it.
+    """
     schema = table.schema if table.schema == DEFAULT_SCHEMA else quote_name(table.schema)
-    words = holes(table, shape) | {"schema": schema} | ({"role": quote_name(role)} if role else {})
+    words = holes(table, shape) if shape else names(table)
+    words |= {"schema": schema} | ({"role": quote_name(role)} if role else {})
     return _fill(_with_schema(source(name), "__schema__"), words)
 
 
@@ -72,25 +82,31 @@ def _fill(text: str, words: dict[str, str]) -> str:
 # The words ------------------------------------------------------------------------------------------------
 
 
+def names(table: TaskTable) -> dict[str, str]:
+    """Those of the words that the mapping alone determines."""
+    claim = table.claim_columns
+    return {
+        "table": ".".join(quote_name(part) for part in table.qualified),
+        "title": quote_inside_literal(table.name),
+        "mark": quote_inside_literal(column_mark(table)),
+        "key": quote_name(table.key),
+        "session_id": quote_name(claim.session_id),
+        "claim_token": quote_name(claim.claim_token),
+        "attempts": quote_name(claim.attempts),
+        "available_at": quote_name(claim.available_at),
+        "pending": one_line_safe(table.pending),
+    }
+
+
 def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
     """What the words between double underscores in the files of `sql/` stand for."""
     functions = function_set(table, shape)
     task_schema, _ = table.qualified
     index = quote_name(index_name(functions))
     claim = table.claim_columns
-    qualified = ".".join(quote_name(part) for part in table.qualified)
-    return {
+    return names(table) | {
         "set": f"_{functions}",
-        "table": qualified,
-        "title": quote_inside_literal(table.name),
-        "mark": quote_inside_literal(column_mark(table)),
-        "key": quote_name(table.key),
         "key_type": shape.key_type,
-        "session_id": quote_name(claim.session_id),
-        "claim_token": quote_name(claim.claim_token),
-        "attempts": quote_name(claim.attempts),
-        "available_at": quote_name(claim.available_at),
-        "pending": one_line_safe(table.pending),
         "finish = DEFAULT": one_line_safe(table.finish),
         "discard = DEFAULT": one_line_safe(table.discard or f"{quote_name(claim.available_at)} = 'infinity'"),
         "discards": "true" if table.discard else "false",

@@ -77,6 +77,9 @@ class TaskTable:
     schema: str = "session_lock"
     """Where the sessions and functions live."""
 
+    made_by: str = field(default="", repr=False)
+    """Of a table that the library ships: the files `sql/{made_by}.*.sql` make it. Leave it out for tables of yours."""
+
     def __post_init__(self) -> None:
         for attribute in ("table", "key", "pending", "finish", "name", "schema"):
             if not isinstance(getattr(self, attribute), str):

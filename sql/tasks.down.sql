@@ -1,5 +1,6 @@
 -- session_lock: takes away what a mapping added, after its last Runner has stopped. The rows of the table stay; who
--- held what, the attempts and the schedule (available_at) are lost with the columns.
+-- held what, the attempts and the schedule (available_at) are lost with the columns. A table that the library ships has a
+-- file of its own, which runs before this one and takes the table away.
 
 DROP FUNCTION IF EXISTS session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]);
 DROP FUNCTION IF EXISTS session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[]);
@@ -10,7 +11,7 @@ DROP FUNCTION IF EXISTS session_lock.standing__set__(bigint, __key_type__[], big
 
 SET lock_timeout = '5s';
 DROP INDEX IF EXISTS __index_qualified__;
-ALTER TABLE __table__
+ALTER TABLE IF EXISTS __table__
   DROP COLUMN IF EXISTS __session_id__,
   DROP COLUMN IF EXISTS __claim_token__,
   DROP COLUMN IF EXISTS __attempts__,

@@ -16,24 +16,34 @@ from session_lock.cli.common import (
 )
 from session_lock.migrations import validate
 from session_lock.migrations.sandbox import Connection
-from session_lock.schema import render
+from session_lock.schema import render, shipped
 from session_lock.table import Shape, TaskTable, function_set
 
 PARTS = {
-    "up": ("once: the tables of the sessions, and the claim columns", ("sessions.up.sql", "tasks.up.sql")),
-    "index": ("once, outside a transaction: the index of what is pending", ("tasks.index.sql",)),
-    "always": (
-        "at every deploy, before the new code: the functions",
-        ("sessions.alwaysup.sql", "tasks.alwaysup.sql"),
-    ),
-    "down": ("takes away what belongs to the mapping", ("tasks.down.sql",)),
+    "up": "once: the tables of the sessions, and the claim columns",
+    "index": "once, outside a transaction: the index of what is pending",
+    "always": "at every deploy, before the new code: the functions",
+    "down": "takes away what belongs to the mapping",
 }
+
+
+def _files_of(part: str, table: TaskTable) -> tuple[str, ...]:
+    """A table that the library ships is made before it is a task table, and goes, if it may, before anything else does."""
+    match part:
+        case "up":
+            return ("sessions.up.sql", *shipped(table, "up"), "tasks.up.sql")
+        case "index":
+            return ("tasks.index.sql",)
+        case "always":
+            return ("sessions.alwaysup.sql", *shipped(table, "alwaysup"), "tasks.alwaysup.sql")
+        case _:
+            return (*shipped(table, "down"), "tasks.down.sql")
 
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser("sql", help="print a mapping's SQL, or copy it into a folder of migrations")
     parts = parser.add_subparsers(title="parts", metavar="PART", required=True)
-    for part, (text, _) in PARTS.items():
+    for part, text in PARTS.items():
         printer = parts.add_parser(part, help=text)
         add_mapping_arguments(printer)
         printer.set_defaults(run=_print, part=part, grant_to=None, sessions=False)
@@ -60,11 +70,10 @@ def _number(text: str) -> int:
 
 
 def _print(arguments: argparse.Namespace) -> int:
-    _, names = PARTS[arguments.part]
-    if arguments.sessions:
-        names = (*names, "sessions.down.sql")
-
     async def text(connection: Connection, table: TaskTable) -> str:
+        names = _files_of(arguments.part, table)
+        if arguments.sessions:
+            names = (*names, "sessions.down.sql")
         return _text(names, table, await validate(connection, table), arguments.grant_to)
 
     say(with_database(arguments, text).rstrip("\n"))
@@ -73,7 +82,7 @@ def _print(arguments: argparse.Namespace) -> int:
 
 def _text(names: tuple[str, ...], table: TaskTable, shape: Shape, grant_to: str | None) -> str:
     if grant_to is not None:
-        names = (*names, "grants.sql")
+        names = (*names, "grants.sql", *shipped(table, "grants"))
     files = [render(name, table, shape, role=grant_to) for name in names]
     return "\n".join([_header(table, shape), *files])
 
@@ -135,9 +144,9 @@ def _files(
     steps = (
         *(() if shared else (("sessions", ("sessions.up.sql",), ("sessions.down.sql",)),)),
         ("sessions_always", ("sessions.alwaysup.sql",), None),
-        (slug, ("tasks.up.sql",), ("tasks.down.sql",)),
+        (slug, (*shipped(table, "up"), "tasks.up.sql"), _files_of("down", table)),
         (f"{slug}_index", ("tasks.index.sql",), None),
-        (f"{slug}_always", ("tasks.alwaysup.sql",), None),
+        (f"{slug}_always", (*shipped(table, "alwaysup"), "tasks.alwaysup.sql"), None),
     )
     files = {}
     for number, (title, up, down) in enumerate(steps, start):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from session_lock.errors import SchemaError
 from session_lock.migrations.advice import notes
 from session_lock.migrations.sandbox import Connection, RightsError, rolled_back, sentences
+from session_lock.migrations.shipping import is_there, shipped_table
 from session_lock.migrations.validation import (
     CLAIM_TYPES,
     Examined,
@@ -18,7 +19,7 @@ from session_lock.migrations.validation import (
     schema_versions,
 )
 from session_lock.names import quote_name
-from session_lock.schema import SCHEMA_VERSION, in_schema, render, source
+from session_lock.schema import SCHEMA_VERSION, in_schema, render, shipped, source
 from session_lock.table import TaskTable, function_set, index_name
 
 
@@ -49,10 +50,14 @@ async def check(connection: Connection, table: TaskTable, *, role: str | None = 
             raise
         except SchemaError as error:
             return [Difference(str(error))]
+        if not await is_there(connection, table):
+            return [Difference(f"the table {table.table} is missing: {INSTALL}")]
         return [
             *await schema_version(connection, table),
             *await session_tables(connection, table),
             *await session_functions(connection, table),
+            *[Difference(f"{text}: {INSTALL}") for text in await shipped_table(connection, table)],
+            *await shipped_functions(connection, table, examined),
             *await claim_columns(connection, table),
             *await pending_index(connection, table, examined),
             *await task_functions(connection, table, examined),
@@ -131,6 +136,15 @@ async def session_functions(connection: Connection, table: TaskTable) -> list[Di
         return []  # their bodies are for the newer library to compare
     down = in_schema(source("sessions.down.sql"), table.schema)
     return await _functions(connection, down, in_schema(source("sessions.alwaysup.sql"), table.schema))
+
+
+async def shipped_functions(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
+    """Those that come with a table of the library's: the table's own, or the one set of the schema."""
+    files = (*shipped(table, "down"), *shipped(table, "alwaysup"))
+    if len(files) < 2 or ("__set__" not in source(files[1]) and await is_newer(connection, table)):
+        return []
+    down, always = (render(name, table, examined.shape) for name in files)
+    return await _functions(connection, down, always)
 
 
 async def task_functions(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
@@ -269,7 +283,8 @@ async def rights(
         return [Difference(f"the role {role!r} may not use the schema {table.schema!r}: {remedy}")]
     return [
         Difference(f"the role {role!r} may not execute {signature}: {remedy}")
-        for signature in signatures(render("grants.sql", table, examined.shape, role=role))
+        for name in ("grants.sql", *shipped(table, "grants"))
+        for signature in signatures(render(name, table, examined.shape, role=role))
         if await connection.fetchval(
             "SELECT has_function_privilege($1, to_regprocedure($2), 'EXECUTE')", role, signature
         )

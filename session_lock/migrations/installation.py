@@ -15,12 +15,14 @@ from session_lock.migrations.comparison import (
     rights,
     session_functions,
     session_tables,
+    shipped_functions,
     task_functions,
 )
 from session_lock.migrations.sandbox import PINNED, Connection, sentences
-from session_lock.migrations.validation import check_rights, check_schema_is_ours, examine
+from session_lock.migrations.shipping import at_hand, shipped_table
+from session_lock.migrations.validation import Examined, check_rights, check_schema_is_ours, examine
 from session_lock.names import quote_name
-from session_lock.schema import render
+from session_lock.schema import render, shipped
 from session_lock.table import TaskTable, function_set, index_name
 
 TURN = 60.0
@@ -37,7 +39,8 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
     examined = await examine(connection, table)
     shape, done = examined.shape, []
     with sentences(f"{table.name!r} was not installed"):
-        await check_rights(connection, table, grant_to=grant_to)
+        async with at_hand(connection, table):
+            await check_rights(connection, table, grant_to=grant_to)
         await check_schema_is_ours(connection, table)
     with sentences(f"the installation of {table.name!r} stopped half-way (run it again)"):
         async with _turn(connection, table), _quiet_settings(connection):
@@ -49,6 +52,7 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
             if not newer and await session_functions(connection, table):
                 await connection.execute(render("sessions.alwaysup.sql", table, shape))
                 done.append(f"made the functions of the schema {table.schema!r}")
+            done += await _make_shipped(connection, table, examined)
             if await claim_columns(connection, table):
                 await connection.execute(render("tasks.up.sql", table, shape))
                 done.append(f"added the claim columns to {table.table}")
@@ -61,8 +65,22 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
                 await connection.execute(render("tasks.alwaysup.sql", table, shape))
                 done.append(f"made the functions of the mapping {table.name!r}, {function_set(table, shape)}")
             if grant_to is not None and await rights(connection, table, examined, grant_to):
-                await connection.execute(render("grants.sql", table, shape, role=grant_to))
+                for name in ("grants.sql", *shipped(table, "grants")):
+                    await connection.execute(render(name, table, shape, role=grant_to))
                 done.append(f"let the role {grant_to!r} execute them")
+    return done
+
+
+async def _make_shipped(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
+    done = []
+    if await shipped_table(connection, table):
+        for name in shipped(table, "up"):
+            await connection.execute(render(name, table, examined.shape))
+        done.append(f"made the table {table.table}")
+    if await shipped_functions(connection, table, examined):
+        for name in shipped(table, "alwaysup"):
+            await connection.execute(render(name, table, examined.shape))
+        done.append(f"made the functions of {table.table}")
     return done
 
 

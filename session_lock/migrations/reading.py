@@ -9,6 +9,7 @@ from typing import Any
 
 from session_lock.catalog import read_shape
 from session_lock.migrations.sandbox import Connection, Refused, attempt, rolled_back, sentence, sentences
+from session_lock.migrations.shipping import at_hand
 from session_lock.migrations.validation import comment_start, read_claim_columns
 from session_lock.names import one_line_safe, quote_name
 from session_lock.table import TaskTable
@@ -47,9 +48,9 @@ async def pending_summary(connection: Connection, table: TaskTable) -> Pending:
     """Count the pending rows, up to 100,000, and tell the age of the oldest where the claim columns are there already."""
     source, pending = _source(table), one_line_safe(table.pending)
     with sentences(f"{table.table} could not be read"):
-        await read_shape(connection, table)
-        has_due = await _is_ours(connection, table)
-        async with rolled_back(connection, patience="5s"):
+        async with at_hand(connection, table), rolled_back(connection, patience="5s"):
+            await read_shape(connection, table)
+            has_due = await _is_ours(connection, table)
             rows = await attempt(
                 connection,
                 f"SELECT count(*) FROM (SELECT FROM {source} AS t WHERE ({pending}) LIMIT {COUNTED + 1}) AS task",
@@ -77,9 +78,9 @@ async def peek(connection: Connection, table: TaskTable, limit: int = 10) -> Seq
     then left out that are not due, or held by a live session.
     """
     with sentences(f"{table.table} could not be read"):
-        await read_shape(connection, table)
-        installed = await _is_ours(connection, table)
-        async with rolled_back(connection):
+        async with at_hand(connection, table), rolled_back(connection):
+            await read_shape(connection, table)
+            installed = await _is_ours(connection, table)
             statement, arguments = _peek(table, installed=installed)
             rows = await attempt(connection, statement, limit, *arguments)
     if isinstance(rows, Refused):

@@ -10,6 +10,7 @@ from session_lock.errors import SchemaError
 from session_lock.migrations.assignments import check_assignments
 from session_lock.migrations.expressions import Probe, check_pending, make_probe
 from session_lock.migrations.sandbox import Connection, attempt, rolled_back, sentences
+from session_lock.migrations.shipping import at_hand
 from session_lock.names import quote_inside_literal, quote_name
 from session_lock.schema import SCHEMA_VERSION
 from session_lock.table import Shape, TaskTable, column_mark, function_set
@@ -43,18 +44,19 @@ class Examined:
 
 async def examine(connection: Connection, table: TaskTable) -> Examined:
     with sentences(f"{table.table} could not be examined"):
-        shape = await read_shape(connection, table)
-        await check_claim_columns(connection, table)
-        await _check_name_is_free(connection, table, shape)
         path = str(await connection.fetchval("SELECT current_setting('search_path')"))
-        async with rolled_back(connection):
-            await make_probe(connection, table)
-            probe = Probe(connection, table, path)
-            pending = await check_pending(probe)
-            await _check_order(probe)
-            await check_assignments(probe, "finish", table.finish)
-            if table.discard is not None:
-                await check_assignments(probe, "discard", table.discard)
+        async with at_hand(connection, table):
+            shape = await read_shape(connection, table)
+            await check_claim_columns(connection, table)
+            await _check_name_is_free(connection, table, shape)
+            async with rolled_back(connection):
+                await make_probe(connection, table)
+                probe = Probe(connection, table, path)
+                pending = await check_pending(probe)
+                await _check_order(probe)
+                await check_assignments(probe, "finish", table.finish)
+                if table.discard is not None:
+                    await check_assignments(probe, "discard", table.discard)
     return Examined(shape, pending)
 
 

@@ -53,7 +53,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
 def _add_demo(commands: Commands) -> None:
     """Imported only when asked for: it needs an extra."""
     try:
-        demo = importlib.import_module("session_lock.cli.demo")
+        demo = importlib.import_module("session_lock.cli.demo.command")
     except ImportError as error:
         raise SessionLockError(
             f"the demo needs more than is installed ({error}): pip install 'session-lock[demo]'"

@@ -6,29 +6,28 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from session_lock.cli.demo_cast import Cast
-from session_lock.cli.demo_director import Plan
-from session_lock.cli.demo_table import Access, demo_schema, digest, list_files
-from session_lock.cli.demo_verdict import TAKEN_OVER, judge
-from session_lock.cli.demo_watch import Watch
+from session_lock.cli.demo.access import Access
+from session_lock.cli.demo.cast import Cast
+from session_lock.cli.demo.part import Part
+from session_lock.cli.demo.plan import Plan
+from session_lock.cli.demo.scenario import Wish
+from session_lock.cli.demo.scenarios.files import Files
+from session_lock.cli.demo.scenarios.listing import digest
+from session_lock.cli.demo.stage import demo_schema
+from session_lock.cli.demo.verdict import TAKEN_OVER
+from session_lock.cli.demo.watch import Watch
 from session_lock.embedded import find_bin_dir
 from session_lock.errors import SessionLockError
+from tests.cli.demo_process import Demo, eventually, state_of
 
-DEMO = "import sys; from session_lock.cli import main; sys.exit(main(['demo', *sys.argv[1:]]))"
 KEYS = (
     "tasks finished runs reruns wrong_digests finished_twice killed frozen refused takeover_seconds seconds "
     "tasks_per_second per_runner"
@@ -56,114 +55,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-class Demo:
-    """One run, with a folder for temporary files of its own."""
-
-    def __init__(self, *words: str | Path) -> None:
-        # Not below tmp_path, which the account that root's server runs under cannot reach.
-        self.temp = Path(tempfile.mkdtemp(prefix="demo-test-"))
-        self.temp.chmod(0o755)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", DEMO, *map(str, words)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env={**os.environ, "TMPDIR": str(self.temp), "COLUMNS": "200"},
-        )  # fmt: skip
-        self.family: set[int] = set()
-        self.folders: set[Path] = set()
-
-    def read_until(self, text: str) -> None:
-        for line in self.process.stdout:
-            if text in line:
-                return
-        pytest.fail(f"never said {text!r}: {self.process.stderr.read()}")
-
-    def remember(self) -> dict[int, str]:
-        """All processes below the demo, and the folders of its server; returns their commands."""
-        parents = {int(path.name): _parent(path) for path in Path("/proc").iterdir() if path.name.isdecimal()}
-        found, last = {self.process.pid}, set()
-        while found != last:
-            last = found
-            found = found | {pid for pid, parent in parents.items() if parent in found}
-        commands = {pid: _command(pid) for pid in found}
-        self.family |= found
-        self.folders |= {Path(m[1]) for c in commands.values() if (m := re.search(r"-D (/\S+)", c))}
-        return commands
-
-    def wait(self, seconds: float = 30) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=seconds)
-        return self.process.returncode, out, err
-
-    def assert_nothing_is_left(self) -> None:
-        assert eventually(lambda: not any(_lives(pid) for pid in self.family)), [
-            (pid, _command(pid)) for pid in self.family if _lives(pid)
-        ]
-        assert eventually(lambda: not any(folder.exists() for folder in self.folders)), self.folders
-        assert eventually(lambda: list(self.temp.iterdir()) == []), list(self.temp.iterdir())
-
-
-def _parent(path: Path) -> int:
-    try:
-        return int((path / "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError):
-        return 0
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "gone"
-
-
-def _lives(pid: int) -> bool:
-    return _state(pid) not in {"gone", "Z"}
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 10) -> bool:
-    deadline = time.perf_counter() + timeout
-    while not (holds := condition()) and time.perf_counter() < deadline:
-        time.sleep(0.02)
-    return holds
-
-
-@pytest.fixture
-def demo() -> Iterator[Callable[..., Demo]]:
-    with ExitStack() as stack:
-
-        def start(*words: str | Path) -> Demo:
-            demo = Demo(*words)
-            stack.callback(demo.process.kill)
-            return stack.enter_context(_Closing(demo))
-
-        yield start
-
-
-class _Closing:
-    def __init__(self, demo: Demo) -> None:
-        self.demo = demo
-
-    def __enter__(self) -> Demo:
-        return self.demo
-
-    def __exit__(self, *_: object) -> None:
-        self.demo.process.kill()
-        self.demo.process.communicate()
-        shutil.rmtree(self.demo.temp)
-
-
 # The play ------------------------------------------------------------------------------------------
 
 
 def test_one_is_killed_one_is_frozen_and_all_is_done_once(demo, folder):
     run = demo("--json", "--dir", folder, "--seconds", "8")
-    assert eventually(lambda: sum("demo_runner" in command for command in run.remember().values()) == 3)
+    assert eventually(lambda: sum("demo.runner" in command for command in run.remember().values()) == 3)
     status, out, err = run.wait()
     assert (status, err) == (0, "")
     result = json.loads(out)
@@ -226,8 +123,8 @@ def frozen_demo(demo, folder) -> Demo:
     run = demo("--dir", folder, "--seconds", "8")
     run.read_until("is frozen")
     commands = run.remember()
-    runners = [pid for pid, command in commands.items() if "demo_runner" in command]
-    assert sorted(_state(pid) == "T" for pid in runners)[-1:] == [True]
+    runners = [pid for pid, command in commands.items() if "demo.runner" in command]
+    assert sorted(state_of(pid) == "T" for pid in runners)[-1:] == [True]
     assert len(runners) in {3, 4}
     assert run.folders
     assert not any("postgresql://" in command for command in commands.values())
@@ -344,35 +241,40 @@ def test_the_work_is_paced(tasks):
 async def test_the_judge_sees_what_is_wrong(database, tmp_path):
     for name in "abcdef":
         (tmp_path / name).write_text(name)
-    files = list_files(tmp_path, most=None)
+    scenario = Files(Wish(runners=3, directory=tmp_path))
+    files = scenario.files
     access = Access(database.admin_dsn)
-    async with demo_schema(access, files) as connection, Watch(access) as watch, Cast("", 0, 1) as cast:
+    async with (
+        demo_schema(access, scenario) as connection,
+        Watch(access, scenario.table) as watch,
+        Cast(Part("files", "", "", 0, 1)) as cast,
+    ):
         update = (
             "UPDATE session_lock_demo.file SET digest = $2, finished_at = clock_timestamp() WHERE path = $1"
         )
         for file in files.files:
             await connection.execute("UPDATE session_lock_demo.file SET claim_token = 1, session_id = 1")
             await connection.execute(update, file.path, digest(file.path))
-        good = await judge(connection, files, cast, watch)
+        good = await scenario.judge(connection, cast, watch)
         assert good.good
-        assert (good.tasks, good.finished, good.changed_files) == (6, 6, 0)
+        assert (good.course.tasks, good.course.finished, good.changed_files) == (6, 6, 0)
 
         await connection.execute(update, files.files[0].path, digest(files.files[0].path))
-        verdict = await judge(connection, files, cast, watch)
-        assert (verdict.finished_twice, verdict.wrong_digests, verdict.good) == (1, 0, False)
+        verdict = await scenario.judge(connection, cast, watch)
+        assert (verdict.course.finished_twice, verdict.wrong_digests, verdict.good) == (1, 0, False)
         assert "THIS IS WRONG" in verdict.sentences()[0]
 
         await connection.execute(update, files.files[1].path, "0" * 64)
         await connection.execute(update, files.files[2].path, None)
         Path(files.files[3].path).write_text("longer than it was")
         Path(files.files[4].path).unlink()
-        verdict = await judge(connection, files, cast, watch)
+        verdict = await scenario.judge(connection, cast, watch)
         assert (verdict.wrong_digests, verdict.changed_files) == (2, 2)
 
         await connection.execute(
             "UPDATE session_lock_demo.file SET finished_at = NULL WHERE path = $1", files.files[5].path
         )
-        assert (await judge(connection, files, cast, watch)).finished == 5
+        assert (await scenario.judge(connection, cast, watch)).course.finished == 5
 
 
 async def test_take_overs_are_measured_to_the_last_task(database, tmp_path):
@@ -393,9 +295,9 @@ async def test_take_overs_are_measured_to_the_last_task(database, tmp_path):
         return datetime.fromtimestamp(number, UTC)
 
     access = Access(database.admin_dsn)
-    async with demo_schema(access, list_files(tmp_path, most=None)) as connection:
+    async with demo_schema(access, Files(Wish(runners=3, directory=tmp_path))) as connection:
         await connection.executemany(
-            "INSERT INTO session_lock_demo.event (file, token, session, what, at) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO session_lock_demo.event (task, token, session, what, at) VALUES ($1, $2, $3, $4, $5)",
             [(*event[:4], second(event[4])) for event in events],
         )
         row = await connection.fetchrow(TAKEN_OVER, [1], second(10))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from pathlib import Path
 from typing import Protocol, Self
 
 from rich.console import Console, Group
@@ -15,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from session_lock.cli.common import say
-from session_lock.cli.demo_cast import Cast, RunnerProcess, State
-from session_lock.cli.demo_director import Plan
-from session_lock.cli.demo_watch import Watch
+from session_lock.cli.demo.cast import Cast, RunnerProcess, State
+from session_lock.cli.demo.plan import Plan
+from session_lock.cli.demo.watch import Watch
 
 FRAME = 0.125
 LINE = 1.0
@@ -42,7 +41,7 @@ def terminal() -> bool:
 class Display(Protocol):
     """Shows `opening` and then, as a block, what happens."""
 
-    def opening(self, plan: Plan, root: Path) -> None: ...
+    def opening(self, *lines: str) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
     def event(self, text: str) -> None: ...
@@ -52,7 +51,7 @@ class Display(Protocol):
 class Silent:
     """Shows nothing."""
 
-    def opening(self, plan: Plan, root: Path) -> None:
+    def opening(self, *lines: str) -> None:
         pass
 
     def __enter__(self) -> Self:
@@ -73,8 +72,8 @@ class Plain(Silent):
 
     _began: float | None = None
 
-    def opening(self, plan: Plan, root: Path) -> None:
-        for text in _opening(plan, root):
+    def opening(self, *lines: str) -> None:
+        for text in lines:
             _line(text)
 
     def event(self, text: str) -> None:
@@ -102,8 +101,8 @@ class Live:
         self._began: float | None = None
         self._last: tuple[Plan, Cast, Watch] | None = None
 
-    def opening(self, plan: Plan, root: Path) -> None:
-        for text in _opening(plan, root):
+    def opening(self, *lines: str) -> None:
+        for text in lines:
             _line(text)
 
     def __enter__(self) -> Self:
@@ -146,13 +145,6 @@ class Live:
             f"{self._time():.0f} s",
         )
         self._region.update(Group("", table, "", bar, "", *map(Text, self._events)), refresh=True)
-
-
-def _opening(plan: Plan, root: Path) -> list[str]:
-    return [
-        f"{plan.tasks} files of {root}: {plan.runners} processes compute their SHA-256, in about {plan.seconds:.0f} seconds.",
-        *plan.left_out(),
-    ]
 
 
 def _line(text: str) -> None:

@@ -1,26 +1,27 @@
-"""What came of the demo, by the tables and the files themselves: nothing here is believed because a runner says so.
+"""What came of the demo, by its tables: nothing here is believed because a runner says so.
 
 (But for the number of refused finishes: what was refused was rolled back, so no table knows of it.)
 """
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import asdict, dataclass
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
-from session_lock.cli.demo_cast import Cast, RunnerProcess, State
-from session_lock.cli.demo_runner import LEASE_TTL
-from session_lock.cli.demo_table import SCHEMA, Connection, Listing, digest, look_at
-from session_lock.cli.demo_watch import Watch
+from session_lock import TaskTable
+from session_lock.cli.demo.access import Connection
+from session_lock.cli.demo.cast import Cast, RunnerProcess, State
+from session_lock.cli.demo.stage import SCHEMA
+from session_lock.cli.demo.watch import Watch
 
 COUNTS = f"""
-SELECT (SELECT count(*) FROM {SCHEMA}.file) AS tasks,
-       (SELECT count(*) FROM {SCHEMA}.file WHERE finished_at IS NOT NULL) AS finished,
+SELECT (SELECT count(*) FROM {{table}}) AS tasks,
+       (SELECT count(*) FROM {{table}} WHERE finished_at IS NOT NULL) AS finished,
        (SELECT count(*) FROM {SCHEMA}.run) AS runs,
-       (SELECT count(*) FROM (SELECT FROM {SCHEMA}.run GROUP BY file HAVING count(*) > 1) AS r) AS reruns,
-       (SELECT count(*) FROM (SELECT FROM {SCHEMA}.event WHERE what = 'finished' GROUP BY file HAVING count(*) > 1) AS e) AS finished_twice,
+       (SELECT count(*) FROM (SELECT FROM {SCHEMA}.run GROUP BY task HAVING count(*) > 1) AS r) AS reruns,
+       (SELECT count(*) FROM (SELECT FROM {SCHEMA}.event WHERE what = 'finished' GROUP BY task HAVING count(*) > 1) AS e) AS finished_twice,
        (SELECT max(at) FROM {SCHEMA}.event WHERE what = 'finished') AS ended_at
 """
 
@@ -34,15 +35,15 @@ SELECT s.id, split_part(s.label, ':', -1)::integer AS pid, s.started_at,
 # to the last of them that somebody claimed it anew or finished it.
 TAKEN_OVER = f"""
 WITH held AS (
-  SELECT c.file, c.token FROM {SCHEMA}.event AS c
+  SELECT c.task, c.token FROM {SCHEMA}.event AS c
    WHERE c.what = 'claimed' AND c.session = ANY ($1::bigint[])
      AND NOT EXISTS (SELECT FROM {SCHEMA}.event AS e
-                      WHERE e.file = c.file AND e.at <= $2 AND (e.token > c.token OR e.token = c.token AND e.what <> 'claimed'))
+                      WHERE e.task = c.task AND e.at <= $2 AND (e.token > c.token OR e.token = c.token AND e.what <> 'claimed'))
 )
 SELECT count(*) AS held, extract(epoch FROM max(n.at) - $2)::double precision AS seconds
   FROM held AS h,
        LATERAL (SELECT min(e.at) AS at FROM {SCHEMA}.event AS e
-                 WHERE e.file = h.file AND (e.token > h.token OR e.token = h.token AND e.what = 'finished')) AS n
+                 WHERE e.task = h.task AND (e.token > h.token OR e.token = h.token AND e.what = 'finished')) AS n
 """
 
 
@@ -63,14 +64,15 @@ class RunnerVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Course:
+    """How it went: what every scenario counts."""
+
     tasks: int
     finished: int
     runs: int
     reruns: int
     """Tasks that were run more than once."""
 
-    wrong_digests: int
     finished_twice: int
     killed: int
     frozen: int
@@ -83,19 +85,15 @@ class Verdict:
 
     tasks_per_second: float
     per_runner: list[RunnerVerdict]
-    changed_files: int
 
     @property
-    def good(self) -> bool:
-        return self.finished == self.tasks and self.wrong_digests == 0 and self.finished_twice == 0
+    def complete(self) -> bool:
+        """Every task was finished, and none of them twice."""
+        return self.finished == self.tasks and self.finished_twice == 0
 
-    def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "changed_files"}
-
-    def sentences(self) -> list[str]:
+    def sentences(self, *, lease_ttl: float) -> list[str]:
         lines = [
-            f"{self.finished} of {self.tasks} files are finished, {self.finished_twice or 'none'} of them twice, {self.wrong_digests or 'none'} with a wrong digest: {'as it should be' if self.good else 'THIS IS WRONG'}.",
-            f"{self.runs} runs in {self.seconds:.1f} s, {self.tasks_per_second:.0f} finished a second. {self.reruns} tasks ran more than once.",
+            f"{self.runs} runs in {self.seconds:.1f} s, {self.tasks_per_second:.0f} finished a second. {self.reruns} tasks ran more than once."
         ]
         for each in self.per_runner:
             if each.held_when_struck is not None:
@@ -107,28 +105,52 @@ class Verdict:
                 lines.append(f"{each.runner} was {each.fate}: it held {each.held_when_struck} tasks{taken}.")
         if self.takeover_seconds is not None:
             lines.append(
-                f"(A session lasts {LEASE_TTL:.0f} s after its last keepalive here; the default is 30.)"
+                f"(A session lasts {lease_ttl:.0f} s after its last keepalive here; the default is 30.)"
             )
         if self.frozen:
             lines.append(f"{self.refused} finishes that came too late were refused.")
-        if self.changed_files:
-            lines.append(f"{self.changed_files} files changed meanwhile; their digests were not compared.")
         return lines
 
 
-async def judge(connection: Connection, files: Listing, cast: Cast, watch: Watch) -> Verdict:
-    counts = await connection.fetchrow(COUNTS)
+@dataclass(frozen=True, slots=True)
+class Verdict(ABC):
+    """What a scenario adds to the course of things: the figures of its check, and whether it holds."""
+
+    scenario: ClassVar[str]
+    course: Course
+
+    @property
+    @abstractmethod
+    def good(self) -> bool: ...
+
+    @abstractmethod
+    def sentences(self) -> list[str]:
+        """For people."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs: the name, the verdict, the figures of the check, the course of things."""
+        figures = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "course"}
+        return {"scenario": self.scenario, "good": self.good, **figures, **asdict(self.course)}
+
+
+def as_it_should_be(good: bool) -> str:
+    return "as it should be" if good else "THIS IS WRONG"
+
+
+# By the tables ---------------------------------------------------------------------------------------------
+
+
+async def recount(connection: Connection, table: TaskTable, cast: Cast, watch: Watch) -> Course:
+    counts = await connection.fetchrow(COUNTS.format(table=table.table))
     assert counts is not None
     assert watch.started_at is not None
-    wrong, changed = await _compare(connection, files)
     sessions = await connection.fetch(SESSIONS)
     per_runner = [await _judge_runner(connection, runner, sessions) for runner in cast.runners]
     takeovers = [each.takeover_seconds for each in per_runner if each.takeover_seconds is not None]
     ended_at: datetime = counts["ended_at"] or watch.started_at
     seconds = (ended_at - watch.started_at).total_seconds()
-    return Verdict(
+    return Course(
         **{name: counts[name] for name in ("tasks", "finished", "runs", "reruns", "finished_twice")},
-        wrong_digests=wrong,
         killed=_count(cast, State.KILLED),
         frozen=_count(cast, State.FROZEN),
         refused=sum(each.refused for each in per_runner),
@@ -136,26 +158,11 @@ async def judge(connection: Connection, files: Listing, cast: Cast, watch: Watch
         seconds=round(seconds, 2),
         tasks_per_second=round(counts["finished"] / seconds, 1) if seconds > 0 else 0.0,
         per_runner=per_runner,
-        changed_files=changed,
     )
 
 
 def _count(cast: Cast, what: State) -> int:
     return sum(runner.blow is not None and runner.blow.what is what for runner in cast.runners)
-
-
-async def _compare(connection: Connection, files: Listing) -> tuple[int, int]:
-    """How many digests are wrong, and how many files are not what they were at the beginning, so that nobody can say."""
-    rows = await connection.fetch(f"SELECT path, digest FROM {SCHEMA}.file")
-    stored = {row["path"]: row["digest"] for row in rows}
-    wrong = changed = 0
-    for file in files.files:
-        if stored.get(file.path) != await asyncio.to_thread(digest, file.path):
-            if look_at(file.path) == file:
-                wrong += 1
-            else:
-                changed += 1
-    return wrong, changed
 
 
 async def _judge_runner(connection: Connection, runner: RunnerProcess, sessions: list[Any]) -> RunnerVerdict:

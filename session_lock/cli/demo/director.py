@@ -1,26 +1,17 @@
-"""What befalls the runners of the demo: one is killed, one is frozen for longer than its lease, one comes in anew."""
+"""What befalls the runners: one is killed, one is frozen for longer than its lease, one comes in anew."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
-from session_lock.cli.demo_cast import Cast, RunnerProcess, State
-from session_lock.cli.demo_runner import CONCURRENCY
-from session_lock.cli.demo_watch import Seen, Watch
+from session_lock.cli.demo.cast import Cast, RunnerProcess, State
+from session_lock.cli.demo.plan import Plan
+from session_lock.cli.demo.watch import Seen, Watch
 
 Say: TypeAlias = Callable[[str], None]
-
-BLOWS_AT = 0.25
-"""Of the work."""
-
-A_CALL = 0.3
-"""Seconds that a call of the tasker should take, about: long enough to be struck in, short enough to see things move."""
-
-LONGEST_CALL = 10.0
-"""Seconds: for fewer tasks than there are slots."""
 
 SETTLED_AFTER = 0.1
 """Seconds in which the server has carried out what a frozen process had sent."""
@@ -29,72 +20,28 @@ LATE_WITHIN = 1.0
 """Seconds in which a thawed runner has tried to finish what it held, and has said so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    runners: int
-    tasks: int
-    seconds: float
-    kill: bool
-    freeze: bool
-
-    @property
-    def kills(self) -> bool:
-        return self.kill and self.runners >= 2
-
-    @property
-    def freezes(self) -> bool:
-        return self.freeze and self.runners - self.kills >= 2
-
-    @property
-    def batch_size(self) -> int:
-        return min(100, max(1, round(A_CALL / self._seconds_a_task)))
-
-    @property
-    def pause(self) -> float:
-        return min(LONGEST_CALL, self.batch_size * self._seconds_a_task)
-
-    @property
-    def _seconds_a_task(self) -> float:
-        """What a task may take in one slot, if all slots together shall take `seconds`."""
-        return self.seconds * self.runners * CONCURRENCY / self.tasks
-
-    def left_out(self) -> list[str]:
-        """What was wanted and is not possible: one runner must stay unharmed."""
-        missing = [
-            word
-            for word, wanted, possible in (
-                ("killed", self.kill, self.kills),
-                ("frozen", self.freeze, self.freezes),
-            )
-            if wanted and not possible
-        ]
-        if not missing:
-            return []
-        runners = "one runner" if self.runners == 1 else f"{self.runners} runners"
-        return [
-            f"With {runners} none is {' or '.join(missing)}: one has to stay unharmed, so it takes --runners 3 for both."
-        ]
-
-
 async def play(plan: Plan, cast: Cast, watch: Watch, say: Say) -> None:
     """From the start of the runners until all work is done and they have ended."""
     for _ in range(plan.runners):
         await cast.start()
     say(f"{' '.join(runner.name for runner in cast.runners)} start")
 
-    def done(now: Seen) -> bool:
-        return now.finished >= plan.tasks
-
-    await watch.until(lambda now: now.finished >= BLOWS_AT * plan.tasks, cast.check)
-    killed = await _kill_one(cast, watch, say, done) if plan.kills else None
-    frozen = await _freeze_one(cast, watch, say, done) if plan.freezes else None
-    for victim in filter(None, (killed, frozen)):
-        await _see_taken_over(victim, cast, watch, say)
-    if frozen:
-        await _thaw(frozen, say)
+    done = partial(_finished, plan.tasks)
+    for part in plan.blows_at:
+        await watch.until(partial(_finished, part * plan.tasks), cast.check)
+        killed = await _kill_one(cast, watch, say, done) if plan.kills else None
+        frozen = await _freeze_one(cast, watch, say, done) if plan.freezes else None
+        for victim in filter(None, (killed, frozen)):
+            await _see_taken_over(victim, cast, watch, say)
+        if frozen:
+            await _thaw(frozen, say)
     await watch.until(done, cast.check)
     say("all work is done")
     await cast.stop()
+
+
+def _finished(count: float, now: Seen) -> bool:
+    return now.finished >= count
 
 
 async def _kill_one(cast: Cast, watch: Watch, say: Say, done: Callable[[Seen], bool]) -> RunnerProcess | None:

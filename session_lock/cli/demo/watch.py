@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from session_lock.cli.demo_table import SCHEMA, Access
+from session_lock import TaskTable
+from session_lock.cli.demo.access import Access
+from session_lock.cli.demo.stage import SCHEMA
 from session_lock.errors import SessionLockError
 
 LOOK_EVERY = 0.05
@@ -19,12 +21,12 @@ PATIENCE = 60.0
 
 LOOK = f"""
 WITH held AS (
-  SELECT f.session_id AS session, count(*) AS held,
+  SELECT t.session_id AS session, count(*) AS held,
          count(*) FILTER (WHERE EXISTS (
-           SELECT FROM {SCHEMA}.run AS r WHERE r.file = f.id AND r.token = f.claim_token AND r.session = f.session_id)) AS begun
-    FROM {SCHEMA}.file AS f
-   WHERE f.finished_at IS NULL AND f.session_id IS NOT NULL
-   GROUP BY f.session_id
+           SELECT FROM {SCHEMA}.run AS r WHERE r.task = t.id AND r.token = t.claim_token AND r.session = t.session_id)) AS begun
+    FROM {{table}} AS t
+   WHERE t.finished_at IS NULL AND t.session_id IS NOT NULL
+   GROUP BY t.session_id
 ), finished AS (
   SELECT e.session, count(*) AS finished FROM {SCHEMA}.event AS e WHERE e.what = 'finished' GROUP BY e.session
 )
@@ -74,8 +76,9 @@ class Seen:
 class Watch:
     """The latest look, and how fast things went over the last ones."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, table: TaskTable) -> None:
         self._access = access
+        self._look = LOOK.format(table=table.table)
         self._stack = AsyncExitStack()
         self._history: deque[tuple[float, Seen]] = deque()
         self.now = Seen()
@@ -104,7 +107,7 @@ class Watch:
 
     async def look(self) -> Seen:
         async with self._statements:
-            rows = await self._connection.fetch(LOOK)
+            rows = await self._connection.fetch(self._look)
         self.now = Seen(tuple(SeenSession(*row) for row in rows))
         at = asyncio.get_running_loop().time()
         self._history.append((at, self.now))

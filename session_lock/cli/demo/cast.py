@@ -9,14 +9,16 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from itertools import count
 from typing import Self
 
-from session_lock.cli.demo_runner import VARIABLE, Part, Report
+from session_lock.cli.demo.part import Part, Report
 from session_lock.errors import SessionLockError
+
+VARIABLE = "SESSION_LOCK_DEMO_RUNNER"
 
 STOP_WITHIN = 8.0
 """More than a runner allows itself."""
@@ -102,8 +104,9 @@ class Cast:
     system hangs up on a group that is left with a frozen process (SIGHUP, SIGCONT), where the others see their stdin end.
     """
 
-    def __init__(self, dsn: str, pause: float, batch_size: int) -> None:
-        self._dsn, self._pause, self._batch_size = dsn, pause, batch_size
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        """All have the same one, but for the name."""
         self.runners: list[RunnerProcess] = []
         self._names = (f"R{number}" for number in count(1))
         self._following: set[asyncio.Task[None]] = set()
@@ -119,9 +122,9 @@ class Cast:
             await asyncio.wait(self._following)
 
     async def start(self) -> RunnerProcess:
-        part = Part(next(self._names), self._dsn, self._pause, self._batch_size)
+        part = replace(self._part, name=next(self._names))
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "session_lock.cli.demo_runner",
+            sys.executable, "-m", "session_lock.cli.demo.runner",
             stdin=PIPE, stdout=PIPE, stderr=PIPE, process_group=0,
             env={**os.environ, VARIABLE: json.dumps(asdict(part))},
         )  # fmt: skip

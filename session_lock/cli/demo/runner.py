@@ -1,0 +1,84 @@
+"""One runner process of the demo: `python -m session_lock.cli.demo.runner`, started by `cast`.
+
+What it needs comes in the environment variable SESSION_LOCK_DEMO_RUNNER, as JSON. Each line that it prints is a JSON object
+about it. It stops gracefully when its stdin is closed, which is also what happens when its parent dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import asyncpg
+
+from session_lock import PostgresDatabase
+from session_lock.block import RunningBlock
+from session_lock.cli.demo.cast import VARIABLE
+from session_lock.cli.demo.part import CONCURRENCY, Backstage, Part, Report
+from session_lock.cli.demo.scenarios import SCENARIOS
+from session_lock.database import Work
+
+REPORT_EVERY = 0.2
+STOP_WITHIN = 5.0
+
+
+class ObservedDatabase(PostgresDatabase[dict[str, Any]]):
+    """Notes the share that the database gives with the work."""
+
+    report: Report
+
+    async def get_work(self, *args: Any, **options: Any) -> Work[dict[str, Any]]:
+        work = await super().get_work(*args, **options)
+        self.report.share = work.share
+        return work
+
+
+async def main(part: Part) -> None:
+    report = Report()
+    scenario = SCENARIOS[part.scenario]
+    async with (
+        asyncpg.create_pool(part.dsn, min_size=1, max_size=2 * CONCURRENCY) as pool,
+        ObservedDatabase(part.dsn, scenario.table, pool=pool) as database,
+    ):
+        database.report = report
+        runner = scenario.runner(database, Backstage(part, pool, report))
+        beside = [asyncio.create_task(_report(report)), asyncio.create_task(_stop_when_told(runner))]
+        try:
+            await runner.run()
+        finally:
+            for task in beside:
+                task.cancel()
+            _say(report)
+
+
+async def _report(report: Report) -> None:
+    while True:
+        _say(report)
+        await asyncio.sleep(REPORT_EVERY)
+
+
+def _say(report: Report) -> None:
+    try:
+        print(json.dumps(asdict(report)), flush=True)  # noqa: T201 (to the parent)
+    except BrokenPipeError:
+        os._exit(1)  # the parent is gone, and with it whatever there was to do
+
+
+async def _stop_when_told(runner: RunningBlock) -> None:
+    """Stop at the end of stdin: the parent has closed it, or is no more."""
+    loop = asyncio.get_running_loop()
+    stdin = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+    await stdin.read()
+    runner.stop()
+    loop.call_later(STOP_WITHIN, os._exit, 1)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    asyncio.run(main(Part(**json.loads(os.environ.pop(VARIABLE)))))

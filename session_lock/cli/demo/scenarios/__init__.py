@@ -1,0 +1,7 @@
+"""The scenarios, by the names that --scenario knows."""
+
+from session_lock.cli.demo.scenario import Scenario
+from session_lock.cli.demo.scenarios.bank import Bank
+from session_lock.cli.demo.scenarios.files import Files
+
+SCENARIOS: dict[str, type[Scenario]] = {"files": Files, "bank": Bank}

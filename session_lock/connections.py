@@ -1,23 +1,15 @@
-"""Connections of asyncpg: few, opened when needed, given up on any doubt; and its errors in our words."""
+"""Connections of asyncpg: few, opened when needed, given up on any doubt."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
 
-from session_lock.errors import (
-    DatabaseError,
-    RowRefusedError,
-    SchemaError,
-    SessionLockError,
-    SessionLost,
-    TaskLost,
-)
+from session_lock.errors import DatabaseError, SessionLockError
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Connect: TypeAlias = str | Callable[[], Awaitable[Any]]
@@ -118,17 +110,6 @@ class Connections:
                     raise
 
 
-# Errors -------------------------------------------------------------------------------------------------
-
-
-OF_THE_SERVER = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "SL", "XX"}
-"""Classes of SQLSTATE that speak of the server, the connection or the schema; what is left speaks of a row."""
-
-OUR_FUNCTIONS = re.compile(
-    r"\b(start_session|bump_session|hold_session|sessions_of|sweep_sessions|limit_transaction|trim_failures|share"
-    r"|standing_\w+|get_work_\w+|finish_tasks_\w+|finish_in_\w+|release_tasks_\w+|end_session_\w+)\b"
-)
-
 END_BACKENDS = """
 SELECT pg_terminate_backend(a.pid)
   FROM unnest($1::integer[], $2::double precision[]) AS given_up (pid, ago)
@@ -163,46 +144,3 @@ def readable(connection: Connection) -> Iterator[None]:
     except (ArithmeticError, ValueError) as error:
         connection.terminate()
         raise UnreadableError(f"the driver cannot read a value: {type(error).__name__}") from error
-
-
-@contextmanager
-def translated(what: str, remedy: str) -> Iterator[None]:
-    """Errors of asyncpg within, raised as ours: `what` was being done; `remedy` mends what only a person can."""
-    try:
-        yield
-    except DRIVER_ERRORS as error:
-        raise translate(error, what, remedy) from error
-
-
-def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
-    """One of our errors for one of the driver's, by its SQLSTATE."""
-    state = getattr(error, "sqlstate", None) or ""
-    message = getattr(error, "message", None) or str(error) or type(error).__name__
-    match state:
-        case "SL001":
-            return SessionLost(message)
-        case "SL002":
-            return TaskLost(message)
-        case "42501":
-            return SchemaError(f"{what}: {message}; grant the role what it needs: {remedy} --grant-to ROLE")
-        case _ if state and (state == "SL003" or state[:2] not in OF_THE_SERVER or _in_a_trigger(error)):
-            return RowRefusedError(_without_values(error, state, message))
-        case _ if state[:2] in {"42", "3F"}:
-            return SchemaError(f"{what}: {message}; run: {remedy}")
-        case _ if state[:2] in {"28", "3D"} or isinstance(error, ValueError):
-            return DatabaseError(f"{what}: {message}", retryable=False)
-        case _:
-            return DatabaseError(f"{what}: {message}")
-
-
-def _in_a_trigger(error: BaseException) -> bool:
-    """Whether it was raised beneath one of our functions, by one of the user's: that is the row's matter."""
-    innermost = (getattr(error, "context", None) or "").split("\n", 1)[0]
-    return bool(re.match(r"(PL/\w+|SQL) function ", innermost)) and not OUR_FUNCTIONS.search(innermost)
-
-
-def _without_values(error: BaseException, state: str, message: str) -> str:
-    """What may be logged: a message of class 22 quotes the value, and DETAIL quotes the row; so neither."""
-    constraint = getattr(error, "constraint_name", None)
-    text = f"{type(error).__name__} ({state})" if state[:2] == "22" else f"{message} ({state})"
-    return f"{text} [{constraint}]" if constraint and constraint not in text else text

@@ -191,6 +191,10 @@ class Database(Protocol[T_co]):
         """Fence and finish in the caller's transaction on its own `connection`: all of them, or `TaskLost`."""
         ...
 
+    def finish_in_sync(self, connection: Any, lease: Lease, claims: Sequence[Claim]) -> None:
+        """As `finish_in`, on a synchronous connection, in the thread of a synchronous tasker."""
+        ...
+
     def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AbstractAsyncContextManager[Any]:
         """A transaction of the database's own, fenced and finished on entry: yields its connection."""
         ...

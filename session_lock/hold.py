@@ -249,6 +249,9 @@ class Hold(Generic[T]):
     async def finish_in(self, connection: Any, tasks: Sequence[Task[Any]]) -> None:
         await self.database.finish_in(connection, self.lease, claims_of(tasks))
 
+    def finish_in_sync(self, connection: Any, tasks: Sequence[Task[Any]]) -> None:
+        self.database.finish_in_sync(connection, self.lease, claims_of(tasks))
+
     def transaction(self, tasks: Sequence[Task[Any]]) -> AbstractAsyncContextManager[Any]:
         return self._transaction(tasks)
 

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 from typing import Any, Generic, Self, TypeVar, cast
 
 import asyncpg
 
-from session_lock.connections import (
-    DRIVER_ERRORS,
-    Connect,
-    Connection,
-    Connections,
-    UnreadableError,
-    readable,
-    translate,
-    translated,
-)
+from session_lock.connections import Connect, Connection, Connections, UnreadableError, readable
 from session_lock.database import Beat, Claim, ClaimedTask, Handback, Identity, Outcome, Settled, Work
 from session_lock.errors import RowRefusedError, SettingsError
+from session_lock.finishing import Finishing
 from session_lock.names import quote_name
 from session_lock.schema import ENVELOPE
-from session_lock.server import OWN_FUNCTIONS, Server, Wanted, meet
+from session_lock.server import Server, Wanted, meet
 from session_lock.session import Lease
+from session_lock.sqlstate import translated
 from session_lock.table import TaskTable
 from session_lock.tasks import TaskKey
 
@@ -47,7 +40,8 @@ class PostgresDatabase(Generic[T]):
     called with the mapping's columns as keyword arguments (`dict`, a dataclass, a pydantic model, any function).
 
     It holds up to two connections for work and one for keepalives, however many Runners share it, and up to four more
-    while `transaction()` is used without a `pool` of yours.
+    while `transaction()` is used without a `pool` of yours: an asyncpg pool, an SQLAlchemy `AsyncEngine` or
+    `async_sessionmaker`, or a psycopg `AsyncConnectionPool`. What `transaction()` yields is a connection (or session) of it.
 
     A mapping whose functions are written by hand is named instead of declared:
     `PostgresDatabase(connect, functions="orders", key=int)`.
@@ -58,7 +52,7 @@ class PostgresDatabase(Generic[T]):
         connect: Connect,
         table: TaskTable | None = None,
         *,
-        pool: asyncpg.Pool[Any] | None = None,
+        pool: Any = None,
         decode: Callable[..., T] = cast("Callable[..., T]", dict),  # noqa: B008 (the type, not a call)
         functions: str | None = None,
         key: Callable[[Any], TaskKey] | None = None,
@@ -77,7 +71,6 @@ class PostgresDatabase(Generic[T]):
                 "give PostgresDatabase a TaskTable, or functions= for ones that are written by hand"
             )
         self._table = table
-        self._pool = pool
         self._decode = decode
         self._key = key
         name = table.name if table else functions or ""
@@ -86,6 +79,7 @@ class PostgresDatabase(Generic[T]):
         self._work = Connections(connect, WORK_CONNECTIONS, self._greet)
         self._keepalive = Connections(connect, 1, self._greet)
         self._transactions = Connections(connect, TRANSACTION_CONNECTIONS, self._greet)
+        self._finishing = Finishing(self._wanted, pool, self._transactions)
 
     def __repr__(self) -> str:
         return f"PostgresDatabase({self._wanted.name!r})"
@@ -219,7 +213,9 @@ class PostgresDatabase(Generic[T]):
         with self._translated(verb):
             async with connections.one() as connection:  # greeted, so the functions' names are known
                 assert self._server is not None
-                query = f"SELECT {columns} FROM {self._function(verb, self._server)}({places})"
+                query = (
+                    f"SELECT {columns} FROM {self._wanted.function(verb, self._server.functions)}({places})"
+                )
                 with readable(connection):
                     if self._server.read_committed:
                         return await connection.fetch(query, *arguments)
@@ -227,44 +223,17 @@ class PostgresDatabase(Generic[T]):
                     async with connection.transaction(isolation="read_committed"):
                         return await connection.fetch(query, *arguments)
 
-    def _function(self, verb: str, server: Server) -> str:
-        name = f"{verb}_{server.functions}" if verb in OWN_FUNCTIONS else verb
-        return f"{self._wanted.schema}.{quote_name(name)}"
-
     # In a transaction of the user's --------------------------------------------------------------------------
 
     async def finish_in(self, connection: Any, lease: Lease, claims: Sequence[Claim]) -> None:
-        if not hasattr(connection, "is_in_transaction"):
-            raise SettingsError(f"finish_in needs an asyncpg connection, not {type(connection).__name__}")
-        if not connection.is_in_transaction():
-            raise SettingsError(
-                "finish_in(connection) needs an open transaction: async with connection.transaction(): ..."
-            )
-        server = await self._met()
-        with self._translated("finish_in"):
-            query = f"SELECT {self._function('finish_in', server)}($1, $2, $3, $4)"
-            await connection.execute(query, lease.id, lease.nonce, *_columns(claims))
+        await self._finishing.finish_in(connection, await self._met(), lease, claims)
 
-    @asynccontextmanager
-    async def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AsyncIterator[Any]:
-        own: BaseException | None = None  # what the block raises is the user's, and stays as it is
-        try:
-            async with (
-                self._pool.acquire() if self._pool else self._transactions.one() as connection,
-                connection.transaction(isolation="read_committed"),
-            ):
-                await self.finish_in(connection, lease, claims)
-                try:
-                    yield connection
-                except BaseException as error:
-                    own = error
-                    raise
-        except DRIVER_ERRORS as error:
-            if own is not None:
-                raise own from None
-            raise translate(
-                error, f"the finishing transaction ({self._wanted.name})", self._wanted.remedy
-            ) from error
+    def finish_in_sync(self, connection: Any, lease: Lease, claims: Sequence[Claim]) -> None:
+        assert self._server is not None  # met, before there was a lease
+        self._finishing.finish_in_sync(connection, self._server, lease, claims)
+
+    def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AbstractAsyncContextManager[Any]:
+        return self._finishing.transaction(self._met, lease, claims)
 
 
 def _unreadable(

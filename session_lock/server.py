@@ -8,6 +8,7 @@ from session_lock.catalog import read_shape
 from session_lock.connections import Connection
 from session_lock.database import Identity
 from session_lock.errors import DatabaseError, SchemaError
+from session_lock.names import quote_name
 from session_lock.schema import SCHEMA_VERSION
 from session_lock.table import TaskTable, function_set
 
@@ -27,6 +28,11 @@ class Wanted:
     functions: str
     """The set that is called, where it is written by hand and named by the user."""
 
+    def function(self, verb: str, functions: str) -> str:
+        """The function of a verb, as SQL calls it; `functions` is the mapping's set."""
+        name = f"{verb}_{functions}" if verb in OWN_FUNCTIONS else verb
+        return f"{self.schema}.{quote_name(name)}"
+
     @property
     def remedy(self) -> str:
         return "session-lock install MODULE:ATTRIBUTE" if self.table else "your migration of the functions"
@@ -38,6 +44,9 @@ class Server:
 
     identity: Identity
     functions: str
+    key_type: str
+    """Of the mapping's keys, as `format_type` prints it."""
+
     read_committed: bool
     """Whether that is the default isolation. Else each call is put into a transaction that says so."""
 
@@ -65,11 +74,11 @@ async def meet(connection: Connection, wanted: Wanted, known: Server | None) -> 
         )
     identity = Identity(row["system"], row["database"], wanted.name)
     if known is not None and identity == known.identity:
-        functions = known.functions
+        functions, key_type = known.functions, known.key_type
     else:
         await _check_version(connection, wanted)
-        functions = await _check_functions(connection, wanted)
-    return Server(identity, functions, row["isolation"] == "read committed")
+        functions, key_type = await _check_functions(connection, wanted)
+    return Server(identity, functions, key_type, row["isolation"] == "read committed")
 
 
 async def _check_version(connection: Connection, wanted: Wanted) -> None:
@@ -87,14 +96,16 @@ async def _check_version(connection: Connection, wanted: Wanted) -> None:
         )
 
 
-async def _check_functions(connection: Connection, wanted: Wanted) -> str:
+async def _check_functions(connection: Connection, wanted: Wanted) -> tuple[str, str]:
+    """The set of functions to call, and the type of the keys that they take."""
     functions = wanted.functions
     if wanted.table is not None:
         functions = function_set(wanted.table, await read_shape(connection, wanted.table))
     found = await connection.fetch(
         """
-        SELECT p.proname, has_function_privilege(p.oid, 'EXECUTE') AS allowed
+        SELECT p.proname, has_function_privilege(p.oid, 'EXECUTE') AS allowed, format_type(keys.typelem, NULL) AS key_type
           FROM pg_catalog.pg_proc AS p
+          LEFT JOIN pg_catalog.pg_type AS keys ON starts_with(p.proname, 'finish_in_') AND keys.oid = p.proargtypes[2]
          WHERE p.pronamespace = to_regnamespace($1) AND p.proname = ANY ($2::text[])
         """,
         wanted.schema,
@@ -109,4 +120,4 @@ async def _check_functions(connection: Connection, wanted: Wanted) -> str:
         raise SchemaError(
             f"this role may not execute the functions of mapping {wanted.name!r}; run: {wanted.remedy} --grant-to ROLE"
         )
-    return functions
+    return functions, next(row["key_type"] for row in found if row["key_type"])

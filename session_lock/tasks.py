@@ -61,6 +61,7 @@ class Holder(Protocol):
     def lease_left(self) -> float: ...
     def assert_held(self, tasks: Sequence[Task[Any]]) -> None: ...
     async def finish_in(self, connection: Any, tasks: Sequence[Task[Any]]) -> None: ...
+    def finish_in_sync(self, connection: Any, tasks: Sequence[Task[Any]]) -> None: ...
     def transaction(self, tasks: Sequence[Task[Any]]) -> AbstractAsyncContextManager[Any]: ...
     def settle(self, task: Task[Any], verdict: Verdict) -> None: ...
     def is_settled(self, task: Task[Any]) -> bool: ...
@@ -93,12 +94,20 @@ class Task(Generic[T]):
         self._holder.assert_held((self,))
 
     async def finish_in(self, connection: Any) -> None:
-        """Finish the task inside the caller's open transaction on the caller's own connection (of asyncpg).
+        """Finish the task inside the caller's open transaction, on the caller's own connection.
 
-        Call it first, then write: what the transaction writes and the finish take place together, or not at all. Raises
-        `SessionLost` or `TaskLost` if the task is no longer held; the transaction must be rolled back then.
+        That is one of asyncpg or psycopg, or an `AsyncSession` or `AsyncConnection` of SQLAlchemy. Call it first, then
+        write: what the transaction writes and the finish take place together, or not at all. Raises `SessionLost` or
+        `TaskLost` if the task is no longer held; the transaction must be rolled back then. `SettingsError`: no
+        transaction is open (the connection is in autocommit), or it is no connection that can be served.
         """
         await self._holder.finish_in(connection, (self,))
+
+    def finish_in_sync(self, connection: Any) -> None:
+        """As `finish_in`, for a synchronous connection, in a thread: of psycopg or Django, or a `Session` or `Connection`
+        of SQLAlchemy.
+        """
+        self._holder.finish_in_sync(connection, (self,))
 
     def transaction(self) -> AbstractAsyncContextManager[Any]:
         """`async with task.transaction() as connection:` a transaction that finishes the task when it commits."""
@@ -141,6 +150,10 @@ class Batch(Sequence[Task[T]]):
     async def finish_in(self, connection: Any, *tasks: Task[T]) -> None:
         """As `Task.finish_in`, for the given tasks (default: all that are not settled), all or none."""
         await self._holder.finish_in(connection, self._own(tasks) or self._unsettled())
+
+    def finish_in_sync(self, connection: Any, *tasks: Task[T]) -> None:
+        """As `Task.finish_in_sync`, for the given tasks (default: all that are not settled), all or none."""
+        self._holder.finish_in_sync(connection, self._own(tasks) or self._unsettled())
 
     def transaction(self, *tasks: Task[T]) -> AbstractAsyncContextManager[Any]:
         """`async with batch.transaction() as connection:` finishes the tasks (default: all unsettled) on commit."""

@@ -21,7 +21,7 @@ from session_lock.session import Lease
 from session_lock.tasks import TaskKey
 from session_lock.testing.rows import Closed, MemorySession, MemoryTask, divide
 from session_lock.testing.table import MemoryTable
-from session_lock.testing.transaction import MemoryTransaction
+from session_lock.testing.transaction import MemoryTransaction, in_loop
 
 T = TypeVar("T")
 
@@ -52,6 +52,7 @@ class MemoryDatabase(MemoryTable[T]):
         self._identity = Identity("memory", str(uuid4()), name)
         self._sessions: dict[int, MemorySession] = {}
         self._paused = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # The sessions, as people see them -----------------------------------------------------------------------
 
@@ -182,6 +183,11 @@ class MemoryDatabase(MemoryTable[T]):
             connection.fail()
             raise
 
+    def finish_in_sync(self, connection: MemoryTransaction, lease: Lease, claims: Sequence[Claim]) -> None:
+        """As `finish_in`, from another thread than the loop's."""
+        assert self._loop is not None  # there is a lease
+        in_loop(self._loop, self.finish_in(connection, lease, claims))
+
     @asynccontextmanager
     async def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AsyncIterator[MemoryTransaction]:
         async with MemoryTransaction() as connection:
@@ -193,6 +199,7 @@ class MemoryDatabase(MemoryTable[T]):
     @asynccontextmanager
     async def _round_trip(self) -> AsyncIterator[float]:
         """What happens in the block happens at once, and may be cancelled before and after: the answer is lost then."""
+        self._loop = asyncio.get_running_loop()
         await asyncio.sleep(0)
         yield self.clock()
         await asyncio.sleep(0)

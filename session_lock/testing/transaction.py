@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from session_lock.errors import DatabaseError
+from session_lock.errors import DatabaseError, SettingsError
 
 
 class MemoryTransaction:
-    """`async with MemoryTransaction() as connection:` stands for a connection in an open transaction of the caller's.
+    """`async with MemoryTransaction() as connection:` stands for a connection in an open transaction of the caller's; a plain
+    `with`, in a thread, for a synchronous one.
 
     Leaving the block commits, an exception rolls back. As in PostgreSQL, nothing is committed either after
     an error in a statement of the transaction (`finish_in` raised), even if the caller swallowed it.
@@ -22,6 +23,7 @@ class MemoryTransaction:
         self._deadlines: list[Callable[[], bool]] = []
         self._failed = False
         self._over = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def write(self, effect: Callable[[], object]) -> None:
         """Call `effect` when the transaction commits."""
@@ -34,6 +36,7 @@ class MemoryTransaction:
     def limit(self, passed: Callable[[], bool]) -> None:
         """Roll the transaction back as soon as `passed()`: what the server does to one that outlives the lease."""
         self._deadlines.append(passed)
+        self._loop = asyncio.get_running_loop()
 
     @property
     def open(self) -> bool:
@@ -58,6 +61,19 @@ class MemoryTransaction:
             self._over = True
         await asyncio.sleep(0)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loop is not None:
+            in_loop(self._loop, self.__aexit__(kind, error, trace))
+            return
+        if error is None:  # nothing in it knows a loop
+            self._commit()
+        self._over = True
+
     def _commit(self) -> None:
         if self._timed_out:
             raise DatabaseError(
@@ -66,3 +82,14 @@ class MemoryTransaction:
         if not self._failed:
             for effect in self._effects:
                 effect()
+
+
+def in_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run it in the loop, and wait for it in this thread, which must be another."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        return
+    coroutine.close()
+    raise SettingsError("finish_in_sync is for a thread: in a coroutine, await finish_in")

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from session_lock.database import Handback, Outcome
-from session_lock.errors import DatabaseError, RowRefusedError, TaskLost
+from session_lock.errors import DatabaseError, RowRefusedError, SettingsError, TaskLost
 from session_lock.testing import MemoryDatabase, MemoryTransaction, run_virtual
 
 SESSION = {"capacity": 10, "ttl": 30.0, "label": "test", "app_version": "1"}
@@ -202,3 +202,32 @@ def test_a_transaction_may_be_cancelled_before_and_after_its_commit(turns: int, 
         assert not database[1].locked
 
     run_virtual(main())
+
+
+def test_a_synchronous_tasker_has_a_transaction_too():
+    """In a thread: on the loop's own it would wait for itself."""
+    database = MemoryDatabase({1: "a", 2: "b"})
+    written = []
+
+    def write(lease, claims, error=None) -> None:
+        with MemoryTransaction() as connection:
+            database.finish_in_sync(connection, lease, claims)
+            connection.write(lambda: written.append([claim.key for claim in claims]))
+            if error:
+                raise error
+
+    async def main() -> None:
+        lease = await database.start_session(**SESSION)
+        first, second = [task.claim for task in (await database.get_work(lease, limit=10)).tasks]
+        await asyncio.to_thread(write, lease, [first])
+        with pytest.raises(KeyError):
+            await asyncio.to_thread(write, lease, [second], KeyError())
+        with pytest.raises(TaskLost):
+            await asyncio.to_thread(write, lease, [first, second])
+        with pytest.raises(SettingsError, match="await finish_in"):
+            write(lease, [second])
+
+    run_virtual(main())
+    assert database.finished == [1]
+    assert database.pending == [2]
+    assert written == [[1]]

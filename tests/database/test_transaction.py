@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import UUID
 
 import pytest
 
 from session_lock import PostgresDatabase
 from session_lock.database import Outcome
-from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, SettingsError, TaskLost
-from session_lock.session import Lease
+from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, TaskLost
 from tests.support import EMAILS
 
 from .conftest import FORBIDDEN, Suite, is_waiting, keys
@@ -229,9 +227,3 @@ async def test_a_connect_of_the_users_that_fails_is_a_database_that_is_away() ->
         with pytest.raises(DatabaseError, match="connect\\(\\) failed: RuntimeError") as caught:
             await database.identity()
     assert caught.value.retryable
-
-
-async def test_what_is_no_connection_of_asyncpg_is_refused(database) -> None:
-    async with PostgresDatabase(database.app_dsn, EMAILS) as emails:
-        with pytest.raises(SettingsError, match="finish_in needs an asyncpg connection, not object"):
-            await emails.finish_in(object(), Lease(1, UUID(int=0)), [])

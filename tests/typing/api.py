@@ -1,5 +1,6 @@
 """Never run: what a type checker infers of the API as users write it (`nox -s types`)."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, assert_type
@@ -50,6 +51,7 @@ async def send(batch: Batch[Email]) -> Iterable[Task[Email]]:
     own: asyncpg.Connection[Any] = await asyncpg.connect()
     async with own.transaction():
         await first.finish_in(own)
+    await asyncio.to_thread(batch.finish_in_sync, own, first)
     return [task for task in batch if task.data.id]
 
 

@@ -120,6 +120,9 @@ class Faulty:
     async def finish_in(self, *args: Any, **kwargs: Any) -> Any:
         return await self._call("finish_in", *args, **kwargs)
 
+    def finish_in_sync(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner.finish_in_sync(*args, **kwargs)
+
     def transaction(self, *args: Any, **kwargs: Any) -> AbstractAsyncContextManager[Any]:
         return self.inner.transaction(*args, **kwargs)
 

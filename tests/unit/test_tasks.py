@@ -30,6 +30,9 @@ class Notes:
     async def finish_in(self, connection: Any, tasks: Sequence[Task[Any]]) -> None:
         self.asked.append((connection, [task.key for task in tasks]))
 
+    def finish_in_sync(self, connection: Any, tasks: Sequence[Task[Any]]) -> None:
+        self.asked.append((f"{connection}, in a thread", [task.key for task in tasks]))
+
     def transaction(self, tasks: Sequence[Task[Any]]) -> Any:
         self.asked.append(("transaction", [task.key for task in tasks]))
 
@@ -85,7 +88,13 @@ def test_what_is_said_of_all_means_those_that_are_not_settled() -> None:
     batch.assert_held()
     batch.transaction()
     run_virtual(batch.finish_in("connection"))
-    assert notes.asked == [("assert_held", [1, 3]), ("transaction", [1, 3]), ("connection", [1, 3])]
+    batch.finish_in_sync("connection")
+    assert notes.asked == [
+        ("assert_held", [1, 3]),
+        ("transaction", [1, 3]),
+        ("connection", [1, 3]),
+        ("connection, in a thread", [1, 3]),
+    ]
 
 
 def test_what_is_said_of_some_means_those() -> None:
@@ -93,7 +102,13 @@ def test_what_is_said_of_some_means_those() -> None:
     batch.assert_held(batch[2])
     batch.transaction(batch[0], batch[2])
     run_virtual(batch.finish_in("connection", batch[1]))
-    assert notes.asked == [("assert_held", [3]), ("transaction", [1, 3]), ("connection", [2])]
+    batch.finish_in_sync("connection", batch[2])
+    assert notes.asked == [
+        ("assert_held", [3]),
+        ("transaction", [1, 3]),
+        ("connection", [2]),
+        ("connection, in a thread", [3]),
+    ]
 
 
 def test_a_task_speaks_for_itself() -> None:
@@ -101,7 +116,13 @@ def test_a_task_speaks_for_itself() -> None:
     batch[1].assert_held()
     batch[1].transaction()
     run_virtual(batch[1].finish_in("connection"))
-    assert notes.asked == [("assert_held", [2]), ("transaction", [2]), ("connection", [2])]
+    batch[1].finish_in_sync("connection")
+    assert notes.asked == [
+        ("assert_held", [2]),
+        ("transaction", [2]),
+        ("connection", [2]),
+        ("connection, in a thread", [2]),
+    ]
     assert batch.lease_left() == batch[0].lease_left() == 12.5
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from session_lock.cli.common import describe
-from session_lock.connections import translate, translated
+from session_lock.sqlstate import translate, translated
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 

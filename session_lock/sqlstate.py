@@ -1,0 +1,131 @@
+"""Errors of the drivers, in our words: by their SQLSTATE, whatever they are wrapped in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from session_lock.drivers import find
+from session_lock.errors import (
+    DatabaseError,
+    RowRefusedError,
+    SchemaError,
+    SessionLockError,
+    SessionLost,
+    TaskLost,
+)
+
+OF_THE_SERVER = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "SL", "XX"}
+"""Classes of SQLSTATE that speak of the server, the connection or the schema; what is left speaks of a row."""
+
+OUR_FUNCTIONS = re.compile(
+    r"\b(start_session|bump_session|hold_session|sessions_of|sweep_sessions|limit_transaction|trim_failures|share"
+    r"|standing_\w+|get_work_\w+|finish_tasks_\w+|finish_in_\w+|release_tasks_\w+|end_session_\w+)\b"
+)
+
+DRIVER_ERRORS = {
+    ("asyncpg", "PostgresError"): True,
+    ("asyncpg", "InterfaceError"): True,
+    ("asyncpg", "InternalClientError"): True,
+    ("psycopg", "Error"): True,
+    ("psycopg2", "Error"): True,
+    ("sqlalchemy", "DBAPIError"): True,
+    ("sqlalchemy", "Error"): True,  # of its adapters
+    ("sqlalchemy", "TimeoutError"): True,  # of its pool
+    ("django", "Error"): True,
+    ("builtins", "OSError"): True,
+    ("builtins", "TimeoutError"): True,
+}
+"""What says that the database refused or did not answer; other errors of these packages are mistakes in using them."""
+
+
+def is_driver_error(error: BaseException) -> bool:
+    return bool(find(error, DRIVER_ERRORS))
+
+
+@contextmanager
+def translated(what: str, remedy: str) -> Iterator[None]:
+    """Errors of a driver within, raised as ours: `what` was being done; `remedy` mends what only a person can."""
+    try:
+        yield
+    except Exception as error:
+        if not is_driver_error(error):
+            raise
+        raise translate(error, what, remedy) from error
+
+
+def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
+    """One of our errors for one of a driver's, by its SQLSTATE."""
+    told = read(error)
+    state, message = told.state, told.message
+    match state:
+        case "SL001":
+            return SessionLost(message)
+        case "SL002":
+            return TaskLost(message)
+        case "42501":
+            return SchemaError(f"{what}: {message}; grant the role what it needs: {remedy} --grant-to ROLE")
+        case _ if state and (state == "SL003" or state[:2] not in OF_THE_SERVER or told.in_a_trigger):
+            return RowRefusedError(told.without_values())
+        case _ if state[:2] in {"42", "3F"}:
+            return SchemaError(f"{what}: {message}; run: {remedy}")
+        case _ if state[:2] in {"28", "3D"} or isinstance(error, ValueError):
+            return DatabaseError(f"{what}: {message}", retryable=False)
+        case _:
+            return DatabaseError(f"{what}: {message}")
+
+
+# What a driver tells ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a server has said, out of a driver's error."""
+
+    kind: str
+    state: str
+    message: str
+    context: str
+    constraint: str | None
+
+    @property
+    def in_a_trigger(self) -> bool:
+        """Whether it was raised beneath one of our functions, by one of the user's: that is the row's matter."""
+        innermost = self.context.split("\n", 1)[0]
+        return bool(re.match(r"(PL/\w+|SQL) function ", innermost)) and not OUR_FUNCTIONS.search(innermost)
+
+    def without_values(self) -> str:
+        """What may be logged: a message of class 22 quotes the value, and DETAIL quotes the row; so neither."""
+        text = f"{self.kind} ({self.state})" if self.state[:2] == "22" else f"{self.message} ({self.state})"
+        return f"{text} [{self.constraint}]" if self.constraint and self.constraint not in text else text
+
+
+def read(error: BaseException) -> Told:
+    """Of the innermost error with a SQLSTATE: SQLAlchemy wraps a driver's in two of its own, Django in one."""
+    told, seen = error, {id(error)}
+    inner: BaseException | None = error
+    while inner is not None:
+        wrapped = getattr(inner, "orig", None)
+        inner = wrapped if isinstance(wrapped, BaseException) else inner.__cause__
+        if inner is None or id(inner) in seen:
+            break
+        seen.add(id(inner))
+        if inner is wrapped or _state(inner):
+            told = inner
+    said = getattr(told, "diag", None)  # of psycopg; asyncpg has it on the error itself
+    return Told(
+        kind=type(told).__name__,
+        state=_state(told),
+        message=getattr(said, "message_primary", None)
+        or getattr(told, "message", None)
+        or str(told)
+        or type(told).__name__,
+        context=getattr(said, "context", None) or getattr(told, "context", None) or "",
+        constraint=getattr(said, "constraint_name", None) or getattr(told, "constraint_name", None),
+    )
+
+
+def _state(error: BaseException) -> str:
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""

@@ -16,6 +16,21 @@ Connect: TypeAlias = str | Callable[[], Awaitable[Any]]
 """A DSN, or an async callable that returns a new connection (so that credentials may rotate)."""
 
 
+async def open_connection(connect: Connect, **options: Any) -> Connection:
+    """A new connection; `options` are for the driver where a DSN leaves them open."""
+    if isinstance(connect, str):
+        settings = {"application_name": "session_lock"} | options.pop("server_settings", {})
+        connection: Connection = await asyncpg.connect(connect, server_settings=settings, **options)
+        return connection
+    try:
+        connection = await connect()
+    except (SessionLockError, *DRIVER_ERRORS):
+        raise
+    except Exception as error:  # the user's: no credentials now is a database that is away
+        raise DatabaseError(f"connect() failed: {type(error).__name__}: {error}") from error
+    return connection
+
+
 class Connections:
     """At most `size` connections, each in one pair of hands at a time.
 
@@ -25,8 +40,11 @@ class Connections:
     server without the caller's timeout.
     """
 
-    def __init__(self, connect: Connect, size: int, greet: Callable[[Connection], Awaitable[None]]) -> None:
+    def __init__(
+        self, connect: Connect, size: int, greet: Callable[[Connection], Awaitable[None]], **options: Any
+    ) -> None:
         self._connect = connect
+        self._options = options
         self._greet = greet
         self._size = size
         self._given_up: list[tuple[int, float]] = []  # backend's pid, loop's time
@@ -69,7 +87,10 @@ class Connections:
         if self._given_up:
             ended = [*self._given_up]
             now = asyncio.get_running_loop().time()
-            await connection.execute(END_BACKENDS, [pid for pid, _ in ended], [now - at for _, at in ended])
+            async with connection.transaction():  # a pooler may be in between
+                await connection.execute(
+                    END_BACKENDS, [pid for pid, _ in ended], [now - at for _, at in ended]
+                )
             del self._given_up[: len(ended)]
 
     def _take_idle(self) -> Connection | None:
@@ -80,17 +101,7 @@ class Connections:
         return None
 
     async def _open(self) -> Connection:
-        if isinstance(self._connect, str):
-            connection = await asyncpg.connect(
-                self._connect, server_settings={"application_name": "session_lock"}
-            )
-        else:
-            try:
-                connection = await self._connect()
-            except (SessionLockError, *DRIVER_ERRORS):
-                raise
-            except Exception as error:  # the user's: no credentials now is a database that is away
-                raise DatabaseError(f"connect() failed: {type(error).__name__}: {error}") from error
+        connection = await open_connection(self._connect, **self._options)
         try:
             await self._greet(connection)
         except BaseException:

@@ -195,6 +195,13 @@ class Database(Protocol[T_co]):
         """As `finish_in`, on a synchronous connection, in the thread of a synchronous tasker."""
         ...
 
+    def listening(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        """Within the block `wake` is called, in the event loop, when there may be new tasks. A hint: looking is the truth.
+
+        Entering does not wait, and nothing that goes wrong is raised.
+        """
+        ...
+
     def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AbstractAsyncContextManager[Any]:
         """A transaction of the database's own, fenced and finished on entry: yields its connection."""
         ...

@@ -13,7 +13,7 @@ from session_lock.database import Database, Work
 from session_lock.errors import DatabaseError, SessionLost
 from session_lock.hold import Ending, Hold
 from session_lock.waiting import wait_for
-from session_lock.wording import level_of
+from session_lock.wording import describe, level_of
 
 T = TypeVar("T")
 
@@ -64,6 +64,19 @@ async def fetch(
         await _wait(hold.asked, hold, pause)  # room alone is no reason to look again
 
 
+async def listen(hold: Hold[T]) -> None:
+    """Beside it: look at once when the database says that there may be new tasks. What goes wrong with that ends nothing."""
+    while True:
+        database = hold.database
+        hold.replaced.clear()
+        try:
+            async with database.listening(hold.look):
+                await hold.replaced.wait()
+        except Exception as error:  # noqa: BLE001 (a database that does not keep its contract)
+            logger.warning("session %d hears of no wake-ups: %s", hold.lease.id, describe(error))
+            await hold.replaced.wait()
+
+
 async def _look(
     hold: Hold[T],
     find: Callable[[], Coroutine[Any, Any, Database[T]]],
@@ -110,6 +123,7 @@ async def _still_here(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Data
         hold.end(Ending.MOVED)
         return False
     hold.database = database
+    hold.replaced.set()
     return True
 
 

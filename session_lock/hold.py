@@ -77,6 +77,7 @@ class Hold(Generic[T]):
         self.room = asyncio.Event()  # there may be room for more tasks
         self.asked = asyncio.Event()  # somebody asks for a look at once
         self.beat_now = asyncio.Event()
+        self.replaced = asyncio.Event()  # another object stands for the database now
         self.cancelling: set[asyncio.Task[Any]] = set()  # calls that we have cancelled
         self.cancel_keys: set[str] = set()  # tasks whose cancellation was asked for
         self.give_up = asyncio.get_running_loop().create_future()  # cancelled calls are waited for no longer

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from session_lock.database import Database
 from session_lock.execute import execute
-from session_lock.fetch import fetch
+from session_lock.fetch import fetch, listen
 from session_lock.finish import finish
 from session_lock.hold import Ending, Hold, claims_of
 from session_lock.keepalive import keepalive, watch_deadline
@@ -36,9 +36,11 @@ async def live(
         slots = [
             group.create_task(execute(hold, tasker, tasks_per_call)) for _ in range(hold.settings.concurrency)
         ]
+        listening = group.create_task(listen(hold))
         fetching = group.create_task(fetch(hold, find, slots=len(slots), tasks_per_call=tasks_per_call))
 
         await asyncio.wait({fetching})  # 1 from here on nothing is claimed
+        listening.cancel()
         await _drain(hold, slots)  # 2 every call has ended, or is abandoned: each task has its verdict
         hold.stop_recording()
         deadline = asyncio.get_running_loop().time() + hold.settings.shutdown_timeout

@@ -13,12 +13,18 @@ BODY_QUOTE = "$function$"
 """What the bodies in `sql/` are quoted with, so no expression of the user's may contain it."""
 
 
-# Text to SQL: the only three ways --------------------------------------------------------------------
+# Text to SQL: the only four ways ---------------------------------------------------------------------
 
 
 def quote_name(name: str) -> str:
     """An identifier. Always quoted, so no word list and no case rule can turn it into another one."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def quote_literal(text: str) -> str:
+    """A string, as it is, whatever `standard_conforming_strings` is."""
+    prefix = "E" if "\\" in text else ""
+    return prefix + "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def quote_inside_literal(text: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from importlib.metadata import version
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import asyncpg
 
@@ -15,6 +15,7 @@ from session_lock.connections import Connect, Connection, Connections, Unreadabl
 from session_lock.database import Beat, Claim, ClaimedTask, Handback, Identity, Outcome, Settled, Work
 from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.finishing import Finishing
+from session_lock.listener import check_listen, listening
 from session_lock.names import quote_name
 from session_lock.schema import ENVELOPE
 from session_lock.server import Server, Wanted, meet
@@ -42,6 +43,11 @@ class PostgresDatabase(Generic[T]):
     It holds up to two connections for work and one for keepalives, however many Runners share it, and up to four more
     while `transaction()` is used without a `pool` of yours: an asyncpg pool, an SQLAlchemy `AsyncEngine` or
     `async_sessionmaker`, or a psycopg `AsyncConnectionPool`. What `transaction()` yields is a connection (or session) of it.
+    One more connection listens for wake-ups while a Runner runs, for all `PostgresDatabase`s of the event loop that have the
+    same `listen` (by default `connect`) and schema.
+
+    `listen` is for who connects through a transaction pooler, where nothing can be heard: the DSN of the server itself, or
+    an async callable that connects to it. `listen=False`: no such connection; new tasks wait for the next poll.
 
     A mapping whose functions are written by hand is named instead of declared:
     `PostgresDatabase(connect, functions="orders", key=int)`.
@@ -53,6 +59,7 @@ class PostgresDatabase(Generic[T]):
         table: TaskTable | None = None,
         *,
         pool: Any = None,
+        listen: Connect | Literal[False] | None = None,
         decode: Callable[..., T] = cast("Callable[..., T]", dict),  # noqa: B008 (the type, not a call)
         functions: str | None = None,
         key: Callable[[Any], TaskKey] | None = None,
@@ -66,6 +73,7 @@ class PostgresDatabase(Generic[T]):
             raise SettingsError(
                 f"connect is a DSN or an async function that connects, not {type(connect).__name__}"
             )
+        check_listen(listen)
         if (table is None) == (functions is None):
             raise SettingsError(
                 "give PostgresDatabase a TaskTable, or functions= for ones that are written by hand"
@@ -74,7 +82,9 @@ class PostgresDatabase(Generic[T]):
         self._decode = decode
         self._key = key
         name = table.name if table else functions or ""
-        self._wanted = Wanted(name, quote_name(table.schema if table else schema), table, functions or "")
+        self._schema = table.schema if table else schema
+        self._wanted = Wanted(name, quote_name(self._schema), table, functions or "")
+        self._listen: Connect | None = connect if listen is None else listen or None
         self._server: Server | None = None
         self._work = Connections(connect, WORK_CONNECTIONS, self._greet)
         self._keepalive = Connections(connect, 1, self._greet)
@@ -110,7 +120,8 @@ class PostgresDatabase(Generic[T]):
         return self._server
 
     async def _greet(self, connection: Connection) -> None:
-        self._server = await meet(connection, self._wanted, self._server)
+        async with connection.transaction():  # a pooler may be in between
+            self._server = await meet(connection, self._wanted, self._server)
 
     def _translated(self, what: str) -> Any:
         return translated(f"{what} ({self._wanted.name})", self._wanted.remedy)
@@ -217,11 +228,16 @@ class PostgresDatabase(Generic[T]):
                     f"SELECT {columns} FROM {self._wanted.function(verb, self._server.functions)}({places})"
                 )
                 with readable(connection):
-                    if self._server.read_committed:
+                    if self._server.plain:
                         return await connection.fetch(query, *arguments)
-                    # Some other isolation is the role's or database's default: three round trips instead of one.
+                    # three round trips instead of one
                     async with connection.transaction(isolation="read_committed"):
                         return await connection.fetch(query, *arguments)
+
+    def listening(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        if self._listen is None:
+            return nullcontext()
+        return listening(self._listen, self._schema, self._wanted.name, wake)
 
     # In a transaction of the user's --------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from session_lock.names import one_line_safe, quote_inside_literal, quote_name
-from session_lock.table import Shape, TaskTable, column_mark, function_set, index_name
+from session_lock.names import one_line_safe, quote_inside_literal, quote_literal, quote_name
+from session_lock.table import Shape, TaskTable, column_mark, function_set, index_name, wake_trigger_name
 
 SCHEMA_VERSION = 1
 """What this library needs of `schema_version()` in the database: at least this."""
@@ -39,14 +39,19 @@ def shipped(table: TaskTable, kind: str) -> tuple[str, ...]:
     return (name,) if table.made_by and (sql_root() / name).is_file() else ()
 
 
-def render(name: str, table: TaskTable, shape: Shape | None, *, role: str | None = None) -> str:
+def render(
+    name: str, table: TaskTable, shape: Shape | None, *, role: str | None = None, quiet: bool = False
+) -> str:
     """A file of `sql/` with the mapping's words in its holes and the sessions' schema in place of ours.
 
-    What makes a shipped table has holes for names alone: it needs no shape, as there is none before it.
+    What makes a shipped table has holes for names alone: it needs no shape, as there is none before it. `role` is for
+    grants, `quiet` for the trigger that wakes.
     """
     schema = table.schema if table.schema == DEFAULT_SCHEMA else quote_name(table.schema)
     words = holes(table, shape) if shape else names(table)
-    words |= {"schema": schema} | ({"role": quote_name(role)} if role else {})
+    words |= {"schema": schema, "quiet": f"'{str(quiet).lower()}'"} | (
+        {"role": quote_name(role)} if role else {}
+    )
     return _fill(_with_schema(source(name), "__schema__"), words)
 
 
@@ -87,6 +92,7 @@ def names(table: TaskTable) -> dict[str, str]:
     claim = table.claim_columns
     return {
         "table": ".".join(quote_name(part) for part in table.qualified),
+        "name": quote_literal(table.name),
         "title": quote_inside_literal(table.name),
         "mark": quote_inside_literal(column_mark(table)),
         "key": quote_name(table.key),
@@ -95,6 +101,7 @@ def names(table: TaskTable) -> dict[str, str]:
         "attempts": quote_name(claim.attempts),
         "available_at": quote_name(claim.available_at),
         "pending": one_line_safe(table.pending),
+        "wake_trigger": quote_name(wake_trigger_name(table)),
     }
 
 

@@ -21,7 +21,7 @@ OF_THE_SERVER = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55
 """Classes of SQLSTATE that speak of the server, the connection or the schema; what is left speaks of a row."""
 
 OUR_FUNCTIONS = re.compile(
-    r"\b(start_session|bump_session|hold_session|sessions_of|sweep_sessions|limit_transaction|trim_failures|share"
+    r"\b(start_session|bump_session|hold_session|sessions_of|sweep_sessions|note_idle|wake|wake_on_insert|limit_transaction|trim_failures|share"
     r"|standing_\w+|get_work_\w+|finish_tasks_\w+|finish_in_\w+|release_tasks_\w+|end_session_\w+)\b"
 )
 
@@ -65,6 +65,11 @@ def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
             return SessionLost(message)
         case "SL002":
             return TaskLost(message)
+        case "26000" | "42P05":
+            return DatabaseError(
+                f"{what}: {message}; is a transaction pooler in between? Then give as connect an async function that returns "
+                "asyncpg.connect(dsn, statement_cache_size=0), and listen= a DSN that leads to the server itself"
+            )
         case "42501":
             return SchemaError(f"{what}: {message}; grant the role what it needs: {remedy} --grant-to ROLE")
         case _ if state and (state == "SL003" or state[:2] not in OF_THE_SERVER or told.in_a_trigger):

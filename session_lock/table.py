@@ -158,13 +158,22 @@ def function_set(table: TaskTable, shape: Shape) -> str:
         squeeze(table.pending), [(c, d, shape.column_types[c]) for c, d in table.order], table.claim_columns, table.name,
     ))  # fmt: skip
     digest = hashlib.sha256(covered.encode()).hexdigest()[:8]
-    readable = re.sub(r"[^a-z0-9]+", "_", table.name.lower()).strip("_")[:40].rstrip("_") or "tasks"
-    return f"{readable}_{digest}"
+    return f"{_readable(table.name)}_{digest}"
 
 
 def index_name(functions: str) -> str:
     """The name of the index that belongs to a set of functions; it lives in the table's schema."""
     return f"pending_{functions}"
+
+
+def wake_trigger_name(table: TaskTable) -> str:
+    """The name of the trigger that wakes the Runners of a mapping: a changed mapping has the same."""
+    digest = hashlib.sha256(repr((table.schema, table.name)).encode()).hexdigest()[:8]
+    return f"wake_{_readable(table.name)}_{digest}"
+
+
+def _readable(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:40].rstrip("_") or "tasks"
 
 
 def column_mark(table: TaskTable) -> str:

@@ -18,7 +18,7 @@ async def wait_for(event: asyncio.Event, seconds: float | None) -> None:
         pass
 
 
-async def wait_through(tasks: set[asyncio.Task[Any]], on_cancel: Callable[[], None]) -> None:
+async def wait_through(tasks: set[asyncio.Task[Any]], on_cancel: Callable[[], object]) -> None:
     """Wait until the tasks have ended, also when cancelled meanwhile: `on_cancel` is called then, and it is raised last.
 
     anyio cancels by level, that is again at each turn of the loop; the shield makes that one cancellation.

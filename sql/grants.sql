@@ -1,11 +1,12 @@
 -- session_lock: what a service's role needs and no more: no right on the session table or the task table, so nobody
--- can touch a session without its nonce. (Rights on what the tasker itself writes are the service's own.)
+-- can touch a session without its nonce. Another role that inserts tasks needs USAGE and wake alone. (Rights on what the tasker itself writes are the service's own.)
 
 GRANT USAGE ON SCHEMA session_lock TO __role__;
 GRANT EXECUTE ON FUNCTION
   session_lock.schema_version(),
   session_lock.start_session(text, text, integer, double precision, text, text, text),
   session_lock.bump_session(bigint, uuid, double precision, boolean),
+  session_lock.wake(text, boolean),
   session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, __key_type__[], bigint[]),
   session_lock.finish_tasks__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.finish_in__set__(bigint, uuid, __key_type__[], bigint[]),

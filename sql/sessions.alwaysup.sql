@@ -162,6 +162,49 @@ BEGIN
 END
 $function$;
 
+-- At the end of a look for work: whether it left the session with room. Written only when that changes, and never waited
+-- for, since the caller holds task rows by now: it is a hint, and the next look gives it again.
+CREATE OR REPLACE FUNCTION session_lock.note_idle(p_id bigint, p_idle boolean) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  WITH changed AS MATERIALIZED (
+    SELECT s.id FROM session_lock.session AS s WHERE s.id = p_id AND s.idle <> p_idle FOR NO KEY UPDATE SKIP LOCKED
+  )
+  UPDATE session_lock.session AS s SET idle = p_idle FROM changed WHERE s.id = changed.id
+$function$;
+
+-- Wakes the Runners of a mapping when the caller's transaction commits: call it where a task is inserted, or otherwise becomes
+-- pending or due sooner. The channel is named like this schema, the payload is the mapping's name; however often it is called in a
+-- transaction, one notification is sent. It is a hint: whoever misses it finds the task at the next poll.
+--   p_quiet  silent while no session of the mapping has room. For NOTIFY holds a lock of the whole database's while
+--            its transaction commits, one after another. A session that looked before this commit and is idle
+--            only since then is not told: it finds the task at its next poll.
+CREATE OR REPLACE FUNCTION session_lock.wake(p_name text, p_quiet boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+  IF p_name IS NULL THEN
+    RAISE EXCEPTION 'wake needs the name of a mapping, not NULL' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  IF p_quiet AND NOT EXISTS (SELECT FROM session_lock.session AS s
+                              WHERE s.name = p_name AND s.swept_at IS NULL AND s.ended_at IS NULL AND s.idle AND NOT s.draining
+                                AND s.expires_at > session_lock.clock()) THEN
+    RETURN;
+  END IF;
+  PERFORM pg_notify((parse_ident($name$session_lock.wake$name$))[1], p_name);
+END
+$function$;
+
+-- The same for a trigger on the task table, after each statement that inserts; its arguments are those of wake.
+CREATE OR REPLACE FUNCTION session_lock.wake_on_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+  PERFORM session_lock.wake(TG_ARGV[0], TG_ARGV[1]::boolean);
+  RETURN NULL;
+END
+$function$;
+
 -- How many of p_tasks a session may hold: its part by capacity, whole numbers by the largest remainder, ties to the
 -- lower id (so 4 tasks on 3 equal sessions are 2, 1, 1). The parts of all sessions add up to p_tasks.
 CREATE OR REPLACE FUNCTION session_lock.share(p_id bigint, p_ids bigint[], p_capacities integer[], p_tasks bigint)
@@ -219,5 +262,8 @@ REVOKE ALL ON FUNCTION
   session_lock.hold_session(bigint, uuid),
   session_lock.sessions_of(text, timestamptz),
   session_lock.sweep_sessions(bigint[], bigint[], timestamptz),
+  session_lock.note_idle(bigint, boolean),
+  session_lock.wake(text, boolean),
+  session_lock.wake_on_insert(),
   session_lock.trim_failures(text, text[])
 FROM PUBLIC;

@@ -18,6 +18,7 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
   swept_at        timestamptz,                              -- ended, and no task named it in a full walk: left the list
   draining        boolean NOT NULL DEFAULT false,           -- takes no more work; not counted in the shares
   drain_requested boolean NOT NULL DEFAULT false,           -- somebody asked it to drain; it hears so at its next keepalive
+  idle            boolean NOT NULL DEFAULT false,           -- its last look left it with room: a quiet wake-up is for it
   give_back       integer NOT NULL DEFAULT 0,               -- unstarted tasks that others ask it to release
   cancel_keys     text[] NOT NULL DEFAULT '{}',             -- running tasks that it is asked to cancel
   label           text NOT NULL DEFAULT '',                 -- host:pid, for people; never an identity

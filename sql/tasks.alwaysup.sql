@@ -7,7 +7,8 @@
 -- so that no column of any table can be taken for one of them.
 --
 -- What holds them together:
---   * Lock order, everywhere: the own session's row (FOR KEY SHARE), then task rows in key order.
+--   * Lock order, everywhere: the own session's row (FOR KEY SHARE), then task rows in key order; what is noted in the
+--     session's row after that (note_idle) waits for nobody.
 --   * A claim is (session, token). The token is the row's own counter: it only grows, and is never cleared.
 --   * Finish, discard and release clear the session of a row and nothing else of the claim. So a row with my token and
 --     no session is one that I have settled; and a row opened again by hand is claimable at once.
@@ -165,6 +166,8 @@ BEGIN
       FROM claimed AS c
      ORDER BY c.rank;
   END IF;
+
+  PERFORM session_lock.note_idle(p_id, p_id = ANY (my.sharing) AND cardinality(my.keys) < p_limit);
 
   -- 5 There was room for more, and all that is due has been walked: when is the next one due, and which sessions do the
   --   tasks name that are due and not free?

@@ -10,6 +10,7 @@ DROP FUNCTION IF EXISTS session_lock.get_work__set__(bigint, uuid, integer, __ke
 DROP FUNCTION IF EXISTS session_lock.standing__set__(bigint, __key_type__[], bigint[]);
 
 SET lock_timeout = '5s';
+DROP TRIGGER IF EXISTS __wake_trigger__ ON __table__;
 DROP INDEX IF EXISTS __index_qualified__;
 ALTER TABLE IF EXISTS __table__
   DROP COLUMN IF EXISTS __session_id__,

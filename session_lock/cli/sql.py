@@ -23,6 +23,7 @@ PARTS = {
     "up": "once: the tables of the sessions, and the claim columns",
     "index": "once, outside a transaction: the index of what is pending",
     "always": "at every deploy, before the new code: the functions",
+    "trigger": "on request: a trigger that wakes the Runners at each INSERT into the table",
     "down": "takes away what belongs to the mapping",
 }
 
@@ -36,6 +37,8 @@ def _files_of(part: str, table: TaskTable) -> tuple[str, ...]:
             return ("tasks.index.sql",)
         case "always":
             return ("sessions.alwaysup.sql", *shipped(table, "alwaysup"), "tasks.alwaysup.sql")
+        case "trigger" | "trigger.down":
+            return (f"tasks.{part}.sql",)
         case _:
             return (*shipped(table, "down"), "tasks.down.sql")
 
@@ -46,9 +49,16 @@ def add_parser(commands: Commands) -> None:
     for part, text in PARTS.items():
         printer = parts.add_parser(part, help=text)
         add_mapping_arguments(printer)
-        printer.set_defaults(run=_print, part=part, grant_to=None, sessions=False)
+        printer.set_defaults(run=_print, part=part, grant_to=None, sessions=False, quiet=False)
         if part == "always":
             printer.add_argument("--grant-to", metavar="ROLE", help="also let a service's role execute them")
+        if part == "trigger":
+            printer.add_argument(
+                "--quiet", action="store_true", help="silent while no session of the mapping has room"
+            )
+            printer.add_argument(
+                "--down", dest="part", action="store_const", const="trigger.down", help="the way back instead"
+            )
         if part == "down":
             printer.add_argument(
                 "--sessions", action="store_true", help="and then the schema that all mappings share"
@@ -74,16 +84,19 @@ def _print(arguments: argparse.Namespace) -> int:
         names = _files_of(arguments.part, table)
         if arguments.sessions:
             names = (*names, "sessions.down.sql")
-        return _text(names, table, await validate(connection, table), arguments.grant_to)
+        shape = await validate(connection, table)
+        return _text(names, table, shape, arguments.grant_to, quiet=arguments.quiet)
 
     say(with_database(arguments, text).rstrip("\n"))
     return 0
 
 
-def _text(names: tuple[str, ...], table: TaskTable, shape: Shape, grant_to: str | None) -> str:
+def _text(
+    names: tuple[str, ...], table: TaskTable, shape: Shape, grant_to: str | None, *, quiet: bool = False
+) -> str:
     if grant_to is not None:
         names = (*names, "grants.sql", *shipped(table, "grants"))
-    files = [render(name, table, shape, role=grant_to) for name in names]
+    files = [render(name, table, shape, role=grant_to, quiet=quiet) for name in names]
     return "\n".join([_header(table, shape), *files])
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar
 
 from session_lock.database import Claim, Handback, Outcome, Settled
@@ -34,6 +34,7 @@ class MemoryTable(Generic[T]):
         self._refuse_discard = refuse_discard
         self._discards = discards
         self._tasks: dict[TaskKey, MemoryTask[T]] = {}
+        self._wakes: dict[object, Callable[[], None]] = {}
         self._finished: list[TaskKey] = []
         for key, data in dict(rows).items():
             self.add(key, data, available_at=-math.inf)
@@ -50,10 +51,27 @@ class MemoryTable(Generic[T]):
         available_at: float | None = None,
         after: float | None = None,
     ) -> None:
-        """Insert a pending row. It is due at once, or `after` seconds, or `available_at` (the loop's time)."""
+        """Insert a pending row, and wake the Runners. It is due at once, or `after` seconds, or `available_at` (the loop's
+        time).
+        """
         if key in self._tasks:
             raise ValueError(f"there is a task {key!r} already")
         self._tasks[key] = MemoryTask(key, data, self._due(available_at, after))
+        self._wake()
+
+    @asynccontextmanager
+    async def listening(self, wake: Callable[[], None]) -> AsyncIterator[None]:
+        """Within the block `wake` is called whenever a row is added or opened again."""
+        token = object()
+        self._wakes[token] = wake
+        try:
+            yield
+        finally:
+            del self._wakes[token]
+
+    def _wake(self) -> None:
+        for wake in list(self._wakes.values()):
+            wake()
 
     def _due(self, available_at: float | None, after: float | None) -> float:
         if available_at is not None:
@@ -70,8 +88,9 @@ class MemoryTable(Generic[T]):
         self._tasks[key].closed = Closed.BY_APPLICATION
 
     def reopen_row(self, key: TaskKey) -> None:
-        """The application makes the row pending again."""
+        """The application makes the row pending again, and wakes the Runners."""
         self._tasks[key].closed = None
+        self._wake()
 
     def remove_row(self, key: TaskKey) -> None:
         """The application deletes the row."""

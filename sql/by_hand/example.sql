@@ -247,6 +247,8 @@ BEGIN
      ORDER BY claim.rank;
   END IF;
 
+  PERFORM session_lock.note_idle(p_id, p_id = ANY (v_sharing) AND cardinality(v_keys) < p_limit);  -- for quiet wake-ups
+
   -- 5 All that is due has been walked: an ended session that none of the tasks names leaves the list, and tasks of
   --   sessions whose rows somebody deleted are freed.
   IF v_want > 0 AND cardinality(v_keys) < v_want THEN

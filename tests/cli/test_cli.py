@@ -109,6 +109,32 @@ async def test_the_printed_sql_is_all_that_it_takes(cli, admin):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("attribute", ["emails", "odd"])
+async def test_the_trigger_is_printed_checked_and_taken_down(cli, admin, attribute):
+    await admin.execute('CREATE TABLE public."we""ird; table\n--" ("k\'" text PRIMARY KEY, "s\nt" integer)')
+    assert await cli("install", "MAPPING", "--yes", attribute=attribute) == 0, cli.err
+    triggers = (
+        "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname LIKE 'wake\\_%' AND NOT tgisinternal"
+    )
+    for options in ([], ["--quiet"]):
+        assert await cli("sql", "trigger", "MAPPING", *options, attribute=attribute) == 0, cli.err
+        await admin.execute(cli.out)
+        [row] = await admin.fetch(triggers)
+        assert f"'{str(bool(options)).lower()}')" in row[0]
+        assert await cli("check", "MAPPING", attribute=attribute) == 0, cli.out
+        assert "the trigger" not in cli.out
+    assert await cli("sql", "trigger", "MAPPING", "--down", attribute=attribute) == 0
+    for _ in range(2):
+        await admin.execute(cli.out)
+    assert await admin.fetch(triggers) == []
+
+    await cli("sql", "trigger", "MAPPING", attribute=attribute)
+    await admin.execute(cli.out)
+    assert await cli("sql", "down", "MAPPING", "--sessions", attribute=attribute) == 0
+    await admin.execute(cli.out)
+    assert await admin.fetch(triggers) == []
+
+
 async def test_up_leaves_the_sessions_to_others_when_down(cli, admin):
     await cli("install", "MAPPING", "--yes")
     await cli("sql", "down", "MAPPING")

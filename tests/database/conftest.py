@@ -67,6 +67,14 @@ class Harness(Protocol):
     async def session(self, lease: Lease) -> SessionRow: ...
     async def failures(self, key: TaskKey) -> list[FailureRow]: ...
     def lock(self, key: TaskKey) -> AbstractAsyncContextManager[None]: ...
+    async def wake(self) -> None:
+        """Say that there may be new tasks, where adding one does not say it."""
+        ...
+
+    async def until_heard(self, *woken: asyncio.Event) -> None:
+        """Wait until those who have just begun to listen are told of what comes from now on."""
+        ...
+
     async def advance(self, seconds: float) -> None: ...
     async def expire(self, lease: Lease, *, after: float = 0) -> None: ...
     async def pause(self) -> None: ...
@@ -200,6 +208,12 @@ class MemoryHarness:
     async def lock(self, key: TaskKey) -> AsyncIterator[None]:
         with self.database.lock(key):
             yield
+
+    async def wake(self) -> None:
+        pass
+
+    async def until_heard(self, *woken: asyncio.Event) -> None:
+        pass
 
     async def advance(self, seconds: float) -> None:
         self.database.ahead += seconds
@@ -336,6 +350,14 @@ class PostgresHarness:
                 yield
         finally:
             await stranger.close()
+
+    async def wake(self) -> None:
+        await self._admin.execute("SELECT session_lock.wake('email')")
+
+    async def until_heard(self, *woken: asyncio.Event) -> None:
+        for event in woken:  # all are woken once when the connection begins to listen
+            await event.wait()
+            event.clear()
 
     async def advance(self, seconds: float) -> None:
         self._ahead += seconds

@@ -123,6 +123,9 @@ class Faulty:
     def finish_in_sync(self, *args: Any, **kwargs: Any) -> Any:
         return self.inner.finish_in_sync(*args, **kwargs)
 
+    def listening(self, *args: Any, **kwargs: Any) -> AbstractAsyncContextManager[None]:
+        return self.inner.listening(*args, **kwargs)
+
     def transaction(self, *args: Any, **kwargs: Any) -> AbstractAsyncContextManager[Any]:
         return self.inner.transaction(*args, **kwargs)
 

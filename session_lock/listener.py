@@ -1,0 +1,214 @@
+"""Wake-ups from PostgreSQL: one connection listens for all Runners of an event loop that share a database.
+
+A notification is a hint and polling is the truth: whatever goes wrong here is logged, tried again, and ends or delays nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+from session_lock.connections import DRIVER_ERRORS, Connect, Connection, Connections, open_connection
+from session_lock.errors import DatabaseError, SettingsError
+from session_lock.names import quote_name
+from session_lock.waiting import wait_for, wait_through
+from session_lock.wording import describe, level_of
+
+logger = logging.getLogger("session_lock.listener")
+
+PROBE_INTERVAL = 5.0
+"""Seconds between two probes of whether the connection still hears. Varied by a tenth."""
+
+TIMEOUT = 3.0
+"""Seconds within which a connection is opened and listens, and within which a probe is answered."""
+
+ECHO = 1.0
+"""Seconds within which a notification that the server has taken is heard."""
+
+LONGEST_PAUSE = 10.0
+"""Seconds between two attempts, when many have failed."""
+
+OPTIONS: dict[str, Any] = {
+    "server_settings": {"application_name": "session_lock listener"},
+    "statement_cache_size": 0,
+}
+"""Of connections by a DSN. There may be a pooler in between, so no statement has a name that it could mix up."""
+
+DEAF = (
+    "nothing is heard on a connection that listens; is a transaction pooler in between? "
+    "Then give PostgresDatabase(listen=) a DSN that leads to the server itself. No echo"
+)
+
+
+def check_listen(listen: object) -> None:
+    """At the call, since nobody may look into the log of a listener."""
+    if listen is None or listen is False or (callable(listen) and not isinstance(listen, type)):
+        return
+    if not isinstance(listen, str):
+        raise SettingsError(
+            "listen is a DSN or an async function that connects, for wake-ups where connect goes through a pooler, or False "
+            f"for none; not {listen!r}"
+        )
+    if not listen.startswith(("postgresql://", "postgres://")):
+        raise SettingsError(
+            "listen is a DSN that begins with postgresql://, or False for no wake-ups; this text does not"
+        )
+
+
+@asynccontextmanager
+async def listening(
+    connect: Connect, schema: str, mapping: str, wake: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Within the block `wake` is called for each wake-up of the mapping, and whenever one may have been missed.
+
+    `schema` is the name of the channel. Entering waits for nothing. The last one to leave closes the connection.
+    """
+    listener = _listener(connect, schema)
+    token = listener.join(mapping, wake)
+    try:
+        yield
+    finally:
+        await listener.leave(token)
+
+
+def _listener(connect: Connect, channel: str) -> Listener:
+    """The one of this event loop for this database and channel."""
+    loop = asyncio.get_running_loop()
+    for key in [key for key in _listeners if key[0].is_closed()]:  # its tasks have gone with it
+        _listeners.pop(key, None)
+    key = (loop, connect if isinstance(connect, Hashable) else id(connect), channel)
+    if key not in _listeners:
+        _listeners[key] = Listener(connect, channel, lambda: _listeners.pop(key, None))
+    return _listeners[key]
+
+
+_listeners: dict[tuple[asyncio.AbstractEventLoop, Hashable, str], Listener] = {}
+
+
+class Listener:
+    """One connection that listens, and those who share it."""
+
+    def __init__(self, connect: Connect, channel: str, forget: Callable[[], object]) -> None:
+        self._channel = channel
+        self._forget = forget
+        self._connect = connect
+        self._connections = Connections(connect, 1, self._listen, **OPTIONS)
+        self._wakes: dict[object, tuple[str, Callable[[], None]]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+        self._probe_channel = ""
+        self._echo: asyncio.Future[int] | None = None  # the pid of the backend that a probe went through
+        self._failures = 0
+
+    # Those who share it ----------------------------------------------------------------------------------
+
+    def join(self, mapping: str, wake: Callable[[], None]) -> object:
+        token = object()
+        self._wakes[token] = mapping, wake
+        if self._task is None:
+            self._task = asyncio.create_task(self._live(), name="session_lock listener")
+        return token
+
+    async def leave(self, token: object) -> None:
+        del self._wakes[token]
+        if not self._wakes and self._task is not None:
+            self._forget()  # who comes while we wait here has another one
+            self._task.cancel()
+            await wait_through({self._task}, self._task.cancel)
+
+    def _wake_all(self, mapping: str | None = None) -> None:
+        for name, wake in list(self._wakes.values()):
+            if mapping in {None, name}:
+                wake()
+
+    # The connection --------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        """Connection after connection, until cancelled."""
+        while True:
+            try:
+                await self._hear()
+            except Exception as error:  # noqa: BLE001 (whatever it is, tasks are polled for)
+                self._failures += 1
+                logger.log(
+                    level_of(self._failures),
+                    "no wake-ups on channel %r, new tasks wait for the next poll: %s",
+                    self._channel, " ".join(describe(error).split()),
+                )  # fmt: skip
+            longest = min(0.2 * 2 ** min(self._failures, 10), LONGEST_PAUSE)
+            await asyncio.sleep(random.uniform(0.5, 1.0) * longest)
+
+    async def _hear(self) -> None:
+        """One connection, until it is lost."""
+        async with AsyncExitStack() as stack:
+            async with _within(TIMEOUT, "no connection"):
+                connection = await stack.enter_async_context(self._connections.one())
+            stack.callback(connection.terminate)  # however it is left, it is not used again
+            self._wake_all()  # for what was not heard until now
+            while True:
+                await self._wait_for_the_next_probe(connection)
+                if self._lost.is_set():
+                    raise ConnectionResetError("the connection was lost")
+                async with _within(TIMEOUT, "no answer"):
+                    await self._probe(connection, "no echo")
+                if self._failures:  # not before: a connection that never lives long has not mended anything
+                    logger.info("wake-ups on channel %r are heard again", self._channel)
+                self._failures = 0
+
+    async def _wait_for_the_next_probe(self, connection: Connection) -> None:
+        try:
+            await wait_for(self._lost, PROBE_INTERVAL * random.uniform(0.9, 1.1))
+        except asyncio.CancelledError:  # nothing is under way: time for a goodbye
+            with suppress(*DRIVER_ERRORS):
+                await connection.close(timeout=0.5)
+            raise
+
+    async def _listen(self, connection: Connection) -> None:
+        """Make a new connection listen. Behind a pooler that gives it another backend for each transaction it is deaf."""
+        self._lost = lost = asyncio.Event()
+        self._probe_channel = f"session_lock_probe_{secrets.token_hex(8)}"
+        connection.add_termination_listener(lambda *_: lost.set())
+        # In transactions: LISTEN takes the driver two messages, which a pooler may give to two backends.
+        async with connection.transaction():
+            await connection.add_listener(self._probe_channel, self._on_echo)
+        backend = await self._probe(connection, DEAF)
+        if backend != connection.get_server_pid():
+            await self._probe_from_elsewhere()
+        async with connection.transaction():
+            await connection.add_listener(self._channel, self._on_wake_up)
+
+    async def _probe(self, connection: Connection, otherwise: str) -> int:
+        """Send a notification to the listening connection; returns the backend that it came from."""
+        self._echo = asyncio.get_running_loop().create_future()
+        await connection.execute(f"NOTIFY {quote_name(self._probe_channel)}")
+        async with _within(ECHO, otherwise):
+            return await self._echo
+
+    async def _probe_from_elsewhere(self) -> None:
+        """With a pooler in between, the echo may have come on the back of the answer alone: ask over a second connection."""
+        connection = await open_connection(self._connect, **OPTIONS)
+        try:
+            await self._probe(connection, DEAF)
+        finally:
+            connection.terminate()
+
+    def _on_echo(self, _connection: object, pid: int, _channel: str, _payload: object) -> None:
+        if self._echo is not None and not self._echo.done():
+            self._echo.set_result(pid)
+
+    def _on_wake_up(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self._wake_all(str(payload))
+
+
+@asynccontextmanager
+async def _within(seconds: float, otherwise: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise DatabaseError(f"{otherwise} within {seconds:g} s") from error

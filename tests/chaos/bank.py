@@ -7,16 +7,20 @@ keeps a transfer from being made twice or by halves: that is left to the finishi
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
+import sqlalchemy
 
 from session_lock import Batch, PostgresDatabase, Runner, Settings, Task, TaskTable, each
 from tests.chaos.forks import be_mother
+from tests.contrib import kinds
+from tests.contrib.kinds import KINDS, Hand, Kind
 
 TABLES = """
 CREATE TABLE public.account (id integer PRIMARY KEY, balance numeric(12, 2) NOT NULL);
@@ -29,7 +33,11 @@ CREATE TABLE public.transfer (
   made_at timestamptz
 );
 
-CREATE TABLE public.ledger (transfer bigint NOT NULL, amount numeric(12, 2) NOT NULL);
+CREATE TABLE public.ledger (
+  transfer bigint NOT NULL,
+  amount   numeric(12, 2) NOT NULL,
+  made_by  text NOT NULL DEFAULT current_setting('application_name')
+);
 
 -- A commit takes its time, so that it can be killed in.
 CREATE FUNCTION public.dawdle() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -58,63 +66,23 @@ SETTINGS = Settings(
 )  # fmt: skip
 """A lease that is soon over."""
 
-Pool = Any
-Transfer = Task[dict[str, Any]]
+Row = dict[str, Any]
+Execute = Callable[[str], Awaitable[Any]]
 
 
-async def make(connection: Any, transfers: Sequence[Transfer]) -> None:
-    """Write the effect of transfers; accounts in their order, so that no two processes wait for each other."""
-    await move(connection, transfers)
-    await connection.executemany(
-        "INSERT INTO public.ledger VALUES ($1, $2)", [(task.key, task.data["amount"]) for task in transfers]
-    )
+async def make(execute: Execute, *transfers: Task[Row]) -> None:
+    """Write the effect of transfers; accounts in their order, so that no two processes wait for each other.
 
-
-async def move(connection: Any, transfers: Sequence[Transfer]) -> None:
+    Numbers are all that stands in the statements, so they are the same for all drivers.
+    """
+    await execute(f"SET LOCAL application_name = '{name_of(os.getpid())}'")
     changes = [(task.data["source"], -task.data["amount"]) for task in transfers]
     changes += [(task.data["target"], task.data["amount"]) for task in transfers]
     for account, change in sorted(change for change in changes if change[0] is not None):
-        await connection.execute(
-            "UPDATE public.account SET balance = balance + $2 WHERE id = $1", account, change
-        )
+        await execute(f"UPDATE public.account SET balance = balance + ({change}) WHERE id = {account}")
         await asyncio.sleep(0.002 * random.random())
-
-
-# The ways to make transfers exactly once -----------------------------------------------------------------
-
-
-async def in_the_transaction_of_the_task(_: Pool, task: Transfer) -> None:
-    async with task.transaction() as connection:
-        await make(connection, [task])
-
-
-async def in_the_transaction_of_the_batch(_: Pool, batch: Batch[dict[str, Any]]) -> Batch[dict[str, Any]]:
-    async with batch.transaction() as connection:
-        await make(connection, batch)
-    return batch
-
-
-async def in_a_transaction_of_its_own(pool: Pool, task: Transfer) -> None:
-    async with pool.acquire() as connection, connection.transaction():
-        await task.finish_in(connection)
-        await make(connection, [task])
-
-
-# And one that does not ---------------------------------------------------------------------------------------
-
-
-async def in_two_transactions(pool: Pool, task: Transfer) -> None:
-    """The effect is one transaction, the finish, which the Runner records, is another."""
-    async with pool.acquire() as connection, connection.transaction():
-        await make(connection, [task])
-
-
-WAYS: dict[str, Callable[[Pool], Callable[..., Awaitable[Any]]]] = {
-    "task": lambda pool: each(partial(in_the_transaction_of_the_task, pool)),
-    "batch": lambda pool: partial(in_the_transaction_of_the_batch, pool),
-    "own": lambda pool: each(partial(in_a_transaction_of_its_own, pool)),
-    "apart": lambda pool: each(partial(in_two_transactions, pool)),
-}
+    for task in transfers:
+        await execute(f"INSERT INTO public.ledger VALUES ({task.key}, {task.data['amount']})")
 
 
 def name_of(pid: int) -> str:
@@ -122,14 +90,104 @@ def name_of(pid: int) -> str:
     return f"bank {pid}"
 
 
-async def main(dsn: str, way: str) -> None:
-    name = {"application_name": name_of(os.getpid())}
-    async with (
-        asyncpg.create_pool(dsn, min_size=0, max_size=4, server_settings=name) as pool,
-        PostgresDatabase(dsn, TRANSFERS, pool=pool) as database,
-    ):
-        await Runner(database, WAYS[way](pool), SETTINGS).run()
+# The ways to make transfers exactly once: all of these taskers ---------------------------------------------
+
+
+async def in_the_transaction_of_the_task(task: Task[Row]) -> None:
+    async with task.transaction() as connection:
+        await make(connection.execute, task)
+
+
+async def in_the_transaction_of_the_batch(batch: Batch[Row]) -> Batch[Row]:
+    async with batch.transaction() as connection:
+        await make(connection.execute, *batch)
+    return batch
+
+
+class InATransactionOfItsOwn:
+    """On connections of some kind: of asyncpg, psycopg, SQLAlchemy, Django."""
+
+    def __init__(self, dsn: str, kind: Kind) -> None:
+        self.dsn, self.kind = dsn, kind
+        self.idle: list[Hand] = []
+        self.stack = AsyncExitStack()  # never left: the process is killed
+
+    async def __call__(self, task: Task[Row]) -> None:
+        hand = (
+            self.idle.pop()
+            if self.idle
+            else await self.stack.enter_async_context(self.kind.connect(self.dsn))
+        )
+
+        async def execute(statement: str) -> None:
+            await hand.call(EXECUTE[self.kind.insert], hand.connection, statement)
+
+        async with hand.begin():
+            await hand.finish_in(task)
+            await make(execute, task)
+        self.idle.append(hand)
+
+
+def execute_on_cursor(connection: Any, statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+EXECUTE: dict[Callable[..., Any], Callable[..., Any]] = {
+    kinds.asyncpg_write: lambda connection, statement: connection.execute(statement),
+    kinds.psycopg_async_write: lambda connection, statement: connection.execute(statement),
+    kinds.sa_async_write: lambda connection, statement: connection.execute(sqlalchemy.text(statement)),
+    kinds.sa_sync_write: lambda connection, statement: connection.execute(sqlalchemy.text(statement)),
+    kinds.dbapi_write: execute_on_cursor,
+}
+
+
+# And one that is none --------------------------------------------------------------------------------------
+
+
+class InTwoTransactions:
+    """The effect is one transaction, the finish, which the Runner records, is another."""
+
+    def __init__(self, dsn: str) -> None:
+        self.pool = asyncpg.create_pool(dsn, min_size=0, max_size=4)
+
+    async def __call__(self, task: Task[Row]) -> None:
+        await self.pool  # opened with the first one
+        async with self.pool.acquire() as connection, connection.transaction():
+            await make(connection.execute, task)
+
+
+def way(name: str, dsn: str) -> Any:
+    """A tasker."""
+    match name:
+        case "task":
+            return each(in_the_transaction_of_the_task)
+        case "batch":
+            return in_the_transaction_of_the_batch
+        case "apart":
+            return each(InTwoTransactions(dsn))
+        case kind:
+            return each(InATransactionOfItsOwn(dsn, next(one for one in KINDS if one.name == kind)))
+
+
+RIGHT_WAYS = [
+    "task",
+    "batch",
+    "asyncpg of a pool",
+    "psycopg AsyncConnection",
+    "SQLAlchemy async session asyncpg",
+    "psycopg Connection",
+    "SQLAlchemy session psycopg",
+    "Django",
+]
+
+
+async def main(dsn: str, name: str) -> None:
+    logging.disable(logging.INFO)  # SQLAlchemy tells each statement
+    async with PostgresDatabase(dsn, TRANSFERS) as database:
+        await Runner(database, way(name, dsn), SETTINGS).run()
 
 
 if __name__ == "__main__":
+    kinds.set_up_django()
     be_mother(main)

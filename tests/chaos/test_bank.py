@@ -16,14 +16,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.chaos.bank import TABLES, TRANSFERS, name_of
+from tests.chaos.bank import RIGHT_WAYS, TABLES, TRANSFERS, name_of
 from tests.chaos.forks import Forks, forks
 from tests.support import apply_mapping
 
 ACCOUNTS = 50
 OPENING = Decimal("1000.00")
 PROCESSES = 4
-FED_BY_KILL = 20
+FED_BY_KILL = 15
 """Transfers that are added with each kill: as many as keep the processes busy."""
 
 PHASES = {
@@ -108,26 +108,34 @@ async def open_bank(database: Any, seed: int) -> AsyncIterator[Bank]:
 async def work_under_kills(
     bank: Bank, dsn: str, ways: Sequence[str], until: Callable[[], Awaitable[bool]] | None = None
 ) -> None:
-    """Processes make transfers and are killed one after the other, each replaced at once; those at the end make the rest.
+    """Processes make transfers, each in the next way, and are killed one after the other, each replaced at once; those at the end make the rest.
 
     After 100 kills, or when `until` is true.
     """
     way = cycle(ways)
     struck: Counter[str] = Counter()
+    made_by: dict[str, str] = {}
     async with forks("tests.chaos.bank") as processes:
+
+        async def start() -> None:
+            name = next(way)
+            made_by[name_of(await processes.start(dsn=dsn, name=name))] = name
+
         for _ in range(PROCESSES):
-            await processes.start(dsn=dsn, way=next(way))
+            await start()
         for phase in bank.dice.sample(list(PHASES), counts=PHASES.values(), k=100):
             await bank.feed(FED_BY_KILL)
             await processes.kill(await victim_in(phase, bank, processes))
             struck[phase] += 1
-            await processes.start(dsn=dsn, way=next(way))
+            await start()
             if until is not None and await until():
                 break
         print(f"{struck.total()} kills: {dict(struck)}")
         async with asyncio.timeout(30):
             while not await bank.done():
                 await asyncio.sleep(0.02)
+    made = await bank.connection.fetch("SELECT made_by FROM public.ledger")
+    print(f"made by {dict(Counter(made_by[row[0]] for row in made))}")
 
 
 async def victim_in(phase: str, bank: Bank, processes: Forks) -> int:
@@ -155,7 +163,7 @@ def seed() -> int:
 
 async def test_the_books_are_right_to_the_cent_after_100_kills(database, seed):
     async with open_bank(database, seed) as bank:
-        await work_under_kills(bank, database.app_dsn, ["task", "batch", "own"])
+        await work_under_kills(bank, database.app_dsn, RIGHT_WAYS)
         assert len(bank.transfers) == 100 * FED_BY_KILL
         assert await bank.wrongs() == []
 

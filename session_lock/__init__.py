@@ -12,10 +12,12 @@ from session_lock.errors import (
 )
 from session_lock.group import RunnerGroup
 from session_lock.postgres import PostgresDatabase
+from session_lock.retry import Retry
 from session_lock.runner import Runner
 from session_lock.settings import Settings
 from session_lock.table import ClaimColumns, TaskTable
-from session_lock.tasks import Batch, Discard, Release, Task, Tasker, TaskKey, each
+from session_lock.tasker import Tasker, each
+from session_lock.tasks import Batch, Discard, Release, Task, TaskKey
 
 __all__ = [
     "Batch",
@@ -26,6 +28,7 @@ __all__ = [
     "Discard",
     "PostgresDatabase",
     "Release",
+    "Retry",
     "RowRefusedError",
     "Runner",
     "RunnerGroup",

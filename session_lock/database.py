@@ -42,6 +42,15 @@ class ClaimedTask(Generic[T_co]):
     """The row as `decode` made it; None if that failed."""
     error: Exception | None = None
     """What `decode` raised. The task is held all the same: it has failed before it began."""
+    alone: bool = False
+    """Whether its session expired under it so often that it may be what kills processes: to be run with nothing beside it."""
+
+
+SESSION_EXPIRED = "its session expired"
+"""What `failure` says of an attempt whose session died or froze: the process may have died of the task."""
+
+ALONE_AFTER = 2
+"""Attempts of a task that ended so, after which it is run alone."""
 
 
 class Outcome(StrEnum):

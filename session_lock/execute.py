@@ -1,30 +1,68 @@
-"""The execute phase: calls the tasker, and turns what comes of a call into one verdict for each of its tasks."""
+"""The execute phase: calls the tasker, and turns what comes of its calls into one verdict for each task."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from session_lock.held import CANCELLED
 from session_lock.hold import Ending, Hold
-from session_lock.tasks import Batch, Discard, Failure, Finish, Release, Task, Tasker, TaskerError, awaitable
-from session_lock.wording import describe
+from session_lock.tasker import AsyncTasker, TaskerError, awaitable
+from session_lock.tasks import Batch, Finish, Release, Task
+from session_lock.wording import story
 
 T = TypeVar("T")
 
 logger = logging.getLogger("session_lock.execute")
 
 
-async def execute(hold: Hold[T], tasker: Tasker[T], tasks_per_call: int) -> None:
-    """One slot: call after call, until the lease comes to its end."""
+async def execute(hold: Hold[T], tasker: AsyncTasker[T], tasks_per_call: int) -> None:
+    """One slot: batch after batch, until the lease comes to its end."""
     while batch := await hold.next_batch(tasks_per_call):
         with hold.telemetry.phase("execute", session_id=hold.lease.id, tasks=len(batch)) as phase:
-            phase.error = await _supervise(hold, tasker, batch)
+            phase.error = await _do(hold, tasker, batch)
+        hold.call_ended(batch)
 
 
-async def _supervise(hold: Hold[T], tasker: Tasker[T], batch: Batch[T]) -> BaseException | None:
+async def _do(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> BaseException | None:
+    """Verdicts on a batch: by one call or, if that raises, by calls for its halves, so that one bad row sinks no others.
+
+    Returns what the first call has raised.
+    """
+    first: BaseException | None = None
+    parts = [batch]
+    while parts:
+        part = parts.pop()
+        if part is not batch and (hold.breaker.open or not hold.may_run()):
+            for task in part:  # failed in company only, which is no fault of its own
+                hold.keep(task, Release())
+            continue
+        end = await _supervise(hold, tasker, part)
+        if end.error is None and not end.abandoned:
+            end.error = _accomplished(hold, part, end.returned)
+        first = first or (None if end.cancelled else end.error)
+        rest = _judge(hold, part, end)
+        parts += [Batch(half, hold) for half in (rest[len(rest) // 2 :], rest[: len(rest) // 2]) if half]
+    return first
+
+
+@dataclass(slots=True)
+class _End:
+    """How a call of the tasker has ended."""
+
+    returned: object = None
+    error: BaseException | None = None
+    cancelled: bool = False
+    """By us, and for no fault of its tasks."""
+    abandoned: bool = False
+    """It has not ended, and is waited for no longer."""
+
+
+async def _supervise(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> _End:
     """One call of the tasker in a task of its own, outside of the group, so that a stubborn one can be left behind."""
 
     async def call_tasker() -> object:
@@ -38,12 +76,13 @@ async def _supervise(hold: Hold[T], tasker: Tasker[T], batch: Batch[T]) -> BaseE
     call = asyncio.create_task(call_tasker(), name=f"session_lock tasker, session {hold.lease.id}")
     hold.running[call] = batch
     try:
-        await asyncio.wait({call, hold.give_up}, return_when=asyncio.FIRST_COMPLETED)
+        in_time = await _within_its_time(hold, call, batch)
     except asyncio.CancelledError:  # the group is torn down by an error of ours: nobody will judge this call
         call.cancel()
         raise
     finally:
         del hold.running[call]
+        hold.overdue.discard(call)
 
     if not call.done():
         hold.abandoned.update(task.key for task in batch if not hold.is_settled(task))
@@ -52,46 +91,83 @@ async def _supervise(hold: Hold[T], tasker: Tasker[T], batch: Batch[T]) -> BaseE
             hold.lease.id, len(batch), extra={"session_id": hold.lease.id},
         )  # fmt: skip
         call.add_done_callback(_retrieve)
-        return TimeoutError("abandoned")
-    error = _judge(hold, batch, call)
-    hold.call_ended(batch)
-    return error
-
-
-def _judge(hold: Hold[T], batch: Batch[T], call: asyncio.Task[object]) -> BaseException | None:
-    """A verdict for each task that has none: what was settled before stands, whatever the call came to."""
-    cancelled_by_us = call in hold.cancelling
+        return _End(error=TimeoutError("abandoned"), abandoned=True)
+    cancelled = call in hold.cancelling and in_time
     hold.cancelling.discard(call)
-    error: BaseException | None
-    if call.cancelled():
-        error = asyncio.CancelledError()
-    elif (error := call.exception()) is None:
-        error = _accomplished(hold, batch, call.result())
+    error = asyncio.CancelledError() if call.cancelled() else call.exception()
+    returned = None if error else call.result()
+    if isinstance(returned, KeyboardInterrupt | SystemExit):
+        error = returned
+    if error is not None and not in_time:
+        error = _late(hold, error)
+    return _End(returned, error, cancelled)
 
-    for task in batch:
-        if hold.is_settled(task):
-            continue
-        if str(task.key) in hold.cancel_keys:
-            hold.cancel_keys.discard(str(task.key))
-            hold.settle(task, Discard("cancelled on request"))
-        elif cancelled_by_us:
-            hold.settle(task, Release())
-        elif error is not None:
-            hold.settle(task, Failure(describe(error)))
-        else:
-            hold.settle(task, Failure("the tasker did not return it"))
-    if error is not None and not cancelled_by_us:
-        level = logging.ERROR if isinstance(error, TaskerError) else logging.WARNING
-        logger.log(
-            level, "a tasker of session %d failed on %d tasks: %s", hold.lease.id, len(batch), _told(error)
+
+async def _within_its_time(hold: Hold[T], call: asyncio.Task[object], batch: Batch[T]) -> bool:
+    """Wait for the call's end, or for the end of all waiting (`hold.give_up`). False if it was stopped for being late."""
+
+    async def ended(within: float | None) -> bool:
+        done, _ = await asyncio.wait(
+            {call, hold.give_up}, timeout=within, return_when=asyncio.FIRST_COMPLETED
         )
-    return None if cancelled_by_us else error
+        return bool(done)
+
+    settings = hold.settings
+    if await ended(settings.task_timeout) or call in hold.cancelling:
+        await ended(None)
+        return True
+    call.cancel()
+    if not await ended(settings.cancel_grace):
+        logger.error(
+            "a tasker of session %d goes on after task_timeout=%g seconds and its cancellation: its slot and its %d tasks stay "
+            "taken until it ends",
+            hold.lease.id, settings.task_timeout, len(batch), extra={"session_id": hold.lease.id},
+        )  # fmt: skip
+        hold.left_overdue(call, batch)
+        await ended(None)
+    return False
+
+
+def _late(hold: Hold[Any], error: BaseException) -> TimeoutError:
+    late = TimeoutError(f"the tasker did not end within task_timeout={hold.settings.task_timeout:g} seconds")
+    late.__cause__ = None if isinstance(error, asyncio.CancelledError) else error
+    return late
+
+
+def _judge(hold: Hold[T], batch: Batch[T], end: _End) -> Sequence[Task[T]]:
+    """A verdict for each task that has none: what was settled before stands, whatever the call came to.
+
+    Returns those that have none yet, because it is to be found out which of them made the call fail.
+    """
+    if end.abandoned:
+        return ()
+    for task in batch:
+        if str(task.key) in hold.cancel_keys and hold.keep(task, CANCELLED):
+            hold.cancel_keys.discard(str(task.key))
+    rest = [task for task in batch if not hold.is_settled(task)]
+    if end.cancelled:
+        for task in rest:
+            hold.keep(task, Release())
+        return ()
+    if end.error is not None:
+        level = logging.ERROR if isinstance(end.error, TaskerError) else logging.WARNING
+        logger.log(
+            level,
+            "a tasker of session %d failed on %d tasks: %s",
+            hold.lease.id,
+            len(batch),
+            _told(end.error),
+        )
+        if len(rest) > 1 and not isinstance(end.error, TaskerError | KeyboardInterrupt | SystemExit):
+            return rest
+    text = "the tasker did not return it" if end.error is None else story(end.error)
+    for task in rest:
+        hold.failed(task, text, end.error)
+    return ()
 
 
 def _accomplished(hold: Hold[T], batch: Batch[T], returned: object) -> BaseException | None:
     """Settle the tasks that the call returned; what else is in there is refused one by one, and the rest counts."""
-    if isinstance(returned, KeyboardInterrupt | SystemExit):
-        return returned
     if not isinstance(returned, Iterable):
         return TaskerError(
             f"a tasker returns the tasks that it has accomplished, not {type(returned).__name__}"

@@ -32,7 +32,12 @@ async def fetch(
     held_back_since: float | None = None  # free slots, and the share lets them have nothing, since then
 
     while hold.ending is None:
-        room = hold.capacity - len(hold.held)
+        if hold.breaker.open and clock() < hold.try_again_at:
+            held_back_since = None
+            hold.healed.clear()
+            await _wait(hold.healed, hold, hold.try_again_at - clock())
+            continue
+        room = hold.room_for()
         if hold.paused or room <= 0 or len(hold.ready) > prefetched // 2:
             held_back_since = None
             hold.room.clear()
@@ -139,8 +144,7 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, *, over_shar
         phase.idle = not work.tasks
         phase.set(tasks=len(work.tasks))
     hold.renewed(sent_at, work.left)
-    for claimed in work.tasks:
-        hold.take(claimed)
+    hold.take(work.tasks)
     return work
 
 

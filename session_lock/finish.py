@@ -7,12 +7,14 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from session_lock.database import Handback, Outcome, Settled
 from session_lock.errors import DatabaseError, SessionLost
-from session_lock.hold import Ending, Hold, claims_of
-from session_lock.tasks import Discard, Failure, Finish, Release, Task, TaskKey, Verdict, retry_delay
+from session_lock.held import claims_of
+from session_lock.hold import Ending, Hold
+from session_lock.tasks import Discard, Failure, Finish, Park, Release, Task, TaskKey, Verdict
 from session_lock.waiting import wait_for
 from session_lock.wording import describe, level_of
 
@@ -45,7 +47,7 @@ async def finish(hold: Hold[T]) -> None:
     locked: list[Settlement[T]] = []
     due = 0.0
     failures = 0
-    while hold.recording or hold.outcomes or locked:
+    while not hold.last_recording.is_set() or hold.outcomes or locked:
         # Fewer after a failure: a call in which many rows refuse may take too long, and its answers are lost with it.
         settlements = _take(hold, locked, again=clock() >= due, most=max(50, AT_ONCE >> (2 * failures)))
         if not settlements:
@@ -71,8 +73,16 @@ async def finish(hold: Hold[T]) -> None:
             hold.lose("its last outcomes could not be recorded in time")
             break
         if failures:
-            pause = random.uniform(0.05, 0.1) * min(2**failures, 32)
-            await asyncio.sleep(min(pause, max(hold.session.left(), 0.001)))  # a last time at the deadline
+            await _pause(hold, random.uniform(0.05, 0.1) * min(2**failures, 32))
+
+
+async def _pause(hold: Hold[Any], seconds: float) -> None:
+    """After a failure; not beyond the deadline, when it is tried a last time, and for moments only while all waits for it."""
+    seconds = min(seconds, max(hold.session.left(), 0.001))
+    if hold.last_recording.is_set():
+        await asyncio.sleep(min(seconds, LOCKED_PAUSE * 4))
+    else:
+        await wait_for(hold.last_recording, seconds)
 
 
 def _take(hold: Hold[T], locked: list[Settlement[T]], *, again: bool, most: int) -> list[Settlement[T]]:
@@ -125,7 +135,7 @@ async def _call(
             case Outcome.LOCKED:
                 again.append((task, verdict))
             case Outcome.REFUSED:
-                if (other := _after_refusal(task, verdict, answer.error or "")) is not None:
+                if (other := _after_refusal(hold, task, verdict, answer.error or "")) is not None:
                     again.append((task, other))
             case _:
                 hold.recorded(task)
@@ -142,22 +152,20 @@ async def _awaited(verb: Callable[[], Awaitable[Sequence[Settled]]]) -> Sequence
     return await verb()
 
 
-def _after_refusal(task: Task[Any], verdict: Verdict, error: str) -> Verdict | None:
+def _after_refusal(hold: Hold[T], task: Task[T], verdict: Verdict, error: str) -> Verdict | None:
     """What to do about a row that refuses: a finish becomes a failure, a discard parks. None: it stays held."""
     logger.error("task %r cannot be recorded: %s", task, error)
     match verdict:
         case Finish():
-            return Failure(f"finish was refused: {error}")
+            return hold.after_failure(task, f"finish was refused: {error}")
         case Discard(reason):
             return Park(f"discard was refused: {error}; {reason}")
-        case Failure(text) if text != NO_TEXT:  # perhaps it is its own text that cannot be stored
-            return type(verdict)(NO_TEXT)
+        case Failure(text) | Park(text) if (
+            text != NO_TEXT
+        ):  # perhaps it is its own text that cannot be stored
+            return replace(verdict, error=NO_TEXT)
         case _:
             return None  # until the session ends; its row is not claimed twice meanwhile
-
-
-class Park(Failure):
-    """Kept and visible, not tried again."""
 
 
 def _handback(task: Task[Any], verdict: Verdict) -> Handback:
@@ -170,8 +178,8 @@ def _handback(task: Task[Any], verdict: Verdict) -> Handback:
             return Handback(claim, discard=True, error=_storable(reason) or None)
         case Park(error):
             return Handback(claim, after=math.inf, error=_storable(error))
-        case Failure(error):
-            return Handback(claim, after=retry_delay(task.attempt), error=_storable(error))
+        case Failure(error, after):
+            return Handback(claim, after=after, error=_storable(error))
         case Finish():
             raise AssertionError("a finish is no handback")
 

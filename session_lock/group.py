@@ -61,6 +61,11 @@ class RunnerGroup(RunningBlock):
         for runner in self._runners:
             runner.stop()
 
+    @property
+    def ready(self) -> bool:
+        """Whether all are (`Runner.ready`)."""
+        return all(runner.ready for runner in self._runners)
+
     def wake(self) -> None:
         """All look for work now."""
         for runner in self._runners:

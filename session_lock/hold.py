@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from session_lock.database import Claim, ClaimedTask, Database
+from session_lock.breaker import Breaker
+from session_lock.database import Database
 from session_lock.errors import DatabaseError, SessionLost, TaskLost
-from session_lock.session import Lease, Session
+from session_lock.held import CANCELLED, HeldTasks, claims_of
+from session_lock.session import Lease
 from session_lock.settings import Settings
-from session_lock.tasks import Batch, Discard, Failure, Release, Task, TaskKey, Verdict
+from session_lock.tasks import Task
 from session_lock.telemetry import Telemetry
-from session_lock.wording import describe
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,8 +37,8 @@ class Ending(Enum):
     LOST = "the session is lost"
 
 
-class Hold(Generic[T]):
-    """One session and the tasks that it holds. Also what stands behind each `Task` (`tasks.Holder`)."""
+class Hold(HeldTasks[T]):
+    """One session, until its end, and the tasks that it holds. It stands behind each `Task` (`tasks.Holder`)."""
 
     def __init__(
         self,
@@ -46,47 +46,29 @@ class Hold(Generic[T]):
         database: Database[T],
         settings: Settings,
         telemetry: Telemetry,
+        breaker: Breaker,
         *,
         capacity: int,
         sent_at: float,
     ) -> None:
-        self.session = Session(lease)
+        super().__init__(lease, settings, breaker, capacity)
         self.database = database
-        self.settings = settings
         self.telemetry = telemetry
-        self.capacity = capacity
         self.renewed(sent_at, lease.left)
-
-        self.held: dict[TaskKey, Task[T]] = {}  # claimed and not yet recorded, in claim order
-        self.ready: deque[Task[T]] = deque()  # of these: not begun
-        self.running: dict[asyncio.Task[Any], Batch[T]] = {}  # of these: in a call of the tasker
-        self.outcomes: deque[tuple[Task[T], Verdict]] = deque()  # of these: to be recorded
-        self.abandoned: set[TaskKey] = set()  # of these: in a call that ignores its cancellation
-        self._begun: set[Task[T]] = set()  # in a call that has not ended, settled ones included
-        self._settled: set[Task[T]] = set()  # that have a verdict, while they are held or begun
 
         self.ending: Ending | None = None
         self.drain_until = 0.0  # with an ending: the loop's time at which the running calls are cancelled
         self.failure: BaseException | None = None  # what run() raises when the lease has ended
         self.paused = False
         self.failed_looks = 0  # calls of get_work in a row that failed
-        self.decode_failed = False
-        self.recording = True  # more outcomes may come
-        self.ready_or_ending = asyncio.Event()
-        self.outcome_or_end = asyncio.Event()
-        self.room = asyncio.Event()  # there may be room for more tasks
         self.asked = asyncio.Event()  # somebody asks for a look at once
         self.beat_now = asyncio.Event()
         self.replaced = asyncio.Event()  # another object stands for the database now
         self.cancelling: set[asyncio.Task[Any]] = set()  # calls that we have cancelled
         self.cancel_keys: set[str] = set()  # tasks whose cancellation was asked for
-        self.give_up = asyncio.get_running_loop().create_future()  # cancelled calls are waited for no longer
+        self.give_up = self._loop.create_future()  # cancelled calls are waited for no longer
 
     # The lease -------------------------------------------------------------------------------------------
-
-    @property
-    def lease(self) -> Lease:
-        return self.session.lease
 
     def renewed(self, sent_at: float, left: float) -> None:
         """The server has answered a call sent at `sent_at` that the lease lasts `left` more seconds."""
@@ -104,13 +86,19 @@ class Hold(Generic[T]):
                 f"{what} did not answer within call_timeout={self.settings.call_timeout:g} seconds"
             ) from error
 
+    def may_run(self) -> bool:
+        """Whether another call of the tasker may begin. A process that stood still may find that it is too late for one."""
+        if self.ending is None and self.session.left() <= self.settings.cancel_grace:
+            self.lose("its lease ran out while this process stood still")
+        return self.ending is None
+
     def end(self, ending: Ending, failure: BaseException | None = None) -> None:
         """Begin to end the lease: no more claims, no more calls of the tasker. The first reason stands, but LOST."""
         self.failure = self.failure or failure
         if self.ending is None or (ending is Ending.LOST and self.ending is not Ending.LOST):
             self.ending = ending
             self.drain_until = asyncio.get_running_loop().time() + self.settings.drain_timeout
-            for event in (self.ready_or_ending, self.room, self.asked, self.beat_now):
+            for event in (self.ready_or_ending, self.room, self.asked, self.healed, self.beat_now):
                 event.set()
             self.give_back()
         if ending is Ending.LOST:
@@ -146,7 +134,7 @@ class Hold(Generic[T]):
         )
         for task in [task for task in self.ready if str(task.key) in self.cancel_keys]:
             self.ready.remove(task)
-            self.settle(task, Discard("cancelled on request"))
+            self.keep(task, CANCELLED)
         self.cancel_keys.intersection_update(
             str(task.key) for batch in self.running.values() for task in batch
         )
@@ -159,80 +147,6 @@ class Hold(Generic[T]):
     def _stop_waiting(self) -> None:
         if not self.give_up.done():
             self.give_up.set_result(None)
-
-    # Tasks come in -----------------------------------------------------------------------------------------
-
-    def take(self, claimed: ClaimedTask[T]) -> None:
-        """A claimed task enters. A key that is here already was freed meanwhile: its older claim is over."""
-        claim = claimed.claim
-        data: Any = claimed.data
-        task = Task(claim.key, data, claimed.attempt, claim.token, self.lease.id, self)
-        older = self.held.get(claim.key)
-        if older is not None and older in self.ready:
-            self.ready.remove(older)
-        self.held[claim.key] = task
-        if claimed.error is not None:
-            level = logging.DEBUG if self.decode_failed else logging.WARNING
-            logger.log(
-                level, "session %d cannot decode a row: %s", self.lease.id, type(claimed.error).__name__
-            )
-            self.decode_failed = True  # said once: it may be every row
-            self.settle(task, Failure(f"decode failed: {describe(claimed.error)}"))
-        else:
-            self.ready.append(task)
-            self.ready_or_ending.set()
-
-    async def next_batch(self, most: int) -> Batch[T] | None:
-        """Up to `most` tasks to begin; None when the lease comes to its end."""
-        while not self.ready and self.ending is None:
-            self.ready_or_ending.clear()
-            await self.ready_or_ending.wait()
-        if self.ending is None and self.session.left() <= self.settings.cancel_grace:
-            self.lose("its lease ran out while this process stood still")
-        if self.ending is not None:
-            return None
-        batch = Batch([self.ready.popleft() for _ in range(min(most, len(self.ready)))], self)
-        self._begun.update(batch)
-        self.room.set()  # in front of the slots
-        return batch
-
-    def give_back(self, count: int | None = None) -> None:
-        """Release tasks that were not begun, the latest first (default: all of them), attempts included."""
-        for _ in range(len(self.ready) if count is None else min(count, len(self.ready))):
-            self.settle(self.ready.pop(), Release())
-
-    # and are settled ---------------------------------------------------------------------------------------
-
-    def settle(self, task: Task[Any], verdict: Verdict) -> None:
-        """The first verdict on a task stands; it is recorded by the finish phase."""
-        if isinstance(verdict, Release) and not _is_delay(verdict.after):
-            raise ValueError("a task is released after a number of seconds, from 0 on, or None")
-        if task in self._settled:
-            return
-        self._settled.add(task)
-        self.outcomes.append((task, verdict))
-        self.outcome_or_end.set()
-
-    def is_settled(self, task: Task[Any]) -> bool:
-        return task in self._settled
-
-    def call_ended(self, batch: Batch[T]) -> None:
-        """The tasker is done with a batch, whose tasks all have their verdicts."""
-        self._begun.difference_update(batch)
-        self._settled.difference_update(task for task in batch if self.held.get(task.key) is not task)
-
-    def recorded(self, task: Task[T]) -> None:
-        """The database knows: the task leaves."""
-        if self.held.get(task.key) is task:
-            del self.held[task.key]
-        if task not in self._begun:
-            self._settled.discard(task)
-        self.room.set()
-
-    def stop_recording(self) -> None:
-        """No more outcomes will come."""
-        self.recording = False
-        self.outcome_or_end.set()
 
     # What a Task can ask (tasks.Holder) ------------------------------------------------------------------------
 
@@ -273,11 +187,4 @@ class Hold(Generic[T]):
             if task not in self._settled:
                 self._settled.add(task)
                 self.recorded(task)
-
-
-def claims_of(tasks: Iterable[Task[Any]]) -> list[Claim]:
-    return [Claim(task.key, task.token) for task in tasks]
-
-
-def _is_delay(after: object) -> bool:
-    return after is None or (isinstance(after, int | float) and after >= 0)
+        self._succeeded()

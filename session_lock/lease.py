@@ -11,9 +11,10 @@ from session_lock.database import Database
 from session_lock.execute import execute
 from session_lock.fetch import fetch, listen
 from session_lock.finish import finish
-from session_lock.hold import Ending, Hold, claims_of
+from session_lock.held import claims_of
+from session_lock.hold import Ending, Hold
 from session_lock.keepalive import keepalive, watch_deadline
-from session_lock.tasks import Tasker
+from session_lock.tasker import AsyncTasker
 from session_lock.wording import describe
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ logger = logging.getLogger("session_lock.runner")
 
 async def live(
     hold: Hold[T],
-    tasker: Tasker[T],
+    tasker: AsyncTasker[T],
     tasks_per_call: int,
     find: Callable[[], Coroutine[Any, Any, Database[T]]],
     stop: Callable[[], None],

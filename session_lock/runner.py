@@ -12,12 +12,13 @@ from typing import Any, Generic, TypeVar
 
 from session_lock import session
 from session_lock.block import RunningBlock, check_on_failure
+from session_lock.breaker import Breaker
 from session_lock.database import Database, DatabaseFinder
 from session_lock.errors import DatabaseError, SettingsError
 from session_lock.hold import Ending, Hold
 from session_lock.lease import live
 from session_lock.settings import Settings
-from session_lock.tasks import Tasker, check_async, each
+from session_lock.tasker import Tasker, asynchronous, each
 from session_lock.telemetry import Telemetry, TracerProvider
 from session_lock.waiting import wait_for, wait_through
 from session_lock.wording import describe, level_of
@@ -51,7 +52,6 @@ class Runner(RunningBlock, Generic[T]):
         tracer_provider: TracerProvider | None = None,
         idle_spans: bool = True,
     ) -> None:
-        check_async(tasker, "the tasker", "a batch")
         check_on_failure(on_failure)
         if settings is not None and not isinstance(settings, Settings):
             raise SettingsError(f"settings is a Settings, not {type(settings).__name__}")
@@ -61,12 +61,13 @@ class Runner(RunningBlock, Generic[T]):
                 f"a Runner needs a Database or an async function that returns one, not {type(database).__name__}"
             )
         self._database = database
-        self._tasker = tasker
+        self._tasker = asynchronous(tasker)
         self._tasks_per_call = 1 if isinstance(tasker, each) else self.settings.batch_size
         self._app_version = app_version
         self._on_failure = on_failure
         self._name = name
         self._telemetry = Telemetry(name, tracer_provider=tracer_provider, idle_spans=idle_spans)
+        self._breaker = Breaker(self.settings.breaker_failures, self.settings.poll_interval)
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hold: Hold[T] | None = None
@@ -110,6 +111,16 @@ class Runner(RunningBlock, Generic[T]):
         self._stopping.set()
         if self._hold is not None:
             self._hold.end(Ending.STOPPED)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it works as usual: it has a session that is not coming to its end, and its taskers do not fail one and all.
+
+        For a readiness probe. It is False before the first session, while the database is away for long, while it stops, and
+        while its breaker is open (`Settings.breaker_failures`).
+        """
+        hold = self._hold
+        return hold is not None and hold.ending is None and not self._breaker.open
 
     def wake(self) -> None:
         """Look for work now rather than at the next poll."""
@@ -188,7 +199,10 @@ class Runner(RunningBlock, Generic[T]):
                 self._telemetry.name,
                 extra={"session_id": lease.id, "mapping": mapping},
             )
-            return Hold(lease, database, self.settings, self._telemetry, capacity=capacity, sent_at=sent_at)
+            return Hold(
+                lease, database, self.settings, self._telemetry, self._breaker,
+                capacity=capacity, sent_at=sent_at,
+            )  # fmt: skip
         return None
 
     async def _find_database(self) -> Database[T]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from session_lock.errors import SettingsError
+from session_lock.retry import Retry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,21 @@ class Settings:
     start_jitter: float | None = None
     """A Runner waits up to this long, at random, before its first session. Defaults to one poll interval."""
 
+    task_timeout: float | None = None
+    """What one call of the tasker may take; then it is cancelled and has failed with TimeoutError. Defaults to None: no limit.
+
+    The lease is another matter: it is kept for as long as the process lives. A call that ignores its cancellation (any in a
+    thread) keeps its slot and its tasks until it ends.
+    """
+
+    retry: Retry = field(default_factory=Retry)
+    """When failed tasks are tried again, and when they are given up. Defaults to `Retry()`."""
+
+    breaker_failures: int | None = 10
+    """After so many different tasks in a row failed, without a success between, the Runner takes one at a time, with growing
+    pauses, until one succeeds: an instance that is sick does not use up the attempts of the others' tasks. None: never.
+    Defaults to 10."""
+
     on_stuck: Literal["abandon"] = "abandon"
     """A tasker that ignores its cancellation is abandoned: logged, its rows left to expire. The only choice as yet."""
 
@@ -78,23 +94,24 @@ class Settings:
 
     def _check_values(self) -> None:
         may_be_zero = {"guard", "patience", "drain_timeout", "start_jitter"}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "on_stuck":
-                if value != "abandon":
-                    raise SettingsError(f'on_stuck={value!r} is not known; it must be "abandon"')
+        if self.on_stuck != "abandon":
+            raise SettingsError(f'on_stuck={self.on_stuck!r} is not known; it must be "abandon"')
+        if not isinstance(self.retry, Retry):
+            raise SettingsError(f"retry is a Retry, not {type(self.retry).__name__}")
+        may_be_none = {"tasks_per_session", "start_jitter", "task_timeout", "breaker_failures"}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name in {"on_stuck", "retry"} or (value is None and each.name in may_be_none):
                 continue
-            if value is None and field.name in {"tasks_per_session", "start_jitter"}:
-                continue
-            counts = field.name in {"batch_size", "concurrency", "tasks_per_session"}
+            counts = each.name in {"batch_size", "concurrency", "tasks_per_session", "breaker_failures"}
             if isinstance(value, bool) or not isinstance(value, int if counts else (int, float)):
                 raise SettingsError(
-                    f"{field.name}={value!r} must be {'a whole number' if counts else 'a number of seconds'}"
+                    f"{each.name}={value!r} must be {'a whole number' if counts else 'a number of seconds'}"
                 )
             least = 1 if counts else 0
-            if value < least or not math.isfinite(value) or (value == 0 and field.name not in may_be_zero):
+            if value < least or not math.isfinite(value) or (value == 0 and each.name not in may_be_zero):
                 raise SettingsError(
-                    f"{field.name}={value!r} must be {'at least 1' if counts else 'a positive number of seconds'}"
+                    f"{each.name}={value!r} must be {'at least 1' if counts else 'a positive number of seconds'}"
                 )
 
     def capacity(self, tasks_per_call: int) -> int:

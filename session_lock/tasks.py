@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, overload
 from uuid import UUID
-
-from session_lock.errors import SettingsError
 
 T = TypeVar("T")
 
@@ -47,9 +43,18 @@ class Failure:
 
     error: str
     """Kept in the table `failure`."""
+    after: float
+    """Seconds until then."""
 
 
-Verdict: TypeAlias = Finish | Release | Discard | Failure
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The task stays as it is, visible, and does not run again by itself."""
+
+    error: str
+
+
+Verdict: TypeAlias = Finish | Release | Discard | Failure | Park
 
 
 # Tasks and batches ----------------------------------------------------------------------------------------
@@ -183,74 +188,3 @@ class Batch(Sequence[Task[T]]):
 
     def _unsettled(self) -> Sequence[Task[T]]:
         return [task for task in self._tasks if not self._holder.is_settled(task)]
-
-
-# Taskers --------------------------------------------------------------------------------------------------
-
-Tasker: TypeAlias = Callable[[Batch[T]], Awaitable[Iterable[Task[T]]]]
-"""`async def tasker(batch)`: returns the tasks that it has accomplished. The others have failed and are tried again."""
-
-
-class each(Generic[T]):  # noqa: N801 (reads as a word at the call: Runner(database, each(send)))
-    """A tasker for one task a call: a slot refills as soon as it is free.
-
-    `async def send(task)` returns None when the task is accomplished, or `Release(after=)`, or `Discard(reason)`. What it
-    raises is a failure: the task is tried again later.
-    """
-
-    def __init__(self, function: Callable[[Task[T]], Awaitable[Release | Discard | None]]) -> None:
-        check_async(function, "a function under each()", "a task")
-        self.function = function
-
-    async def __call__(self, batch: Batch[T]) -> Iterable[Task[T]]:
-        (task,) = batch
-        match await awaitable(self.function(task)):
-            case None:
-                return (task,)
-            case Release(after):
-                batch.release(task, after=after)
-            case Discard(reason):
-                batch.discard(task, reason)
-            case other:
-                raise TaskerError(
-                    f"a tasker under each() returns None, Release(after=) or Discard(reason), not {type(other).__name__}"
-                )
-        return ()
-
-
-class TaskerError(TypeError):
-    """What a tasker returned is not what it may return. The message is ours, and holds no data."""
-
-
-def check_async(function: Any, what: str, takes: str) -> None:
-    """Refuse what is plainly no async function; one that hides behind a wrapper is found out when it is called."""
-    if isinstance(function, each):
-        return
-    wanted = f"{what} must be an async function that takes {takes}"
-    if not callable(function) or isinstance(function, type):
-        kind = function.__name__ if isinstance(function, type) else type(function).__name__
-        raise SettingsError(f"{wanted}, not {kind}")
-    if inspect.isasyncgenfunction(function):
-        raise SettingsError(f"{wanted}: {function.__name__} has a yield; return the tasks instead")
-    plain = inspect.isroutine(function) and not inspect.iscoroutinefunction(function)
-    if (
-        plain
-        and not hasattr(function, "__wrapped__")
-        and getattr(function, "__name__", "<lambda>") != "<lambda>"
-    ):
-        raise SettingsError(
-            f"{wanted}: write `async def {function.__name__}`, and asyncio.to_thread for what blocks"
-        )
-
-
-def awaitable(result: Any) -> Awaitable[Any]:
-    """What calling a tasker gave, if it can be awaited."""
-    if not inspect.isawaitable(result):
-        raise TaskerError("a tasker must be async: what it returned cannot be awaited")
-    return result
-
-
-def retry_delay(attempt: int) -> float:
-    """Seconds before a failed task is tried again: 1, 2, 4, .. at most 300, less up to half of it at random."""
-    delay = min(300.0, 2.0 ** min(attempt - 1, 16))
-    return delay * random.uniform(0.5, 1.0)

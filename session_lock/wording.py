@@ -16,3 +16,27 @@ def describe(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001 (the user's)
         return type(error).__name__
+
+
+LONGEST_STORY = 20
+"""Exceptions that a story is made of, at most."""
+
+
+def story(error: BaseException) -> str:
+    """An exception with those that it came of and those that it is made of, a line each."""
+    lines: list[str] = []
+    _tell(error, "", lines, set())
+    return "\n".join(lines[:LONGEST_STORY])
+
+
+def _tell(error: BaseException, link: str, lines: list[str], told: set[int]) -> None:
+    if id(error) in told or len(lines) >= LONGEST_STORY:  # causes may run in a circle
+        return
+    told.add(id(error))
+    lines.append(f"{link}{describe(error)}")
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            _tell(part, "- ", lines, told)
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None:
+        _tell(cause, "from ", lines, told)

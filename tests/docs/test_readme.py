@@ -18,7 +18,7 @@ from session_lock import ClaimColumns, Settings, TaskTable
 from session_lock import postgres as postgres_module
 from session_lock.catalog import KEY_TYPES
 from session_lock.cli import main
-from session_lock.tasks import retry_delay
+from session_lock.retry import Retry
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.docs.examples import EXAMPLES, ROOT
 
@@ -215,10 +215,12 @@ def test_the_oldest_postgresql_is_tested() -> None:
 
 def test_the_pauses_before_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda least, most: most)
-    assert [retry_delay(attempt) for attempt in (1, 2, 3, 30)] == [1, 2, 4, 300]
+    assert [Retry().pause(attempt) for attempt in (1, 2, 3, 30)] == [1, 2, 4, 3600]
     monkeypatch.setattr("random.uniform", lambda least, most: least)
-    assert retry_delay(2) == 1
-    assert "after 1, 2, 4 .. 300 s, less up to half" in FLAT
+    assert [Retry().pause(attempt) for attempt in (1, 2)] == [0.5, 1.0]
+    assert "after 1, 2, 4 .. 3600 s, less up to half" in FLAT
+    assert Retry().max_attempts == 25
+    assert "given up at the 25th" in FLAT
 
 
 # Form ------------------------------------------------------------------------------------------------------

@@ -150,21 +150,22 @@ async def test_a_tasker_that_is_not_async_fails_its_tasks_and_nothing_else() -> 
     database = table(2)
     await run_for(0.4, database, lambda batch: list(batch))
     assert database.finished == []
-    assert errors(database, 1)[0].startswith("TaskerError: a tasker must be async")
+    assert errors(database, 1)[0].startswith(
+        "TaskerError: a tasker that is a lambda must give something to await"
+    )
 
 
 def test_what_can_be_seen_to_be_no_tasker_is_refused_at_once() -> None:
     async def generator(batch: Any) -> Any:
         yield batch
 
-    def plain(batch: Any) -> Any:
-        return batch
-
-    for tasker in (None, 3, generator, plain, each):
-        with pytest.raises(SettingsError, match="the tasker must be an async function"):
+    for tasker in (None, 3, generator, each):
+        with pytest.raises(
+            SettingsError, match=r"the tasker must be a function \(async def, or def for a thread\)"
+        ):
             Runner(MemoryDatabase(), tasker)  # type: ignore[arg-type]
-    for function in (None, 3, generator, plain, dict):
-        with pytest.raises(SettingsError, match=r"a function under each\(\) must be an async function"):
+    for function in (None, 3, generator, dict):
+        with pytest.raises(SettingsError, match=r"a function under each\(\) must be a function"):
             each(function)  # type: ignore[arg-type]
 
 
@@ -508,8 +509,8 @@ async def test_a_tasker_that_accomplishes_nothing_makes_no_hot_loop(answer: Any)
         return answer
 
     await run_for(60, database, tasker)
-    # Each task is tried after about 1, 2, 4, 8, 16, 32 seconds: 6 or 7 times, in batches or alone.
-    assert 5 <= calls <= 5 * 8
+    # Each task is tried after about 1, 2, 4, 8, 16, 32 seconds: 6 or 7 times, in batches or alone; and halves of batches.
+    assert 5 <= calls <= 5 * 8 * (2 if answer == "raise" else 1)
     assert database.count("get_work") <= 60 / 0.8 + 3 * calls
     assert database.count("release_tasks") <= calls
 

@@ -9,7 +9,7 @@ import pytest
 
 from session_lock import Batch, Discard, Release, Task, each
 from session_lock.database import Claim, ClaimedTask
-from session_lock.tasks import Finish, retry_delay
+from session_lock.tasks import Finish
 from session_lock.testing import run_virtual
 from tests.unit.scenes import CANARY
 
@@ -168,9 +168,3 @@ def test_each_takes_no_other_answer(answer: Any) -> None:
     with pytest.raises(TypeError, match=f"not {type(answer).__name__}"):
         run_virtual(each(tasker)(batch))
     assert notes.verdicts == {}
-
-
-def test_failed_tasks_are_tried_again_after_1_2_4_seconds_at_most_300_less_up_to_half() -> None:
-    for attempt, most in ((1, 1), (2, 2), (3, 4), (9, 256), (10, 300), (10**9, 300)):
-        delays = [retry_delay(attempt) for _ in range(200)]
-        assert most / 2 <= min(delays) < max(delays) <= most

@@ -1,0 +1,243 @@
+"""The tasks that a session holds, from their claim until their outcomes are recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
+
+from session_lock.breaker import Breaker
+from session_lock.database import Claim, ClaimedTask
+from session_lock.session import Lease, Session
+from session_lock.settings import Settings
+from session_lock.tasks import Batch, Discard, Failure, Holder, Park, Release, Task, TaskKey, Verdict
+from session_lock.waiting import wait_for
+from session_lock.wording import describe
+
+T = TypeVar("T")
+
+logger = logging.getLogger("session_lock.runner")
+
+CANCELLED = Discard("cancelled on request")
+
+
+class HeldTasks(Holder, Generic[T]):
+    """Each is ready, then running, then settled with a verdict, and leaves when that is recorded."""
+
+    def __init__(self, lease: Lease, settings: Settings, breaker: Breaker, capacity: int) -> None:
+        self.session = Session(lease)
+        self.settings = settings
+        self.breaker = breaker
+        self.capacity = capacity
+        self.held: dict[TaskKey, Task[T]] = {}  # claimed and not yet recorded, in claim order
+        self.ready: deque[Task[T]] = deque()  # of these: not begun
+        self.running: dict[asyncio.Task[Any], Batch[T]] = {}  # of these: in a call of the tasker
+        self.outcomes: deque[tuple[Task[T], Verdict]] = deque()  # of these: to be recorded
+        self.abandoned: set[TaskKey] = set()  # of these: in a call that ignores its cancellation
+        self.lone: Task[T] | None = None  # of these: to be run with nothing beside it
+        self._begun: set[Task[T]] = set()  # in a call that has not ended, settled ones included
+        self._settled: set[Task[T]] = set()  # that have a verdict, while they are held or begun
+
+        self.overdue: set[asyncio.Task[Any]] = (
+            set()
+        )  # calls that ignore the cancellation for their time limit
+        self.last_recording = asyncio.Event()  # no more outcomes will come
+        self.ready_or_ending = asyncio.Event()
+        self.outcome_or_end = asyncio.Event()
+        self.room = asyncio.Event()  # there may be room for more tasks
+        self.healed = asyncio.Event()  # the breaker has closed
+        self._decode_failed = False
+        self._wary = False  # a task was run alone: claims come one by one, until one brings a usual task
+        self._lone_until = 0.0  # a lone task waits no longer for records of the others
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self.try_again_at = self._loop.time()  # with an open breaker: no look before
+        if breaker.open:
+            self.try_again_at += breaker.pause()
+
+    @property
+    def lease(self) -> Lease:
+        return self.session.lease
+
+    @abstractmethod
+    def may_run(self) -> bool:
+        """Whether another call of the tasker may begin."""
+
+    # Tasks come in -----------------------------------------------------------------------------------------
+
+    def room_for(self) -> int:
+        """How many more tasks may be claimed now."""
+        if self.lone is not None:
+            return 0
+        return (1 if self.breaker.open or self._wary else self.capacity) - len(self.held)
+
+    def take(self, work: Iterable[ClaimedTask[T]]) -> None:
+        """Claimed tasks enter. If one of them is to be run alone, the others go back: they shall lose no attempt by it."""
+        for claimed in work:
+            self._take(claimed)
+        self._wary = self.lone is not None
+        if self.lone is not None:
+            self._lone_until = self._loop.time() + self.settings.call_timeout
+            for task in [task for task in self.ready if task is not self.lone]:
+                self.ready.remove(task)
+                self.keep(task, Release())
+
+    def _take(self, claimed: ClaimedTask[T]) -> None:
+        """A key that is here already was freed meanwhile: its older claim is over."""
+        claim = claimed.claim
+        data: Any = claimed.data
+        task = Task(claim.key, data, claimed.attempt, claim.token, self.lease.id, self)
+        older = self.held.get(claim.key)
+        if older is not None and older in self.ready:
+            self.ready.remove(older)
+        self.held[claim.key] = task
+        most = self.settings.retry.max_attempts
+        if most is not None and claimed.attempt > most:
+            # The last one was no failure, or it would have been given up: who had it died. That may not be its fault.
+            self.keep(
+                task,
+                Park(
+                    f"given up after {claimed.attempt - 1} attempts, the last of which ended with its session"
+                ),
+            )
+        elif claimed.error is not None:
+            level = logging.DEBUG if self._decode_failed else logging.WARNING
+            logger.log(
+                level, "session %d cannot decode a row: %s", self.lease.id, type(claimed.error).__name__
+            )
+            self._decode_failed = True  # said once: it may be every row
+            self.failed(task, f"decode failed: {describe(claimed.error)}", claimed.error)
+        else:
+            self.ready.append(task)
+            self.ready_or_ending.set()
+            if claimed.alone and self.lone is None:
+                self.lone = task
+
+    # are begun ---------------------------------------------------------------------------------------------
+
+    async def next_batch(self, most: int) -> Batch[T] | None:
+        """Up to `most` tasks to begin; None when the lease comes to its end."""
+        while self.may_run():
+            if self._may_begin():
+                batch = Batch([self.ready.popleft() for _ in range(min(most, len(self.ready)))], self)
+                self._begun.update(batch)
+                self.room.set()  # in front of the slots
+                return batch
+            self.ready_or_ending.clear()
+            left = self._lone_until - self._loop.time()
+            await wait_for(self.ready_or_ending, left if self.lone is not None and left > 0 else None)
+        return None
+
+    def _may_begin(self) -> bool:
+        """Whether there is a task to begin. A lone one waits until nothing else runs, and what has ended is recorded."""
+        if self.lone is None or self.lone not in self.ready:
+            return bool(self.ready)
+        recorded = len(self.held) == 1 or self._loop.time() >= self._lone_until
+        return recorded and not self.running.keys() - self.overdue
+
+    def give_back(self, count: int | None = None) -> None:
+        """Release tasks that were not begun, the latest first (default: all of them), attempts included."""
+        for _ in range(len(self.ready) if count is None else min(count, len(self.ready))):
+            self.keep(self.ready.pop(), Release())
+
+    def left_overdue(self, call: asyncio.Task[Any], batch: Batch[T]) -> None:
+        """The call goes on after its time limit: nothing waits for it any more but its own slot."""
+        self.overdue.add(call)
+        self._not_lone(batch)
+
+    def _not_lone(self, tasks: Iterable[Task[Any]]) -> None:
+        if any(task is self.lone for task in tasks):
+            self.lone = None
+        self.ready_or_ending.set()  # one that waits to be alone may be so now
+
+    # and are settled ---------------------------------------------------------------------------------------
+
+    def settle(self, task: Task[Any], verdict: Verdict) -> None:
+        """The tasker's verdict on a task; it may come from a thread."""
+        if isinstance(verdict, Release) and not _is_delay(verdict.after):
+            raise ValueError("a task is released after a number of seconds, from 0 on, or None")
+        if self.keep(task, verdict) and not isinstance(verdict, Release):
+            self._succeeded()
+
+    def failed(self, task: Task[T], story: str, error: BaseException | None = None) -> None:
+        """The task has failed, unless there is a verdict on it already."""
+        if not self.keep(task, self.after_failure(task, story, error)):
+            return
+        if self.breaker.failed(task.key):
+            logger.error(
+                "%d different tasks of session %d in a row have failed: from now on it takes one at a time, until one succeeds",
+                self.settings.breaker_failures, self.lease.id,
+            )  # fmt: skip
+            self.give_back()
+        if self.breaker.open:
+            self.try_again_at = self._loop.time() + self.breaker.pause()
+
+    def after_failure(
+        self, task: Task[T], story: str, error: BaseException | None = None
+    ) -> Failure | Discard:
+        """What becomes of a task that has failed: another attempt later, or none."""
+        policy = self.settings.retry.policy(error)
+        if policy.gives_up(task.attempt):
+            logger.warning(
+                "session %d gives a task up at its attempt %d", self.lease.id, task.attempt,
+            )  # fmt: skip
+            return Discard(story)
+        return Failure(story, policy.pause(task.attempt))
+
+    def _succeeded(self) -> None:
+        if self.breaker.succeeded():
+            logger.warning("session %d has accomplished a task, and goes on as usual", self.lease.id)
+            self._tell(self.healed)
+
+    def keep(self, task: Task[Any], verdict: Verdict) -> bool:
+        """Put the verdict before the finish phase. The first one on a task stands; whether it was this one is returned."""
+        if task in self._settled:
+            return False
+        if task not in self._begun:
+            self._not_lone((task,))
+        self._settled.add(task)
+        self.outcomes.append((task, verdict))
+        self._tell(self.outcome_or_end)
+        return True
+
+    def _tell(self, event: asyncio.Event) -> None:
+        """Set an event, in whatever thread this is."""
+        if threading.get_ident() == self._thread:
+            event.set()
+        else:
+            self._loop.call_soon_threadsafe(event.set)
+
+    def is_settled(self, task: Task[Any]) -> bool:
+        return task in self._settled
+
+    def call_ended(self, batch: Batch[T]) -> None:
+        """The tasker is done with a batch, whose tasks all have their verdicts."""
+        self._not_lone(batch)
+        self._begun.difference_update(task for task in batch if task.key not in self.abandoned)
+        self._settled.difference_update(task for task in batch if self.held.get(task.key) is not task)
+
+    def recorded(self, task: Task[T]) -> None:
+        """The database knows: the task leaves."""
+        if self.held.get(task.key) is task:
+            del self.held[task.key]
+        if task not in self._begun:
+            self._settled.discard(task)
+        self.room.set()
+        self.ready_or_ending.set()
+
+    def stop_recording(self) -> None:
+        """No more outcomes will come."""
+        self.last_recording.set()
+        self.outcome_or_end.set()
+
+
+def claims_of(tasks: Iterable[Task[Any]]) -> list[Claim]:
+    return [Claim(task.key, task.token) for task in tasks]
+
+
+def _is_delay(after: object) -> bool:
+    return after is None or (isinstance(after, int | float) and after >= 0)

@@ -72,6 +72,22 @@ class Outcome(StrEnum):
     """The row itself refuses (a CHECK, a unique index, a trigger, a finish that leaves it pending): still held."""
 
 
+class Cancellation(StrEnum):
+    """What became of the request to cancel a task."""
+
+    DISCARDED = "discarded"
+    PARKED = "parked"
+    """As it is done where the mapping has no `discard`."""
+    ASKED = "asked"
+    """A live session holds it. It hears so at its next keepalive, cancels the run and discards the task."""
+    CLOSED = "closed"
+    """It was not pending: finished, discarded, or closed by the application."""
+    UNKNOWN = "unknown"
+    """There is no such task."""
+    LOCKED = "locked"
+    """Somebody's transaction has the row locked: nothing was done, ask again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
     """The outcome of one claim."""

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast
 import asyncpg
 
 from session_lock.connections import Connect, Connection, Connections, UnreadableError, readable
-from session_lock.database import Beat, Claim, ClaimedTask, Handback, Identity, Outcome, Settled, Work
+from session_lock.database import Beat, Cancellation, Claim, ClaimedTask, Handback, Identity, Outcome, Settled, Work
 from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.finishing import Finishing
 from session_lock.listener import check_listen, listening
@@ -188,11 +188,10 @@ class PostgresDatabase(Generic[T]):
         names = self._table.columns if self._table else tuple(row.keys())[len(ENVELOPE) :]
         claim = Claim(self._key(key) if self._key else key, token)
         try:
-            return ClaimedTask(
-                claim, attempt, self._decode(**dict(zip(names, row[len(ENVELOPE) :], strict=True)))
-            )
+            data = self._decode(**dict(zip(names, row[len(ENVELOPE) :], strict=True)))
         except Exception as error:  # noqa: BLE001 (the user's: it is this task's failure, not the batch's)
             return ClaimedTask(claim, attempt, None, error)
+        return ClaimedTask(claim, attempt, data, alone=bool(row["task_alone"]))
 
     def _settled(self, key: Any, outcome: str) -> Settled:
         return Settled(self._key(key) if self._key else key, Outcome(outcome))
@@ -216,6 +215,21 @@ class PostgresDatabase(Generic[T]):
 
     async def end_session(self, lease: Lease, claims: Sequence[Claim] = ()) -> None:
         await self._call(self._work, "end_session", lease.id, lease.nonce, *_columns(claims))
+
+    # By whoever wants to, of any task -----------------------------------------------------------------------
+
+    async def cancel(self, key: TaskKey) -> Cancellation:
+        """The task is not to be done any more: a pending one is discarded, a running one's tasker is cancelled.
+
+        From any process that may execute the functions. `RowRefusedError` if the row refuses to be discarded.
+        """
+        (row,) = await self._call(self._work, "cancel_task", key)
+        return Cancellation(row[0])
+
+    async def retry(self, *keys: TaskKey) -> Sequence[TaskKey]:
+        """Let parked tasks run again, with all their attempts: these, or all that there are. Returns the keys that were parked."""
+        rows = await self._call(self._work, "retry_tasks", list(keys) or None)
+        return [self._key(row[0]) if self._key else row[0] for row in rows]
 
     async def _call(
         self, connections: Connections, verb: str, *arguments: object, columns: str = "*"

@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from session_lock.names import one_line_safe, quote_inside_literal, quote_literal, quote_name
-from session_lock.table import Shape, TaskTable, column_mark, function_set, index_name, wake_trigger_name
+from session_lock.table import Shape, TaskTable, column_mark, due_index_name, function_set, index_name, wake_trigger_name
 
 SCHEMA_VERSION = 1
 """What this library needs of `schema_version()` in the database: at least this."""
@@ -110,6 +110,7 @@ def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
     functions = function_set(table, shape)
     task_schema, _ = table.qualified
     index = quote_name(index_name(functions))
+    due_index = quote_name(due_index_name(functions))
     claim = table.claim_columns
     return names(table) | {
         "set": f"_{functions}",
@@ -132,6 +133,9 @@ def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
         "from_position": from_position(table, shape),
         "index": index,
         "index_qualified": f"{quote_name(task_schema)}.{index}",
+        "due_index": due_index,
+        "due_index_qualified": f"{quote_name(task_schema)}.{due_index}",
+        "due_index_literal": quote_inside_literal(f"{quote_name(task_schema)}.{due_index}"),
         "index_literal": quote_inside_literal(f"{quote_name(task_schema)}.{index}"),
     }
 
@@ -169,6 +173,7 @@ def from_position(table: TaskTable, shape: Shape) -> str:
 
 ENVELOPE = (
     "kind", "task_key", "task_token", "task_attempt", "outcome", "task_position", "next_due", "lease_left", "task_share",
+    "task_alone",
 )  # fmt: skip
 """The first columns of what get_work returns; the mapping's own follow."""
 

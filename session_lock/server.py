@@ -12,6 +12,9 @@ from session_lock.names import quote_name
 from session_lock.schema import SCHEMA_VERSION
 from session_lock.table import TaskTable, function_set
 
+SHARED_FUNCTIONS = ("start_session", "bump_session")
+"""Those that all mappings of a schema have in common."""
+
 OWN_FUNCTIONS = ("get_work", "finish_tasks", "finish_in", "release_tasks", "end_session")
 """The functions that a mapping has of its own: their names end in its set."""
 
@@ -30,7 +33,7 @@ class Wanted:
 
     def function(self, verb: str, functions: str) -> str:
         """The function of a verb, as SQL calls it; `functions` is the mapping's set."""
-        name = f"{verb}_{functions}" if verb in OWN_FUNCTIONS else verb
+        name = verb if verb in SHARED_FUNCTIONS else f"{verb}_{functions}"
         return f"{self.schema}.{quote_name(name)}"
 
     @property

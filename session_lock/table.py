@@ -166,6 +166,11 @@ def index_name(functions: str) -> str:
     return f"pending_{functions}"
 
 
+def due_index_name(functions: str) -> str:
+    """The name of the index of when tasks fall due, which a mapping may have whose order does not begin with that."""
+    return f"due_{functions}"
+
+
 def wake_trigger_name(table: TaskTable) -> str:
     """The name of the trigger that wakes the Runners of a mapping: a changed mapping has the same."""
     digest = hashlib.sha256(repr((table.schema, table.name)).encode()).hexdigest()[:8]

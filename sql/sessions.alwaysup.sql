@@ -92,14 +92,14 @@ BEGIN
 END
 $function$;
 
--- The sessions of a name: those that have ended and whose tasks may still have to be found, and those that may be
--- given work now: live, not draining, and none of them while the name is paused. Expired ones are ended on the way, if
+-- The sessions of a name: those that have ended and whose tasks may still have to be found (among them the ones that were
+-- not ended by themselves: expired), and those that may be given work now: live, not draining, and none of them while the name is paused. Expired ones are ended on the way, if
 -- there are any: under FOR UPDATE, so that none ends beneath an open claim or finish of its own, and with SKIP LOCKED, so
 -- that nobody waits for one that is in its finishing transaction.
 -- The caller must use the list in a *later* statement: what an ended session claimed is visible to that one.
 CREATE OR REPLACE FUNCTION session_lock.sessions_of(
   p_name text, p_now timestamptz,
-  OUT ended bigint[], OUT sharing bigint[], OUT capacities integer[]
+  OUT ended bigint[], OUT expired bigint[], OUT sharing bigint[], OUT capacities integer[]
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
@@ -109,10 +109,11 @@ DECLARE
 BEGIN
   FOR v_round IN 1..2 LOOP
     SELECT coalesce(array_agg(s.id) FILTER (WHERE s.ended_at IS NOT NULL), '{}'),
+           coalesce(array_agg(s.id) FILTER (WHERE s.ended_at >= s.expires_at), '{}'),
            coalesce(array_agg(s.id ORDER BY s.id) FILTER (WHERE live.sharing), '{}'),
            coalesce(array_agg(s.capacity ORDER BY s.id) FILTER (WHERE live.sharing), '{}'),
            coalesce(bool_or(s.ended_at IS NULL AND s.expires_at <= p_now), false)
-      INTO ended, sharing, capacities, v_expired
+      INTO ended, expired, sharing, capacities, v_expired
       FROM session_lock.session AS s,
            LATERAL (SELECT s.ended_at IS NULL AND s.expires_at > p_now AND NOT s.draining AND NOT v_paused) AS live (sharing)
      WHERE s.name = p_name AND s.swept_at IS NULL;
@@ -256,6 +257,28 @@ AS $function$
                    WHERE n.name = p_name AND n.task_key = k.key ORDER BY n.id DESC OFFSET 20 LIMIT 1)
 $function$;
 
+-- An attempt that ended with its session is kept as a failure: nobody was left to say what went wrong.
+CREATE OR REPLACE FUNCTION session_lock.note_expired(
+  p_name text, p_keys text[], p_attempts integer[], p_sessions bigint[], p_now timestamptz
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+  INSERT INTO session_lock.failure (name, task_key, attempt, at, session, error)
+  SELECT p_name, e.key, e.attempt, p_now, e.session, 'its session expired'
+    FROM unnest(p_keys, p_attempts, p_sessions) AS e (key, attempt, session);
+  PERFORM session_lock.trim_failures(p_name, p_keys);
+END
+$function$;
+
+-- Whether a task's session expired under it at least twice: it may be what kills processes, and is to be run alone.
+CREATE OR REPLACE FUNCTION session_lock.is_suspect(p_name text, p_key text) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  SELECT count(*) >= 2 FROM session_lock.failure AS f
+   WHERE f.name = p_name AND f.task_key = p_key AND f.error = 'its session expired'
+$function$;
+
 REVOKE ALL ON FUNCTION
   session_lock.start_session(text, text, integer, double precision, text, text, text),
   session_lock.bump_session(bigint, uuid, double precision, boolean),
@@ -265,5 +288,7 @@ REVOKE ALL ON FUNCTION
   session_lock.note_idle(bigint, boolean),
   session_lock.wake(text, boolean),
   session_lock.wake_on_insert(),
-  session_lock.trim_failures(text, text[])
+  session_lock.trim_failures(text, text[]),
+  session_lock.note_expired(text, text[], integer[], bigint[], timestamptz),
+  session_lock.is_suspect(text, text)
 FROM PUBLIC;

@@ -10,6 +10,8 @@ BEGIN
 END
 $function$;
 
+DROP FUNCTION IF EXISTS session_lock.is_suspect(text, text);
+DROP FUNCTION IF EXISTS session_lock.note_expired(text, text[], integer[], bigint[], timestamptz);
 DROP FUNCTION IF EXISTS session_lock.trim_failures(text, text[]);
 DROP FUNCTION IF EXISTS session_lock.limit_transaction(interval);
 DROP FUNCTION IF EXISTS session_lock.share(bigint, bigint[], integer[], bigint);

@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS session_lock.failure (
   task_key text NOT NULL,         -- the task's key as text
   attempt  integer NOT NULL,
   at       timestamptz NOT NULL,
-  session  bigint NOT NULL,       -- no foreign key: sessions are pruned, and a shared parent would be locked by all
+  session  bigint,                -- that held it; no foreign key: sessions are pruned, and a shared parent would be locked by all
   error    text NOT NULL          -- cut to 4,000 characters
 );
 CREATE INDEX IF NOT EXISTS failure_of_task ON session_lock.failure (name, task_key, id);

@@ -59,8 +59,8 @@ $function$;
 --   p_over_share  it had nothing to do for its patience: the share does not bind it now
 --   p_finished, p_tokens   claims to finish first (as finish_tasks does)
 --
--- Returns rows of three kinds. 'task': task_key, task_token, task_attempt and the mapping's columns, in claim order; the
--- first has task_position, for the next call. 'outcome': task_key and outcome of each of p_finished. 'state', once, last:
+-- Returns rows of three kinds. 'task': task_key, task_token, task_attempt, task_alone (its session expired under it again and
+-- again: run it with nothing beside it) and the mapping's columns, in claim order; the first has task_position, for the next call. 'outcome': task_key and outcome of each of p_finished. 'state', once, last:
 -- next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left (seconds), task_share
 -- (how many tasks the session may hold; NULL where the share does not bind: there is plenty, or nobody to share with).
 CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
@@ -68,7 +68,7 @@ CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
   p_finished __key_type__[], p_tokens bigint[]
 ) RETURNS TABLE (
   kind text, task_key __key_type__, task_token bigint, task_attempt integer, outcome text,
-  task_position text, next_due double precision, lease_left double precision, task_share integer,
+  task_position text, next_due double precision, lease_left double precision, task_share integer, task_alone boolean,
   __columns__ text
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
@@ -84,6 +84,7 @@ DECLARE
   expires    timestamptz;
   clock      timestamptz;
   ended      bigint[];
+  expired    bigint[];
   sharing    bigint[];
   capacities integer[];
   total      bigint;
@@ -107,12 +108,12 @@ BEGIN
   IF cardinality(p_finished) > 0 THEN
     RETURN QUERY
     SELECT 'outcome'::text, f.task_key, NULL::bigint, NULL::integer, f.outcome,
-           NULL::text, NULL::double precision, NULL::double precision, NULL::integer, __no_columns__
+           NULL::text, NULL::double precision, NULL::double precision, NULL::integer, NULL::boolean, __no_columns__
       FROM session_lock.finish_tasks__set__(p_id, p_nonce, p_finished, p_tokens) AS f;
   END IF;
 
   -- 2 Who has ended, who shares. From here on the ended ones are known, and never more than they.
-  SELECT s.ended, s.sharing, s.capacities INTO my.ended, my.sharing, my.capacities
+  SELECT s.ended, s.expired, s.sharing, s.capacities INTO my.ended, my.expired, my.sharing, my.capacities
     FROM session_lock.sessions_of(my.name, my.clock) AS s;
 
   -- 3 The share, for who may be given work at all (not while it drains, or the mapping is paused): of the tasks that are
@@ -149,6 +150,12 @@ BEGIN
   END LOOP;
 
   IF cardinality(my.keys) > 0 THEN
+    IF cardinality(my.expired) > 0 THEN
+      PERFORM session_lock.note_expired(my.name, array_agg(t.__key__::text), array_agg(t.__attempts__), array_agg(t.__session_id__), my.clock)
+         FROM __table__ AS t
+        WHERE t.__key__ = ANY (my.keys) AND t.__session_id__ = ANY (my.expired)
+       HAVING count(*) > 0;
+    END IF;
     RETURN QUERY
     WITH claimed AS (
       UPDATE __table__ AS t
@@ -158,10 +165,11 @@ BEGIN
         FROM unnest(my.keys) WITH ORDINALITY AS claim (key, rank)
        WHERE t.__key__ = claim.key
       RETURNING claim.rank AS rank, t.__key__ AS key, t.__claim_token__ AS token, t.__attempts__ AS attempt,
-                CASE WHEN claim.rank = 1 THEN __position__ END AS position, __select_columns__
+                CASE WHEN claim.rank = 1 THEN __position__ END AS position,
+                CASE WHEN t.__attempts__ > 2 THEN session_lock.is_suspect(my.name, t.__key__::text) END AS alone, __select_columns__
     )
     SELECT 'task'::text, c.key, c.token, c.attempt, NULL::text,
-           c.position, NULL::double precision, NULL::double precision, NULL::integer,
+           c.position, NULL::double precision, NULL::double precision, NULL::integer, c.alone,
            __claimed_columns__
       FROM claimed AS c
      ORDER BY c.rank;
@@ -172,7 +180,7 @@ BEGIN
   -- 5 There was room for more, and all that is due has been walked: when is the next one due, and which sessions do the
   --   tasks name that are due and not free?
   IF my.want > 0 AND cardinality(my.keys) < my.want THEN
-    IF __due_is_indexed__ THEN
+    IF __due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL THEN
       SELECT extract(epoch FROM t.__available_at__ - my.clock) INTO next_due
         FROM __table__ AS t
        WHERE (__pending__) AND t.__available_at__ > my.clock AND t.__available_at__ < 'infinity'
@@ -199,7 +207,7 @@ BEGIN
   RETURN QUERY
   SELECT 'state'::text, NULL::__key_type__, NULL::bigint, NULL::integer, NULL::text,
          NULL::text, get_work__set__.next_due, extract(epoch FROM my.expires - my.clock)::double precision, my.share,
-         __no_columns__;
+         NULL::boolean, __no_columns__;
 END
 $function$;
 
@@ -424,11 +432,100 @@ BEGIN
 END
 $function$;
 
+-- From outside, by whoever may: a task is not to be done any more. One that nobody runs is discarded in the table's own words
+-- (parked, where the mapping has none). One that a live session holds is asked for: its holder, who hears so at its next
+-- keepalive, cancels the run and discards it. Returns one of
+-- discarded · parked · asked · closed (it was not pending) · unknown (there is no such row) · locked (ask again).
+CREATE OR REPLACE FUNCTION session_lock.cancel_task__set__(p_key __key_type__) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $function$
+#variable_conflict use_column
+<<my>>
+DECLARE
+  key     __key_type__ := p_key;
+  clock   timestamptz := session_lock.clock();
+  holder  bigint;
+  attempt integer;
+  pending boolean;
+BEGIN
+  PERFORM session_lock.sessions_of('__title__', my.clock);  -- which ends those that have expired
+  FOR v_round IN 1..10 LOOP
+    SELECT t.__session_id__, (__pending__) IS TRUE INTO my.holder, my.pending FROM __table__ AS t WHERE t.__key__ = my.key;
+    IF NOT FOUND THEN
+      RETURN 'unknown';
+    ELSIF NOT my.pending THEN
+      RETURN 'closed';
+    END IF;
+
+    -- The holder was read without a lock, because a session's row is locked before a task's. So it is asked again under it.
+    IF my.holder IS NOT NULL THEN
+      PERFORM FROM session_lock.session AS s
+        WHERE s.id = my.holder AND s.ended_at IS NULL AND s.expires_at > my.clock
+          FOR NO KEY UPDATE;
+      IF FOUND THEN
+        CONTINUE WHEN NOT EXISTS (SELECT FROM __table__ AS t WHERE t.__key__ = my.key AND t.__session_id__ = my.holder);
+        UPDATE session_lock.session AS s
+           SET cancel_keys = array_append(array_remove(s.cancel_keys, p_key::text), p_key::text)
+         WHERE s.id = my.holder;
+        RETURN 'asked';
+      ELSIF EXISTS (SELECT FROM session_lock.session AS s WHERE s.id = my.holder AND s.ended_at IS NULL) THEN
+        RETURN 'locked';  -- expired, and not to be ended: it is in a finishing transaction
+      END IF;
+    END IF;
+
+    SELECT t.__attempts__ INTO my.attempt
+      FROM __table__ AS t
+     WHERE t.__key__ = my.key AND t.__session_id__ IS NOT DISTINCT FROM my.holder AND (__pending__)
+       FOR NO KEY UPDATE SKIP LOCKED;
+    IF FOUND THEN
+      UPDATE __table__ AS t SET __session_id__ = NULL, __discard__ = DEFAULT WHERE t.__key__ = my.key
+      RETURNING (__pending__) IS TRUE INTO my.pending;
+      IF my.pending AND __discards__ THEN
+        RAISE EXCEPTION 'discard leaves a row of % pending: is a trigger in the way?', '__title__'::text USING ERRCODE = 'SL003';
+      END IF;
+      INSERT INTO session_lock.failure (name, task_key, attempt, at, error)
+      VALUES ('__title__', p_key::text, my.attempt, my.clock, 'cancelled on request');
+      RETURN CASE WHEN __discards__ THEN 'discarded' ELSE 'parked' END;
+    END IF;
+  END LOOP;
+  RETURN 'locked';
+END
+$function$;
+
+-- Parked tasks get a new row of attempts, from now on: those of p_keys, or all if that is NULL. Returns the keys of those
+-- that were parked.
+CREATE OR REPLACE FUNCTION session_lock.retry_tasks__set__(p_keys __key_type__[]) RETURNS SETOF __key_type__
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $function$
+#variable_conflict use_column
+<<my>>
+DECLARE
+  chosen __key_type__[] := p_keys;
+  keys   __key_type__[];
+  clock  timestamptz := session_lock.clock();
+BEGIN
+  my.keys := ARRAY(
+    SELECT t.__key__
+      FROM __table__ AS t
+     WHERE (__pending__) AND t.__available_at__ = 'infinity' AND t.__session_id__ IS NULL
+       AND (my.chosen IS NULL OR t.__key__ = ANY (my.chosen))
+     ORDER BY t.__key__
+       FOR NO KEY UPDATE SKIP LOCKED
+  );
+  RETURN QUERY
+  UPDATE __table__ AS t SET __attempts__ = 0, __available_at__ = my.clock
+   WHERE t.__key__ = ANY (my.keys)
+  RETURNING t.__key__;
+END
+$function$;
+
 REVOKE ALL ON FUNCTION
   session_lock.standing__set__(bigint, __key_type__[], bigint[]),
   session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, __key_type__[], bigint[]),
   session_lock.finish_tasks__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.finish_in__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[]),
-  session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[])
+  session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]),
+  session_lock.cancel_task__set__(__key_type__),
+  session_lock.retry_tasks__set__(__key_type__[])
 FROM PUBLIC;

@@ -2,6 +2,8 @@
 -- held what, the attempts and the schedule (available_at) are lost with the columns. A table that the library ships has a
 -- file of its own, which runs before this one and takes the table away.
 
+DROP FUNCTION IF EXISTS session_lock.retry_tasks__set__(__key_type__[]);
+DROP FUNCTION IF EXISTS session_lock.cancel_task__set__(__key_type__);
 DROP FUNCTION IF EXISTS session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]);
 DROP FUNCTION IF EXISTS session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[]);
 DROP FUNCTION IF EXISTS session_lock.finish_in__set__(bigint, uuid, __key_type__[], bigint[]);
@@ -12,6 +14,7 @@ DROP FUNCTION IF EXISTS session_lock.standing__set__(bigint, __key_type__[], big
 SET lock_timeout = '5s';
 DROP TRIGGER IF EXISTS __wake_trigger__ ON __table__;
 DROP INDEX IF EXISTS __index_qualified__;
+DROP INDEX IF EXISTS __due_index_qualified__;
 ALTER TABLE IF EXISTS __table__
   DROP COLUMN IF EXISTS __session_id__,
   DROP COLUMN IF EXISTS __claim_token__,

@@ -22,6 +22,7 @@ from session_lock.table import Shape, TaskTable, function_set
 PARTS = {
     "up": "once: the tables of the sessions, and the claim columns",
     "index": "once, outside a transaction: the index of what is pending",
+    "due": "if wanted, outside a transaction: the index of when tasks fall due, for an order that does not begin with that",
     "always": "at every deploy, before the new code: the functions",
     "trigger": "on request: a trigger that wakes the Runners at each INSERT into the table",
     "down": "takes away what belongs to the mapping",
@@ -35,6 +36,8 @@ def _files_of(part: str, table: TaskTable) -> tuple[str, ...]:
             return ("sessions.up.sql", *shipped(table, "up"), "tasks.up.sql")
         case "index":
             return ("tasks.index.sql",)
+        case "due":
+            return ("tasks.due.index.sql",)
         case "always":
             return ("sessions.alwaysup.sql", *shipped(table, "alwaysup"), "tasks.alwaysup.sql")
         case "trigger" | "trigger.down":

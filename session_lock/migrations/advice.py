@@ -10,7 +10,7 @@ from typing import Any
 from session_lock.migrations.sandbox import Connection
 from session_lock.migrations.validation import Examined
 from session_lock.names import quote_name
-from session_lock.table import TaskTable, function_set
+from session_lock.table import TaskTable, due_index_name, function_set
 
 FILLFACTOR = 80
 """Above it there is too little room in a page for two more versions of its rows."""
@@ -24,7 +24,27 @@ async def notes(connection: Connection, table: TaskTable, examined: Examined, ro
         *await _indexes(connection, table, examined),
         *await _owners(connection, table, examined, role),
         *await _fillfactor(connection, table),
+        *await _due(connection, table, examined),
     ]
+
+
+async def _due(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
+    """What an order costs that does not begin with the time at which tasks fall due."""
+    due = table.claim_columns.available_at
+    if table.order[0] == (due, False):
+        return []
+    index = due_index_name(function_set(table, examined.shape))
+    texts = [
+        f"order_by does not begin with {due}: a look for work walks past the scheduled rows that precede what is due"
+    ]
+    name = f"{quote_name(table.qualified[0])}.{quote_name(index)}"
+    if not await connection.fetchval(
+        "SELECT i.indisvalid FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass($1)", name
+    ):
+        texts.append(
+            f"nothing tells when the next scheduled row falls due, so it is found by polling: session-lock sql due prints the index {index}"
+        )
+    return texts
 
 
 async def _triggers(connection: Connection, table: TaskTable) -> list[str]:

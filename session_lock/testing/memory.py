@@ -15,11 +15,22 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from session_lock.database import Beat, Claim, ClaimedTask, Handback, Identity, Settled, Work
+from session_lock.database import (
+    ALONE_AFTER,
+    SESSION_EXPIRED,
+    Beat,
+    Cancellation,
+    Claim,
+    ClaimedTask,
+    Handback,
+    Identity,
+    Settled,
+    Work,
+)
 from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, TaskLost
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
-from session_lock.testing.rows import Closed, MemorySession, MemoryTask, divide
+from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask, divide
 from session_lock.testing.table import MemoryTable
 from session_lock.testing.transaction import MemoryTransaction, in_loop
 
@@ -81,11 +92,35 @@ class MemoryDatabase(MemoryTable[T]):
         """Ask the session to release `count` unstarted tasks."""
         self._sessions[session_id].give_back = count
 
-    def cancel(self, key: TaskKey) -> None:
-        """Ask the session that holds the task to cancel its run."""
-        holder = self._tasks[key].session_id
-        if holder is not None:
-            self._sessions[holder].cancel_keys += (str(key),)
+    async def cancel(self, key: TaskKey) -> Cancellation:
+        """As `PostgresDatabase.cancel`."""
+        async with self._round_trip() as now:
+            self._end_expired(now)
+            row = self._tasks.get(key)
+            if row is None:
+                return Cancellation.UNKNOWN
+            if not row.pending:
+                return Cancellation.CLOSED
+            holder = None if row.session_id is None else self._sessions[row.session_id]
+            if holder is not None and holder.live(now):
+                holder.cancel_keys = (*(each for each in holder.cancel_keys if each != str(key)), str(key))
+                return Cancellation.ASKED
+            if row.locked or (holder is not None and not holder.ended):
+                return Cancellation.LOCKED
+            return self._discard(row, now, "cancelled on request")
+
+    async def retry(self, *keys: TaskKey) -> Sequence[TaskKey]:
+        """As `PostgresDatabase.retry`."""
+        async with self._round_trip() as now:
+            parked = [key for key in self.parked if not keys or key in keys]
+            chosen = [
+                row
+                for row in map(self._tasks.__getitem__, parked)
+                if row.session_id is None and not row.locked
+            ]
+            for row in chosen:
+                row.attempts, row.available_at = 0, now
+            return [row.key for row in chosen]
 
     # The verbs ----------------------------------------------------------------------------------------------
 
@@ -136,7 +171,7 @@ class MemoryDatabase(MemoryTable[T]):
                 rows = free[:want]
             return Work(
                 left=session.expires_at - now,
-                tasks=[_claim(row, session) for row in rows],
+                tasks=[self._claim(row, session, now) for row in rows],
                 settled=settled,
                 position=json.dumps([rows[0].available_at, str(rows[0].key)]) if rows else None,
                 next_due=self._next_due(now) if len(rows) < want else None,
@@ -213,8 +248,8 @@ class MemoryDatabase(MemoryTable[T]):
     def _end_expired(self, now: float) -> None:
         """Whoever looks for work ends the sessions that have expired, unless they are in a finishing transaction."""
         for session in self._sessions.values():
-            if not session.live(now) and not session.in_transaction:
-                session.ended = True
+            if not session.ended and not session.live(now) and not session.in_transaction:
+                session.ended = session.expired = True
 
     def _room(
         self, session: MemorySession, limit: int, held: int, now: float, *, over_share: bool
@@ -242,6 +277,16 @@ class MemoryDatabase(MemoryTable[T]):
         if row.session_id == session.id:
             return row.key not in held  # claimed by a call whose answer was lost
         return row.session_id is None or self._sessions[row.session_id].ended
+
+    def _claim(self, row: MemoryTask[T], session: MemorySession, now: float) -> ClaimedTask[T]:
+        if row.session_id is not None and self._sessions[row.session_id].expired:
+            row.note(MemoryFailure(row.attempts, now, row.session_id, SESSION_EXPIRED))
+        # A claim whose answer was lost was never begun: it is not counted again.
+        row.attempts += row.session_id != session.id
+        row.session_id, row.token = session.id, row.token + 1
+        data, error = (None, row.data) if isinstance(row.data, Exception) else (row.data, None)
+        alone = row.attempts > ALONE_AFTER and row.suspect
+        return ClaimedTask(Claim(row.key, row.token), row.attempts, data, error, alone)
 
     def _parse(self, position: str | None) -> tuple[float, Any] | None:
         if position is None or not self._tasks:
@@ -274,12 +319,3 @@ class MemoryDatabase(MemoryTable[T]):
             if self.clock() >= give_up:
                 raise DatabaseError(f"session {lease.id} is in an open transaction")
             await asyncio.sleep(LOCK_POLL)
-
-
-def _claim(row: MemoryTask[T], session: MemorySession) -> ClaimedTask[T]:
-    row.attempts += (
-        row.session_id != session.id
-    )  # a claim whose answer was lost was never begun: not counted again
-    row.session_id, row.token = session.id, row.token + 1
-    data, error = (None, row.data) if isinstance(row.data, Exception) else (row.data, None)
-    return ClaimedTask(Claim(row.key, row.token), row.attempts, data, error)

@@ -8,10 +8,14 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+from session_lock.database import ALONE_AFTER, SESSION_EXPIRED
 from session_lock.tasks import TaskKey
 from session_lock.testing.transaction import MemoryTransaction
 
 T = TypeVar("T")
+
+
+FAILURES_KEPT = 20
 
 
 class Closed(StrEnum):
@@ -28,7 +32,7 @@ class MemoryFailure:
 
     attempt: int
     at: float
-    session_id: int
+    session_id: int | None
     error: str
 
 
@@ -62,6 +66,16 @@ class MemoryTask(Generic[T]):
     def due(self, now: float) -> bool:
         return self.pending and self.available_at <= now
 
+    @property
+    def suspect(self) -> bool:
+        """Whether its session expired under it so often that it is to be run alone."""
+        return sum(failure.error == SESSION_EXPIRED for failure in self.failures) >= ALONE_AFTER
+
+    def note(self, failure: MemoryFailure) -> None:
+        """Keep what went wrong, and the newest 20 in all."""
+        self.failures.append(failure)
+        del self.failures[:-FAILURES_KEPT]
+
     def take_attempt_back(self) -> None:
         self.attempts = max(0, self.attempts - 1)
 
@@ -80,6 +94,8 @@ class MemorySession:
     label: str
     app_version: str
     ended: bool = False
+    expired: bool = False
+    """Whether it was ended by others, since its lease had run out."""
     draining: bool = False
     drain_requested: bool = False
     give_back: int = 0

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar
 
-from session_lock.database import Claim, Handback, Outcome, Settled
+from session_lock.database import Cancellation, Claim, Handback, Outcome, Settled
+from session_lock.errors import RowRefusedError
 from session_lock.tasks import TaskKey
 from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask
 from session_lock.testing.transaction import MemoryTransaction
 
 T = TypeVar("T")
 
-FAILURES_KEPT = 20
 ERROR_LENGTH = 4000
 
 
@@ -184,6 +184,18 @@ class MemoryTable(Generic[T]):
         if how is Closed.FINISHED:
             self._finished.append(row.key)
 
+    def _discard(self, row: MemoryTask[T], now: float, reason: str) -> Cancellation:
+        """Give up a task that nobody runs."""
+        if self._discards and (refusal := row.refusal(self._refuse_discard)):
+            raise RowRefusedError(refusal)
+        row.note(MemoryFailure(row.attempts, now, None, reason))
+        row.session_id = None
+        if self._discards:
+            self._close(row, Closed.DISCARDED)
+            return Cancellation.DISCARDED
+        row.available_at = math.inf
+        return Cancellation.PARKED
+
     def _release(self, session: MemorySession, handback: Handback, now: float) -> Settled:
         key = handback.claim.key
         standing = self._standing(session, handback.claim)
@@ -201,10 +213,7 @@ class MemoryTable(Generic[T]):
         if handback.discard and self._discards and (refusal := row.refusal(self._refuse_discard)):
             return Settled(row.key, Outcome.REFUSED, refusal)
         if handback.error is not None and row.session_id is not None:
-            row.failures.append(
-                MemoryFailure(row.attempts, now, row.session_id, handback.error[:ERROR_LENGTH])
-            )
-            del row.failures[:-FAILURES_KEPT]
+            row.note(MemoryFailure(row.attempts, now, row.session_id, handback.error[:ERROR_LENGTH]))
         if handback.discard and self._discards:
             self._close(row, Closed.DISCARDED)
             return Settled(row.key, Outcome.DISCARDED)

@@ -166,7 +166,7 @@ CREATE OR REPLACE FUNCTION session_lock.get_work_packing(
   p_finished bigint[], p_tokens bigint[]
 ) RETURNS TABLE (
   kind text, task_key bigint, task_token bigint, task_attempt integer, outcome text,
-  task_position text, next_due double precision, lease_left double precision, task_share integer,
+  task_position text, next_due double precision, lease_left double precision, task_share integer, task_alone boolean,
   id bigint, customer text, placed_at timestamptz
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
@@ -179,6 +179,7 @@ DECLARE
   v_expires    timestamptz;
   v_clock      timestamptz;
   v_ended      bigint[];
+  v_expired    bigint[];
   v_sharing    bigint[];
   v_capacities integer[];
   v_total      bigint;
@@ -203,7 +204,7 @@ BEGIN
   END LOOP;
 
   -- 2 Who has ended, who shares.
-  SELECT s.ended, s.sharing, s.capacities INTO v_ended, v_sharing, v_capacities
+  SELECT s.ended, s.expired, s.sharing, s.capacities INTO v_ended, v_expired, v_sharing, v_capacities
     FROM session_lock.sessions_of(v_name, v_clock) AS s;
 
   -- 3 The share, where there is less than all could take together. Counted no further than that.
@@ -234,6 +235,12 @@ BEGIN
        LIMIT v_want
          FOR NO KEY UPDATE OF t SKIP LOCKED
     );
+    IF cardinality(v_expired) > 0 THEN  -- nobody was left to say what went wrong with these
+      PERFORM session_lock.note_expired(v_name, array_agg(t.id::text), array_agg(t.attempts), array_agg(t.session_id), v_clock)
+         FROM shop.orders AS t
+        WHERE t.id = ANY (v_keys) AND t.session_id = ANY (v_expired)
+       HAVING count(*) > 0;
+    END IF;
     UPDATE shop.orders AS t
        SET session_id = p_id, claim_token = coalesce(t.claim_token, 0) + 1,
            attempts = t.attempts + (t.session_id IS DISTINCT FROM p_id)::integer  -- a lost answer was no attempt
@@ -241,6 +248,7 @@ BEGIN
     RETURN QUERY
     SELECT 'task'::text, t.id, t.claim_token, t.attempts, NULL::text,
            NULL::text, NULL::double precision, NULL::double precision, NULL::integer,
+           CASE WHEN t.attempts > 2 THEN session_lock.is_suspect(v_name, t.id::text) END,  -- to be run alone
            t.id, c.name, t.placed_at
       FROM unnest(v_keys) WITH ORDINALITY AS claim (key, rank)
       JOIN (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id) ON t.id = claim.key

@@ -81,7 +81,6 @@ class Harness(Protocol):
     async def resume(self) -> None: ...
     async def ask_to_drain(self, lease: Lease) -> None: ...
     async def ask_to_give_back(self, lease: Lease, count: int) -> None: ...
-    async def ask_to_cancel(self, key: TaskKey) -> None: ...
     def begin(self) -> AbstractAsyncContextManager[Any]:
         """A transaction on a connection of the caller's own."""
         ...
@@ -235,9 +234,6 @@ class MemoryHarness:
     async def ask_to_give_back(self, lease: Lease, count: int) -> None:
         self.database.ask_to_give_back(lease.id, count)
 
-    async def ask_to_cancel(self, key: TaskKey) -> None:
-        self.database.cancel(key)
-
     def begin(self) -> AbstractAsyncContextManager[MemoryTransaction]:
         return MemoryTransaction()
 
@@ -380,13 +376,6 @@ class PostgresHarness:
 
     async def ask_to_give_back(self, lease: Lease, count: int) -> None:
         await self._set(lease, f"give_back = {count}")
-
-    async def ask_to_cancel(self, key: TaskKey) -> None:
-        await self._admin.execute(
-            "UPDATE session_lock.session AS s SET cancel_keys = s.cancel_keys || e.id::text FROM public.email AS e"
-            " WHERE e.id = $1 AND s.id = e.session_id",
-            key,
-        )
 
     async def _set(self, lease: Lease, what: str) -> None:
         await self._admin.execute(f"UPDATE session_lock.session SET {what} WHERE id = $1", lease.id)

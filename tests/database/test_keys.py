@@ -26,7 +26,7 @@ async def test_a_key_of_any_type_goes_through_every_verb(suite_of_key_type: Suit
     (settled,) = await suite.database.release_tasks(lease, [Handback(released, error="no")])
     assert (settled.key, settled.outcome) == (released.key, Outcome.RELEASED)
     assert len(await suite.failures(released.key)) == 1
-    await suite.ask_to_cancel(in_transaction.key)
+    await suite.database.cancel(in_transaction.key)
     assert (await suite.bump(lease)).cancel == (str(in_transaction.key),)
     async with suite.database.transaction(lease, [in_transaction]):
         pass

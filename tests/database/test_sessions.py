@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from session_lock.database import Claim, Handback, Outcome
+from session_lock.database import Cancellation, Claim, Handback, Outcome
 from session_lock.errors import SessionLost
 from session_lock.session import Lease
 
@@ -141,7 +141,7 @@ async def test_a_cancel_is_told_once_and_to_the_holder(suite: Suite):
     key, _ = await suite.add(2)
     holder, other = await suite.start(), await suite.start()
     await suite.claim(holder, 1)
-    await suite.ask_to_cancel(key)
+    assert await suite.database.cancel(key) is Cancellation.ASKED
     assert (await suite.bump(other)).cancel == ()
     assert [(await suite.bump(holder)).cancel for _ in range(2)] == [(str(key),), ()]
 

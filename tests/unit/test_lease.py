@@ -416,8 +416,8 @@ async def test_a_request_to_cancel_ends_that_run_alone_and_discards_the_task() -
 
     async with running(Runner(database, each(tasker), settings(concurrency=2))):
         await until(lambda: database[4].attempts)
-        database.cancel(1)  # runs
-        database.cancel(3)  # is prefetched
+        await database.cancel(1)  # runs
+        await database.cancel(3)  # is prefetched
         await until(lambda: len(database.finished) == 2)
     assert how == {1: "cancelled", 2: "done", 4: "done"}
     assert database.discarded == [1, 3]
@@ -430,7 +430,7 @@ async def test_the_others_of_a_cancelled_batch_are_given_back() -> None:
     async with running(Runner(database, tasker, settings(concurrency=1))):
         await until(lambda: tasker.begun)
         tasker.seconds = 0.1
-        database.cancel(2)
+        await database.cancel(2)
         await until(lambda: len(database.finished) == 2)
     assert database.discarded == [2]
     assert [database[key].attempts for key in (1, 3)] == [1, 1]

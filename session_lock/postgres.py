@@ -12,7 +12,17 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast
 import asyncpg
 
 from session_lock.connections import Connect, Connection, Connections, UnreadableError, readable
-from session_lock.database import Beat, Cancellation, Claim, ClaimedTask, Handback, Identity, Outcome, Settled, Work
+from session_lock.database import (
+    Beat,
+    Cancellation,
+    Claim,
+    ClaimedTask,
+    Handback,
+    Identity,
+    Outcome,
+    Settled,
+    Work,
+)
 from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.finishing import Finishing
 from session_lock.listener import check_listen, listening

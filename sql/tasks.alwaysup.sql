@@ -443,12 +443,12 @@ AS $function$
 <<my>>
 DECLARE
   key     __key_type__ := p_key;
-  clock   timestamptz := session_lock.clock();
   holder  bigint;
+  expires timestamptz;
   attempt integer;
   pending boolean;
 BEGIN
-  PERFORM session_lock.sessions_of('__title__', my.clock);  -- which ends those that have expired
+  PERFORM session_lock.sessions_of('__title__', session_lock.clock());  -- which ends those that have expired
   FOR v_round IN 1..10 LOOP
     SELECT t.__session_id__, (__pending__) IS TRUE INTO my.holder, my.pending FROM __table__ AS t WHERE t.__key__ = my.key;
     IF NOT FOUND THEN
@@ -459,17 +459,18 @@ BEGIN
 
     -- The holder was read without a lock, because a session's row is locked before a task's. So it is asked again under it.
     IF my.holder IS NOT NULL THEN
-      PERFORM FROM session_lock.session AS s
-        WHERE s.id = my.holder AND s.ended_at IS NULL AND s.expires_at > my.clock
-          FOR NO KEY UPDATE;
-      IF FOUND THEN
+      SELECT s.expires_at INTO my.expires
+        FROM session_lock.session AS s
+       WHERE s.id = my.holder AND s.ended_at IS NULL
+         FOR NO KEY UPDATE;
+      IF my.expires <= session_lock.clock() THEN
+        RETURN 'locked';  -- and not to be ended: it is in a finishing transaction
+      ELSIF FOUND THEN
         CONTINUE WHEN NOT EXISTS (SELECT FROM __table__ AS t WHERE t.__key__ = my.key AND t.__session_id__ = my.holder);
         UPDATE session_lock.session AS s
            SET cancel_keys = array_append(array_remove(s.cancel_keys, p_key::text), p_key::text)
          WHERE s.id = my.holder;
         RETURN 'asked';
-      ELSIF EXISTS (SELECT FROM session_lock.session AS s WHERE s.id = my.holder AND s.ended_at IS NULL) THEN
-        RETURN 'locked';  -- expired, and not to be ended: it is in a finishing transaction
       END IF;
     END IF;
 
@@ -484,7 +485,7 @@ BEGIN
         RAISE EXCEPTION 'discard leaves a row of % pending: is a trigger in the way?', '__title__'::text USING ERRCODE = 'SL003';
       END IF;
       INSERT INTO session_lock.failure (name, task_key, attempt, at, error)
-      VALUES ('__title__', p_key::text, my.attempt, my.clock, 'cancelled on request');
+      VALUES ('__title__', p_key::text, my.attempt, session_lock.clock(), 'cancelled on request');
       RETURN CASE WHEN __discards__ THEN 'discarded' ELSE 'parked' END;
     END IF;
   END LOOP;

@@ -8,7 +8,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeAlias, TypeVar
@@ -23,6 +23,9 @@ from session_lock.table import TaskTable
 T = TypeVar("T")
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 (argparse has no other name for it)
 
+WIDEST = 40
+"""Characters of a column that is shown."""
+
 CONNECT_TIMEOUT = 10.0
 """Seconds."""
 
@@ -31,9 +34,31 @@ def say(text: str = "") -> None:
     sys.stdout.write(f"{text}\n")
 
 
+def say_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of text under the names of their columns."""
+    lines = [list(rows[0].keys()), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    text = "".join(letter if letter.isprintable() else " " for letter in value)
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
+
+
 def complain(text: str) -> None:
     sys.stdout.flush()
     sys.stderr.write(f"session-lock: {' '.join(text.split())}\n")
+
+
+def at_least_one(text: str) -> int:
+    """A word of the command line, as a number of things to show."""
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 10,000")
+    return int(text)
 
 
 def library_version() -> str:

@@ -7,13 +7,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from session_lock.cli.common import Commands, add_mapping_arguments, refuse_if, say, with_database
+from session_lock.cli.common import (
+    Commands,
+    add_mapping_arguments,
+    at_least_one,
+    refuse_if,
+    say,
+    say_table,
+    with_database,
+)
 from session_lock.migrations import check, install, peek, pending_summary, prune, validate
 from session_lock.migrations.sandbox import Connection
 from session_lock.table import TaskTable
-
-WIDEST = 40
-"""Characters of a column that `peek` shows."""
 
 
 def add_parsers(commands: Commands) -> None:
@@ -35,7 +40,7 @@ def add_parsers(commands: Commands) -> None:
     peeker = commands.add_parser("peek", help="show the tasks that would run next, claiming none")
     add_mapping_arguments(peeker)
     peeker.add_argument(
-        "--limit", metavar="N", type=_at_least_one, default=10, help="how many at most; defaults to 10"
+        "--limit", metavar="N", type=at_least_one, default=10, help="how many at most; defaults to 10"
     )
     peeker.set_defaults(run=_peek)
 
@@ -44,12 +49,6 @@ def add_parsers(commands: Commands) -> None:
     )
     add_mapping_arguments(pruner)
     pruner.set_defaults(run=_prune)
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 10,000")
-    return int(text)
 
 
 def _install(arguments: argparse.Namespace) -> int:
@@ -110,18 +109,8 @@ def _peek(arguments: argparse.Namespace) -> int:
     if not rows:
         say("No task would run now.")
         return 0
-    lines = [list(rows[0].keys()), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    for line in lines:
-        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    say_table(rows)
     return 0
-
-
-def _cell(value: str | None) -> str:
-    if value is None:
-        return "NULL"
-    text = "".join(letter if letter.isprintable() else " " for letter in value)
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
 
 
 def _prune(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,19 @@ from session_lock.migrations.comparison import Difference, check
 from session_lock.migrations.installation import install
 from session_lock.migrations.pruning import prune
 from session_lock.migrations.reading import Pending, peek, pending_summary
+from session_lock.migrations.requests import cancel, parked, retry
 from session_lock.migrations.validation import validate
 
-__all__ = ["Difference", "Pending", "check", "install", "peek", "pending_summary", "prune", "validate"]
+__all__ = [
+    "Difference",
+    "Pending",
+    "cancel",
+    "check",
+    "install",
+    "parked",
+    "peek",
+    "pending_summary",
+    "prune",
+    "retry",
+    "validate",
+]

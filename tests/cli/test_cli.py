@@ -33,6 +33,7 @@ emails = TaskTable(
     columns=("id", "address", "body"),
 )
 slim = replace(emails, columns=("id",))
+by_address = replace(emails, order_by=("address",))
 wrong_table = replace(emails, table="public.emial")
 wrong_pending = replace(emails, pending="sent_at < now()")
 odd = TaskTable('public."we""ird; table\\n--"', key="k'", pending='"s\\nt" IS NULL -- open', finish='"s\\nt" = 1', schema="sl'; x\\n")
@@ -313,6 +314,79 @@ async def test_prune(cli):
     assert cli.out == "There was nothing to prune.\n"
 
 
+# cancel, parked, retry -------------------------------------------------------------------------------
+
+
+async def test_cancel_says_what_became_of_the_task(cli, admin):
+    assert await cli("cancel", "MAPPING", "1") == 2
+    assert "is not installed: run session-lock install first" in cli.err
+    await cli("install", "MAPPING", "--yes")
+    await add_emails(admin, 2)
+    assert await cli("cancel", "MAPPING", "2") == 0
+    assert cli.out == "The task is discarded.\n"
+    assert await admin.fetchval(
+        "SELECT failed_at IS NOT NULL AND session_id IS NULL FROM public.email WHERE id = 2"
+    )
+    assert await cli("cancel", "MAPPING", "2") == 1
+    assert cli.out == "The task was not pending: nothing was done.\n"
+    assert await cli("cancel", "MAPPING", "77") == 1
+    assert cli.out == "There is no such task.\n"
+    for key in ("one", "9" * 40):
+        assert await cli("cancel", "MAPPING", key) == 2
+        assert "a key of public.email is of type bigint: give one of that type" in cli.err
+
+
+async def test_parked_tasks_are_shown_and_tried_again(cli, admin):
+    await cli("install", "MAPPING", "--yes")
+    assert await cli("parked", "MAPPING") == 0
+    assert cli.out == "No task is parked.\n"
+    await add_emails(admin, 4)
+    await admin.execute("UPDATE public.email SET available_at = 'infinity', attempts = 25 WHERE id <= 3")
+    await admin.execute(
+        "INSERT INTO session_lock.failure (name, task_key, attempt, at, error)"
+        " SELECT 'email', '2', n, now(), 'TimeoutError: ' || n FROM generate_series(24, 25) AS n"
+    )
+    assert await cli("parked", "MAPPING") == 0
+    header, *lines = (line.split() for line in cli.out.splitlines())
+    assert header == ["id", "address", "body", "attempts", "last_error"]
+    assert [line[0] for line in lines] == ["1", "2", "3"]
+    assert lines[1][3:] == ["25", "TimeoutError:", "25"]
+    assert await cli("parked", "MAPPING", "--limit", "1") == 0
+    assert len(cli.out.splitlines()) == 2
+
+    assert await cli("retry", "MAPPING", "2", "4") == 1
+    assert cli.out == "2\n1 of 2 tasks will be tried again: the others are not parked.\n"
+    assert await admin.fetchval("SELECT attempts FROM public.email WHERE id = 2") == 0
+    assert await cli("retry", "MAPPING", "--all") == 0
+    assert cli.out == "1\n3\n2 tasks will be tried again.\n"
+    assert await cli("parked", "MAPPING") == 0
+    assert cli.out == "No task is parked.\n"
+    assert (
+        await admin.fetchval("SELECT count(*) FROM public.email WHERE available_at <= clock_timestamp()") == 4
+    )
+    for words in ((), ("1", "--all")):
+        assert await cli("retry", "MAPPING", *words) == 2
+        assert "name the keys of parked tasks, or say --all" in cli.err
+
+
+async def test_an_order_that_does_not_begin_with_the_due_time_is_told_and_gets_its_index(cli, admin):
+    await cli("install", "MAPPING", "--yes", attribute="by_address")
+    assert await cli("check", "MAPPING", attribute="by_address") == 0
+    assert (
+        "order_by does not begin with available_at: a look for work walks past the scheduled rows" in cli.out
+    )
+    assert "session-lock sql due prints the index due_email_" in cli.out
+    assert await cli("sql", "due", "MAPPING", attribute="by_address") == 0
+    await admin.execute(cli.out)
+    assert await cli("check", "MAPPING", attribute="by_address") == 0
+    assert "session-lock sql due" not in cli.out
+    await cli("install", "MAPPING", "--yes")
+    assert await cli("check", "MAPPING") == 0
+    assert "order_by" not in cli.out
+    assert await cli("prune", "MAPPING") == 0
+    assert "Dropped the index public.due_email_" in cli.out
+
+
 # Bad input -----------------------------------------------------------------------------------------
 
 
@@ -326,8 +400,11 @@ async def test_prune(cli):
         ("{module}", "write MODULE:ATTR, such as myapp.jobs:emails"),
         ("{module}:", "write MODULE:ATTR"),
         ("os; rm:x", "write MODULE:ATTR"),
-        ("{module}:email", "has no 'email': its mappings are emails, odd, slim, wrong_pending, wrong_table"),
-        ("{module}:number", "is a int, not a TaskTable: its mappings are emails"),
+        (
+            "{module}:email",
+            "has no 'email': its mappings are by_address, emails, odd, slim, wrong_pending, wrong_table",
+        ),
+        ("{module}:number", "is a int, not a TaskTable: its mappings are by_address, emails"),
         ("os:path", "it has no mapping, define a TaskTable there"),
         ("raises:emails", "importing raises failed (RuntimeError: no configuration): mend it"),
         ("lacks:emails", "importing lacks failed (ModuleNotFoundError: No module named 'not_here')"),
@@ -446,7 +523,7 @@ async def test_words_that_are_no_command(words, capsys):
 async def test_help_and_version(capsys):
     assert await asyncio.to_thread(main, ["--help"]) == 0
     out = capsys.readouterr().out
-    for command in ("sql", "install", "check", "peek", "prune", "demo"):
+    for command in ("sql", "install", "check", "peek", "prune", "cancel", "parked", "retry", "demo"):
         assert command in out
     assert await asyncio.to_thread(main, ["--version"]) == 0
     assert re.fullmatch(r"session-lock \S+\n", capsys.readouterr().out)

@@ -1,0 +1,142 @@
+"""Schedules of what people ask for: `cancel_task`, `retry_tasks`; and of the index of due times. See `schedule.py`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from session_lock.catalog import read_shape
+from session_lock.schema import render
+from tests.sql.schedule import TASKS, fault, open_lab, seen_to_fail
+from tests.support import EMAILS
+
+
+@pytest.fixture
+async def lab(request, database):
+    async with open_lab(database, getattr(request, "param", ())) as lab:
+        yield lab
+
+
+async def cancel(lab, actor, key):
+    return await actor.connection.fetchval(f"SELECT session_lock.cancel_task_{lab.functions}($1)", key)
+
+
+NOT_ASKED_AGAIN = fault(
+    "cancel believes what it read before it had the lock", TASKS,
+    (
+        "        CONTINUE WHEN NOT EXISTS (SELECT FROM __table__ AS t WHERE t.__key__ = my.key AND t.__session_id__ = my.holder);\n",
+        "",
+    ),
+)  # fmt: skip
+ROBS = fault(
+    "cancel takes the row from whoever has it now", TASKS,
+    ("t.__key__ = my.key AND t.__session_id__ IS NOT DISTINCT FROM my.holder AND", "t.__key__ = my.key AND"),
+)  # fmt: skip
+ENDED_IS_ASKED = fault(
+    "cancel asks a session that has ended", TASKS,
+    (" WHERE s.id = my.holder AND s.ended_at IS NULL\n         FOR NO KEY UPDATE", " WHERE s.id = my.holder\n         FOR NO KEY UPDATE"),
+)  # fmt: skip
+
+
+@seen_to_fail(NOT_ASKED_AGAIN)
+async def test_a_task_that_its_holder_gives_back_meanwhile_is_discarded_all_the_same(lab):
+    [key] = await lab.add(1)
+    holder, people = await lab.runner(), await lab.runner()
+    await holder.get_work()
+    async with lab.admin.transaction():
+        await lab.admin.execute("SELECT FROM session_lock.session WHERE id = $1 FOR UPDATE", holder.id)
+        waits, call = await lab.begin(people, cancel(lab, people, key))
+        assert waits
+        await lab.admin.execute("UPDATE public.email SET session_id = NULL WHERE id = $1", key)
+    answer = await call
+    assert (answer == "discarded") is lab.shipped
+    assert ((await lab.row(key))["failed_at"] is not None) is lab.shipped
+
+
+@seen_to_fail(ROBS)
+async def test_a_task_that_another_session_has_taken_over_meanwhile_is_asked_for_not_robbed(lab):
+    [key] = await lab.add(1)
+    dead, other, people = await lab.runner(), await lab.runner(), await lab.runner()
+    await dead.get_work()
+    async with lab.admin.transaction():
+        await lab.admin.execute("SELECT FROM session_lock.session WHERE id = $1 FOR UPDATE", dead.id)
+        waits, call = await lab.begin(people, cancel(lab, people, key))
+        assert waits
+        await lab.admin.execute("UPDATE session_lock.session SET ended_at = now() WHERE id = $1", dead.id)
+        await lab.admin.execute(
+            "UPDATE public.email SET session_id = $2, claim_token = 2 WHERE id = $1", key, other.id
+        )
+    assert (await call == "asked") is lab.shipped
+    assert ((await lab.row(key))["failed_at"] is None) is lab.shipped
+
+
+@seen_to_fail(ENDED_IS_ASKED)
+async def test_the_task_of_a_session_that_ends_meanwhile_is_discarded(lab):
+    [key] = await lab.add(1)
+    holder, people = await lab.runner(), await lab.runner()
+    await holder.get_work()
+    async with lab.admin.transaction():
+        await lab.admin.execute("SELECT FROM session_lock.session WHERE id = $1 FOR UPDATE", holder.id)
+        waits, call = await lab.begin(people, cancel(lab, people, key))
+        assert waits
+        await lab.admin.execute("UPDATE session_lock.session SET ended_at = now() WHERE id = $1", holder.id)
+    assert (await call == "discarded") is lab.shipped
+
+
+async def test_who_is_in_a_finishing_transaction_after_its_lease_is_not_robbed(lab):
+    await lab.own_clock()
+    [key] = await lab.add(1)
+    holder, people = await lab.runner(ttl=30), await lab.runner(ttl=300)
+    claims = (await holder.get_work()).claims
+    async with holder.connection.transaction():
+        await holder.finish_in(claims)
+        await lab.advance(31)
+        assert await cancel(lab, people, key) == "locked"
+    assert (await lab.row(key))["sent_at"] is not None
+
+
+async def test_keepalives_and_finishes_go_through_beside_a_request(lab):
+    """The order of locks is everybody's: session, then task."""
+    keys = await lab.add(2)
+    holder, people = await lab.runner(), await lab.runner()
+    claims = (await holder.get_work()).claims
+    async with people.connection.transaction():
+        assert await cancel(lab, people, keys[0]) == "asked"
+        assert await holder.finish({keys[1]: claims[keys[1]]}) == {keys[1]: "finished"}
+        waits, bump = await lab.begin(holder, holder.bump())
+        assert waits
+    assert (await bump)["cancel_keys"] == [str(keys[0])]
+
+
+async def test_a_locked_row_is_not_tried_again_and_holds_up_no_other(lab):
+    first, second = await lab.add(2)
+    await lab.admin.execute("UPDATE public.email SET available_at = 'infinity'")
+    people = await lab.runner()
+    query = f"SELECT array_agg(k) FROM session_lock.retry_tasks_{lab.functions}(NULL) AS k"
+    async with lab.admin.transaction():
+        await lab.admin.execute("SELECT FROM public.email WHERE id = $1 FOR UPDATE", first)
+        assert await people.connection.fetchval(query) == [second]
+    assert await people.connection.fetchval(query) == [first]
+
+
+# When the next one is due ------------------------------------------------------------------------------------
+
+
+async def test_the_next_due_time_is_known_by_an_index_of_its_own_where_the_order_begins_with_something_else(
+    database,
+):
+    by_address = replace(EMAILS, order_by=("address",))
+    async with open_lab(database, table=by_address) as lab:
+        await lab.add(2)
+        await lab.admin.execute(
+            "UPDATE public.email SET available_at = now() + CASE id WHEN 1 THEN '7 s' ELSE '1 h' END::interval"
+        )
+        runner = await lab.runner()
+        assert (await runner.get_work()).next_due is None
+        await lab.admin.execute(
+            render("tasks.due.index.sql", by_address, await read_shape(lab.admin, by_address))
+        )
+        assert (await runner.get_work()).next_due == pytest.approx(7, abs=2)
+        await lab.admin.execute(render("tasks.down.sql", by_address, await read_shape(lab.admin, by_address)))
+        assert await lab.admin.fetchval("SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'due_%'") == 0

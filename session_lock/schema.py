@@ -10,7 +10,15 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from session_lock.names import one_line_safe, quote_inside_literal, quote_literal, quote_name
-from session_lock.table import Shape, TaskTable, column_mark, due_index_name, function_set, index_name, wake_trigger_name
+from session_lock.table import (
+    Shape,
+    TaskTable,
+    column_mark,
+    due_index_name,
+    function_set,
+    index_name,
+    wake_trigger_name,
+)
 
 SCHEMA_VERSION = 1
 """What this library needs of `schema_version()` in the database: at least this."""

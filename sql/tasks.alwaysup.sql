@@ -517,6 +517,9 @@ BEGIN
   UPDATE __table__ AS t SET __attempts__ = 0, __available_at__ = my.clock
    WHERE t.__key__ = ANY (my.keys)
   RETURNING t.__key__;
+  IF FOUND THEN
+    PERFORM session_lock.wake('__title__');
+  END IF;
 END
 $function$;
 

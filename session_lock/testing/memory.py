@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -19,7 +18,6 @@ from session_lock.database import (
     ALONE_AFTER,
     SESSION_EXPIRED,
     Beat,
-    Cancellation,
     Claim,
     ClaimedTask,
     Handback,
@@ -31,7 +29,7 @@ from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, Tas
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
 from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask, divide
-from session_lock.testing.table import MemoryTable
+from session_lock.testing.sessions import MemorySessions
 from session_lock.testing.transaction import MemoryTransaction, in_loop
 
 T = TypeVar("T")
@@ -42,7 +40,7 @@ LOCK_TIMEOUT = 2.0
 LOCK_POLL = 0.01
 
 
-class MemoryDatabase(MemoryTable[T]):
+class MemoryDatabase(MemorySessions[T]):
     """A table of tasks in memory, and the sessions that share it.
 
     `rows` are keys and data, due since ever. An exception in place of the data stands for a row that `decode` cannot
@@ -61,66 +59,6 @@ class MemoryDatabase(MemoryTable[T]):
     ) -> None:
         super().__init__(rows, refuse=refuse, refuse_discard=refuse_discard, discards=discards)
         self._identity = Identity("memory", str(uuid4()), name)
-        self._sessions: dict[int, MemorySession] = {}
-        self._paused = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    # The sessions, as people see them -----------------------------------------------------------------------
-
-    @property
-    def sessions(self) -> list[MemorySession]:
-        """All that were ever started, oldest first."""
-        return list(self._sessions.values())
-
-    def expire(self, session_id: int) -> None:
-        """The session's lease runs out now."""
-        self._sessions[session_id].expires_at = -math.inf
-
-    def pause(self) -> None:
-        """Ask all sessions to claim nothing."""
-        self._paused = True
-
-    def resume(self) -> None:
-        """Take `pause` back."""
-        self._paused = False
-
-    def ask_to_drain(self, session_id: int) -> None:
-        """Ask the session to drain: it hears so at its next keepalive, as of all that follows here."""
-        self._sessions[session_id].drain_requested = True
-
-    def ask_to_give_back(self, session_id: int, count: int) -> None:
-        """Ask the session to release `count` unstarted tasks."""
-        self._sessions[session_id].give_back = count
-
-    async def cancel(self, key: TaskKey) -> Cancellation:
-        """As `PostgresDatabase.cancel`."""
-        async with self._round_trip() as now:
-            self._end_expired(now)
-            row = self._tasks.get(key)
-            if row is None:
-                return Cancellation.UNKNOWN
-            if not row.pending:
-                return Cancellation.CLOSED
-            holder = None if row.session_id is None else self._sessions[row.session_id]
-            if holder is not None and holder.live(now):
-                holder.cancel_keys = (*(each for each in holder.cancel_keys if each != str(key)), str(key))
-                return Cancellation.ASKED
-            if row.locked or (holder is not None and not holder.ended):
-                return Cancellation.LOCKED
-            return self._discard(row, now, "cancelled on request")
-
-    async def retry(self, *keys: TaskKey) -> Sequence[TaskKey]:
-        """As `PostgresDatabase.retry`."""
-        async with self._round_trip() as now:
-            parked = [key for key in self.parked if not keys or key in keys]
-            chosen = [
-                row
-                for row in map(self._tasks.__getitem__, parked)
-                if row.session_id is None and not row.locked
-            ]
-            for row in chosen:
-                row.attempts, row.available_at = 0, now
-            return [row.key for row in chosen]
 
     # The verbs ----------------------------------------------------------------------------------------------
 
@@ -231,25 +169,11 @@ class MemoryDatabase(MemoryTable[T]):
 
     # What they are made of ----------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _round_trip(self) -> AsyncIterator[float]:
-        """What happens in the block happens at once, and may be cancelled before and after: the answer is lost then."""
-        self._loop = asyncio.get_running_loop()
-        await asyncio.sleep(0)
-        yield self.clock()
-        await asyncio.sleep(0)
-
     def _hold(self, lease: Lease, now: float) -> MemorySession:
         session = self._sessions.get(lease.id)
         if session is None or session.nonce != lease.nonce or not session.live(now):
             raise SessionLost(f"session {lease.id} is not live")
         return session
-
-    def _end_expired(self, now: float) -> None:
-        """Whoever looks for work ends the sessions that have expired, unless they are in a finishing transaction."""
-        for session in self._sessions.values():
-            if not session.ended and not session.live(now) and not session.in_transaction:
-                session.ended = session.expired = True
 
     def _room(
         self, session: MemorySession, limit: int, held: int, now: float, *, over_share: bool

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
+
+from session_lock.database import Handback
 
 
 async def test_a_new_task_wakes_whoever_listens(suite):
@@ -56,3 +59,15 @@ async def test_nothing_wakes_while_there_is_nothing_new(suite):
         await suite.end(lease)
         await suite.database.identity()
     assert not woken.is_set()
+
+
+async def test_what_is_tried_again_wakes(suite):
+    [key] = await suite.add()
+    lease = await suite.start()
+    claims = await suite.claim(lease)
+    await suite.database.release_tasks(lease, [Handback(claim, after=math.inf) for claim in claims])
+    woken = asyncio.Event()
+    async with suite.database.listening(woken.set):
+        await suite.until_heard(woken)
+        assert await suite.database.retry() == [key]
+        await woken.wait()

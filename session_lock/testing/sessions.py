@@ -48,7 +48,6 @@ class MemorySessions(MemoryTable[T]):
     def resume(self) -> None:
         """Take `pause` back."""
         self._paused = False
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def ask_to_drain(self, session_id: int) -> None:
         """Ask the session to drain: it hears so at its next keepalive, as of all that follows here."""

@@ -118,12 +118,14 @@ async def perform(name: str, scenario: Scenario, access: Access, display: Displa
     part = Part(name, "", access.runner_dsn, plan.pause, plan.batch_size)
     async with (
         demo_schema(access, scenario) as connection,
-        Watch(access, scenario.table) as watch,
+        Watch(access, scenario.table, every=scenario.look_every) as watch,
         Cast(part) as cast,
     ):
         with display:
             await alongside(
-                scenario.play(cast, watch, display.event), watch.run(), display.run(plan, cast, watch)
+                scenario.play(connection, cast, watch, display.event),
+                watch.run(),
+                display.run(plan, cast, watch),
             )
         return await scenario.judge(connection, cast, watch)
 

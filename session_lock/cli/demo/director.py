@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -20,8 +20,10 @@ LATE_WITHIN = 1.0
 """Seconds in which a thawed runner has tried to finish what it held, and has said so."""
 
 
-async def play(plan: Plan, cast: Cast, watch: Watch, say: Say) -> None:
-    """From the start of the runners until all work is done and they have ended."""
+async def play(
+    plan: Plan, cast: Cast, watch: Watch, say: Say, then: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """From the start of the runners until all work is done, also what `then` waits for, and they have ended."""
     for _ in range(plan.runners):
         await cast.start()
     say(f"{' '.join(runner.name for runner in cast.runners)} start")
@@ -36,6 +38,8 @@ async def play(plan: Plan, cast: Cast, watch: Watch, say: Say) -> None:
         if frozen:
             await _thaw(frozen, say)
     await watch.until(done, cast.check)
+    if then is not None:
+        await then()
     say("all work is done")
     await cast.stop()
 

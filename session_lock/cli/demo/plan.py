@@ -27,6 +27,9 @@ class Plan:
     rounds: int = 1
     """How often one is killed and one is frozen."""
 
+    runs: int | None = None
+    """Of the tasker on a task, where one a task is not enough. They are one task a call then."""
+
     @property
     def kills(self) -> bool:
         return self.kill and self.runners >= 2
@@ -42,7 +45,7 @@ class Plan:
 
     @property
     def batch_size(self) -> int:
-        return min(100, max(1, round(A_CALL / self._seconds_a_task)))
+        return 1 if self.runs else min(100, max(1, round(A_CALL / self._seconds_a_task)))
 
     @property
     def pause(self) -> float:
@@ -51,7 +54,7 @@ class Plan:
     @property
     def _seconds_a_task(self) -> float:
         """What a task may take in one slot, if all slots together shall take `seconds`."""
-        return self.seconds * self.runners * CONCURRENCY / self.tasks
+        return self.seconds * self.runners * CONCURRENCY / (self.runs or self.tasks)
 
     def left_out(self) -> list[str]:
         """What was wanted and is not possible: one runner must stay unharmed."""

@@ -12,30 +12,16 @@ import logging
 import os
 import sys
 from dataclasses import asdict
-from typing import Any
 
 import asyncpg
 
-from session_lock import PostgresDatabase
 from session_lock.block import RunningBlock
 from session_lock.cli.demo.cast import VARIABLE
 from session_lock.cli.demo.part import CONCURRENCY, Backstage, Part, Report
 from session_lock.cli.demo.scenarios import SCENARIOS
-from session_lock.database import Work
 
 REPORT_EVERY = 0.2
 STOP_WITHIN = 5.0
-
-
-class ObservedDatabase(PostgresDatabase[dict[str, Any]]):
-    """Notes the share that the database gives with the work."""
-
-    report: Report
-
-    async def get_work(self, *args: Any, **options: Any) -> Work[dict[str, Any]]:
-        work = await super().get_work(*args, **options)
-        self.report.share = work.share
-        return work
 
 
 async def main(part: Part) -> None:
@@ -43,10 +29,9 @@ async def main(part: Part) -> None:
     scenario = SCENARIOS[part.scenario]
     async with (
         asyncpg.create_pool(part.dsn, min_size=1, max_size=2 * CONCURRENCY) as pool,
-        ObservedDatabase(part.dsn, scenario.table, pool=pool) as database,
+        scenario.database(backstage := Backstage(part, pool, report)) as database,
     ):
-        database.report = report
-        runner = scenario.runner(database, Backstage(part, pool, report))
+        runner = scenario.runner(database, backstage)
         beside = [asyncio.create_task(_report(report)), asyncio.create_task(_stop_when_told(runner))]
         try:
             await runner.run()

@@ -16,11 +16,16 @@ from session_lock.cli.demo.director import Say, play
 from session_lock.cli.demo.part import CONCURRENCY, Backstage, Part
 from session_lock.cli.demo.plan import Plan
 from session_lock.cli.demo.verdict import Verdict
-from session_lock.cli.demo.watch import Watch
+from session_lock.cli.demo.watch import LOOK_EVERY, Watch
+from session_lock.database import Work
+
+QUICK: Mapping[str, Any] = {
+    "poll_interval": 0.25, "start_jitter": 0, "drain_timeout": 2, "shutdown_timeout": 1, "concurrency": CONCURRENCY,
+}  # fmt: skip
+"""So that nobody waits at the beginning and at the end."""
 
 SHORT_LEASE: Mapping[str, Any] = {
-    "lease_ttl": 2.0, "keepalive_interval": 0.3, "call_timeout": 0.5, "cancel_grace": 0.25, "guard": 0.25,
-    "poll_interval": 0.25, "start_jitter": 0, "drain_timeout": 2, "shutdown_timeout": 1, "concurrency": CONCURRENCY,
+    **QUICK, "lease_ttl": 2.0, "keepalive_interval": 0.3, "call_timeout": 0.5, "cancel_grace": 0.25, "guard": 0.25,
 }  # fmt: skip
 """So that take-overs can be watched."""
 
@@ -35,6 +40,19 @@ class Wish:
     directory: Path | None = None
     kill: bool = True
     freeze: bool = True
+
+
+class ObservedDatabase(PostgresDatabase[dict[str, Any]]):
+    """Notes the share that the database gives with the work."""
+
+    def __init__(self, backstage: Backstage, table: TaskTable) -> None:
+        super().__init__(backstage.part.dsn, table, pool=backstage.pool)
+        self._report = backstage.report
+
+    async def get_work(self, *args: Any, **options: Any) -> Work[dict[str, Any]]:
+        work = await super().get_work(*args, **options)
+        self._report.share = work.share
+        return work
 
 
 class Scenario(ABC):
@@ -63,25 +81,33 @@ class Scenario(ABC):
     tables: ClassVar[str]
     """SQL that makes it, and what its tasker writes."""
 
-    grants: ClassVar[str]
+    grants: ClassVar[str] = ""
     """SQL that gives `{role}`, which the runners have where the server is ours, what its tasker needs and no more."""
 
     @abstractmethod
     async def fill(self, connection: Connection) -> None:
         """Insert the rows."""
 
+    look_every: ClassVar[float] = LOOK_EVERY
+    """Seconds; a look reads the whole table."""
+
     # In a runner's process -----------------------------------------------------------------------------------
 
-    lease: ClassVar[Mapping[str, Any]] = SHORT_LEASE
-    """The settings that all of its runners have."""
+    base_settings: ClassVar[Mapping[str, Any]] = SHORT_LEASE
+    """Of all of its runners; `QUICK` where none is struck, so that no lease is lost because a machine is slow."""
 
     @classmethod
-    @abstractmethod
-    def tasker(cls, backstage: Backstage) -> Tasker[Any]: ...
+    def tasker(cls, backstage: Backstage) -> Tasker[Any]:
+        """What its runners do; one that has none overrides `runner`."""
+        raise NotImplementedError
 
     @classmethod
     def settings(cls, part: Part) -> Settings:
-        return Settings(**cls.lease, batch_size=part.batch_size)
+        return Settings(**cls.base_settings, batch_size=part.batch_size)
+
+    @classmethod
+    def database(cls, backstage: Backstage) -> PostgresDatabase[Any]:
+        return ObservedDatabase(backstage, cls.table)
 
     @classmethod
     def runner(cls, database: PostgresDatabase[Any], backstage: Backstage) -> RunningBlock:
@@ -90,7 +116,7 @@ class Scenario(ABC):
 
     # What happens, and what came of it -----------------------------------------------------------------------
 
-    async def play(self, cast: Cast, watch: Watch, say: Say) -> None:
+    async def play(self, connection: Connection, cast: Cast, watch: Watch, say: Say) -> None:  # noqa: ARG002
         """From the start of the runners until all work is done and they have ended."""
         await play(self.plan, cast, watch, say)
 

@@ -82,8 +82,7 @@ async def _fill_schema(connection: Connection, access: Access, scenario: Scenari
     await connection.execute(scenario.tables)
     await scenario.fill(connection)
     if access.runner_role:
-        await _create_runner_role(connection, access.runner_role, access.runner_password)
-        await connection.execute(scenario.grants.format(role=quote_name(access.runner_role)))
+        await _create_runner_role(connection, access, scenario.grants)
     await install(connection, scenario.table, grant_to=access.runner_role)
     await connection.execute(TRIGGER.format(schema=SCHEMA, table=scenario.table.table))
 
@@ -102,11 +101,16 @@ async def _create_schema(connection: Connection, access: Access) -> None:
         ) from error
 
 
-async def _create_runner_role(connection: Connection, role: str, password: str) -> None:
-    """As a service should have it: besides EXECUTE, which `install` grants, only what its tasker writes."""
-    name = quote_name(role)
+async def _create_runner_role(connection: Connection, access: Access, grants: str) -> None:
+    """As a service should have it: besides EXECUTE, which `install` grants, only what its tasker needs."""
+    assert access.runner_role is not None
+    role = quote_name(access.runner_role)
     await connection.execute(
-        f"CREATE ROLE {name} LOGIN PASSWORD '{password}'; GRANT INSERT ON {SCHEMA}.run TO {name};"
+        f"""
+        CREATE ROLE {role} LOGIN PASSWORD '{access.runner_password}';
+        GRANT INSERT ON {SCHEMA}.run TO {role};
+        {grants.format(role=role)}
+        """
     )
 
 

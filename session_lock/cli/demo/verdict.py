@@ -91,7 +91,7 @@ class Course:
         """Every task was finished, and none of them twice."""
         return self.finished == self.tasks and self.finished_twice == 0
 
-    def sentences(self, *, lease_ttl: float) -> list[str]:
+    def sentences(self, *, lease_ttl: float | None = None) -> list[str]:
         lines = [
             f"{self.runs} runs in {self.seconds:.1f} s, {self.tasks_per_second:.0f} finished a second. {self.reruns} tasks ran more than once."
         ]
@@ -103,7 +103,7 @@ class Course:
                     else f", all taken over after {each.takeover_seconds:.1f} s"
                 )
                 lines.append(f"{each.runner} was {each.fate}: it held {each.held_when_struck} tasks{taken}.")
-        if self.takeover_seconds is not None:
+        if self.takeover_seconds is not None and lease_ttl is not None:
             lines.append(
                 f"(A session lasts {lease_ttl:.0f} s after its last keepalive here; the default is 30.)"
             )

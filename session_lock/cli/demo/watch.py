@@ -1,4 +1,4 @@
-"""What can be seen of the demo from outside: the tables, looked at twenty times a second."""
+"""What can be seen of the demo from outside: the tables, looked at many times a second."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from session_lock.cli.demo.stage import SCHEMA
 from session_lock.errors import SessionLockError
 
 LOOK_EVERY = 0.05
+CHECK_EVERY = 0.05
 RATE_OVER = 2.0
 PATIENCE = 60.0
 
@@ -76,8 +77,9 @@ class Seen:
 class Watch:
     """The latest look, and how fast things went over the last ones."""
 
-    def __init__(self, access: Access, table: TaskTable) -> None:
+    def __init__(self, access: Access, table: TaskTable, *, every: float = LOOK_EVERY) -> None:
         self._access = access
+        self._every = every
         self._look = LOOK.format(table=table.table)
         self._stack = AsyncExitStack()
         self._history: deque[tuple[float, Seen]] = deque()
@@ -103,7 +105,7 @@ class Watch:
         """Look, until cancelled."""
         while True:
             await self.look()
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(self._every)
 
     async def look(self) -> Seen:
         async with self._statements:
@@ -132,7 +134,7 @@ class Watch:
                 finished, since = self.now.finished, clock()
             if clock() - since > PATIENCE:
                 raise SessionLockError(f"no task was finished for {PATIENCE:.0f} seconds: {finished} are")
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(CHECK_EVERY)
 
 
 async def alongside(main: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:

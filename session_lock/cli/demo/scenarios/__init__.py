@@ -3,5 +3,6 @@
 from session_lock.cli.demo.scenario import Scenario
 from session_lock.cli.demo.scenarios.bank import Bank
 from session_lock.cli.demo.scenarios.files import Files
+from session_lock.cli.demo.scenarios.retries import Retries
 
-SCENARIOS: dict[str, type[Scenario]] = {"files": Files, "bank": Bank}
+SCENARIOS: dict[str, type[Scenario]] = {"files": Files, "bank": Bank, "retries": Retries}

@@ -160,4 +160,4 @@ class BankVerdict(Verdict):
             f"are wrong; {self.ledger_lines_missing or 'no'} lines of the ledger are missing and "
             f"{self.ledger_lines_too_many or 'none'} too many: {as_it_should_be(self.good)}."
         )
-        return [result, *course.sentences(lease_ttl=Bank.lease["lease_ttl"])]
+        return [result, *course.sentences(lease_ttl=Bank.base_settings["lease_ttl"])]

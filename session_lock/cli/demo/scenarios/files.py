@@ -18,7 +18,7 @@ from session_lock.cli.demo.tasker import Row, StubbornTasker
 from session_lock.cli.demo.verdict import Verdict, as_it_should_be, recount
 from session_lock.cli.demo.watch import Watch
 
-LEASE = {**SHORT_LEASE, "lease_ttl": 5.0, "keepalive_interval": 0.8, "call_timeout": 1, "cancel_grace": 0.5, "guard": 0.5}  # fmt: skip
+FIVE_SECONDS = {**SHORT_LEASE, "lease_ttl": 5.0, "keepalive_interval": 0.8, "call_timeout": 1, "cancel_grace": 0.5, "guard": 0.5}  # fmt: skip
 
 
 class Files(Scenario):
@@ -63,7 +63,7 @@ class Files(Scenario):
             "file", schema_name=SCHEMA, columns=["path", "size"], records=rows
         )
 
-    lease = LEASE
+    base_settings = FIVE_SECONDS
 
     @classmethod
     def tasker(cls, backstage: Backstage) -> Tasker[Row]:
@@ -118,7 +118,7 @@ class FilesVerdict(Verdict):
             f"{course.finished} of {course.tasks} files are finished, {course.finished_twice or 'none'} of them twice, "
             f"{self.wrong_digests or 'none'} with a wrong digest: {as_it_should_be(self.good)}."
         )
-        lines = [result, *course.sentences(lease_ttl=LEASE["lease_ttl"])]
+        lines = [result, *course.sentences(lease_ttl=FIVE_SECONDS["lease_ttl"])]
         if self.changed_files:
             lines.append(f"{self.changed_files} files changed meanwhile; their digests were not compared.")
         return lines

@@ -530,7 +530,7 @@ async def test_help_and_version(capsys):
 
 
 async def test_a_demo_whose_extra_is_missing_is_one_line(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "session_lock.cli.demo", None)
+    monkeypatch.setitem(sys.modules, "session_lock.cli.demo.command", None)
     assert await asyncio.to_thread(main, ["demo"]) == 2
     assert "pip install 'session-lock[demo]'" in capsys.readouterr().err
 

@@ -40,6 +40,13 @@ class Forks:
         assert os.WIFSIGNALED(status), f"{pid} has ended by itself: {status}"
         assert os.WTERMSIG(status) == signal.SIGKILL, f"{pid} has ended by itself: {status}"
 
+    async def has_ended(self, pid: int) -> bool:
+        """Whether it was killed, but not by us."""
+        ended = bool(await self._ask({"look": pid}))
+        if ended:
+            self.alive.remove(pid)
+        return ended
+
     async def _ask(self, wish: dict[str, Any]) -> int:
         self._mother.stdin.write(json.dumps(wish).encode() + b"\n")
         return int(await self._mother.stdout.readline())
@@ -70,6 +77,9 @@ def be_mother(main: Callable[..., Awaitable[None]]) -> None:
             case {"kill": answer}:
                 children.remove(answer)
                 answer = _end(answer)
+            case {"look": pid}:
+                answer = os.waitpid(pid, os.WNOHANG)[0]
+                children.discard(answer)
         print(answer, flush=True)
     for pid in children:
         _end(pid)

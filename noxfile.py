@@ -77,6 +77,13 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Figures, printed beside their targets; nothing is asserted, since they are this machine's and this moment's."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.benchmarks.wake_up", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """The wheel, built and used as a stranger would."""
     session.install("-e", ".[test]")

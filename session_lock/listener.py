@@ -33,6 +33,9 @@ ECHO = 1.0
 LONGEST_PAUSE = 10.0
 """Seconds between two attempts, when many have failed."""
 
+GOODBYE = 0.5
+"""Seconds that the last one to leave waits at most, for what is under way to end and for the server to take leave."""
+
 OPTIONS: dict[str, Any] = {
     "server_settings": {"application_name": "session_lock listener"},
     "statement_cache_size": 0,
@@ -100,7 +103,8 @@ class Listener:
         self._connections = Connections(connect, 1, self._listen, **OPTIONS)
         self._wakes: dict[object, tuple[str, Callable[[], None]]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._lost = asyncio.Event()
+        self._left = asyncio.Event()  # by the last one
+        self._lost = asyncio.Event()  # the connection; or, so that nobody sleeps, it is not needed any more
         self._probe_channel = ""
         self._echo: asyncio.Future[int] | None = None  # the pid of the backend that a probe went through
         self._failures = 0
@@ -116,10 +120,17 @@ class Listener:
 
     async def leave(self, token: object) -> None:
         del self._wakes[token]
-        if not self._wakes and self._task is not None:
-            self._forget()  # who comes while we wait here has another one
-            self._task.cancel()
+        if self._wakes or self._task is None:
+            return
+        self._forget()  # who comes while we wait here has another one
+        self._left.set()
+        self._lost.set()
+        # Not cancelled at once: the driver complains of a connection that is not made to its end.
+        hurry = asyncio.get_running_loop().call_later(GOODBYE, self._task.cancel)
+        try:
             await wait_through({self._task}, self._task.cancel)
+        finally:
+            hurry.cancel()
 
     def _wake_all(self, mapping: str | None = None) -> None:
         for name, wake in list(self._wakes.values()):
@@ -129,11 +140,13 @@ class Listener:
     # The connection --------------------------------------------------------------------------------------
 
     async def _live(self) -> None:
-        """Connection after connection, until cancelled."""
-        while True:
+        """Connection after connection, as long as somebody listens."""
+        while self._wakes:
             try:
                 await self._hear()
             except Exception as error:  # noqa: BLE001 (whatever it is, tasks are polled for)
+                if not self._wakes:
+                    return
                 self._failures += 1
                 logger.log(
                     level_of(self._failures),
@@ -141,32 +154,28 @@ class Listener:
                     self._channel, " ".join(describe(error).split()),
                 )  # fmt: skip
             longest = min(0.2 * 2 ** min(self._failures, 10), LONGEST_PAUSE)
-            await asyncio.sleep(random.uniform(0.5, 1.0) * longest)
+            await wait_for(self._left, random.uniform(0.5, 1.0) * longest)
 
     async def _hear(self) -> None:
-        """One connection, until it is lost."""
+        """One connection, until it is lost, or nobody listens any more."""
         async with AsyncExitStack() as stack:
             async with _within(TIMEOUT, "no connection"):
                 connection = await stack.enter_async_context(self._connections.one())
             stack.callback(connection.terminate)  # however it is left, it is not used again
             self._wake_all()  # for what was not heard until now
-            while True:
-                await self._wait_for_the_next_probe(connection)
-                if self._lost.is_set():
+            while self._wakes:
+                await wait_for(self._lost, PROBE_INTERVAL * random.uniform(0.9, 1.1))
+                if not self._wakes:
+                    break
+                if connection.is_closed():
                     raise ConnectionResetError("the connection was lost")
                 async with _within(TIMEOUT, "no answer"):
                     await self._probe(connection, "no echo")
                 if self._failures:  # not before: a connection that never lives long has not mended anything
                     logger.info("wake-ups on channel %r are heard again", self._channel)
                 self._failures = 0
-
-    async def _wait_for_the_next_probe(self, connection: Connection) -> None:
-        try:
-            await wait_for(self._lost, PROBE_INTERVAL * random.uniform(0.9, 1.1))
-        except asyncio.CancelledError:  # nothing is under way: time for a goodbye
             with suppress(*DRIVER_ERRORS):
-                await connection.close(timeout=0.5)
-            raise
+                await connection.close(timeout=GOODBYE)
 
     async def _listen(self, connection: Connection) -> None:
         """Make a new connection listen. Behind a pooler that gives it another backend for each transaction it is deaf."""

@@ -16,6 +16,7 @@ from session_lock import PostgresDatabase, Runner, Settings, SettingsError, Task
 from session_lock.catalog import read_shape
 from session_lock.schema import render
 from session_lock.table import ClaimColumns
+from tests.chaos.test_cancel_everywhere import SteppingLoop
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.proxy import proxy
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
@@ -467,6 +468,18 @@ async def _all_but(found: Awaitable[list[int]], gone: int) -> bool:
     return len(pids) == 1 and gone not in pids
 
 
+async def test_a_black_hole_does_not_hold_up_who_leaves(admin, service, database, caplog, monkeypatch):
+    monkeypatch.setattr(listener, "PROBE_INTERVAL", 0.01)
+    monkeypatch.setattr(listener, "GOODBYE", 0.05)
+    monkeypatch.setattr(listener, "TIMEOUT", 3600)
+    async with proxy(database.app_dsn) as hole, asyncio.timeout(WITHIN):
+        async with service.running(listen=hole.dsn):
+            hole.swallow()
+            await asyncio.sleep(0.05)
+    assert listener._listeners == {}
+    assert told(caplog) == []
+
+
 async def test_who_cannot_connect_polls(admin, service, caplog, quick_probes):
     caplog.set_level(logging.DEBUG, "session_lock.listener")
     async with asyncio.timeout(WITHIN):
@@ -480,3 +493,57 @@ async def test_who_cannot_connect_polls(admin, service, caplog, quick_probes):
                 assert await service.next_started() == key
     assert len(told(caplog)) in {3, 4}  # the 1st, 2nd, 4th, 8th
     assert listener._listeners == {}
+
+
+def test_left_or_cancelled_between_any_two_steps_nothing_stays(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two who share a connection, which is lost once on the way, are cancelled."""
+    monkeypatch.setattr(listener, "PROBE_INTERVAL", 0.002)
+    monkeypatch.setattr(listener, "LONGEST_PAUSE", 0.002)
+
+    async def listen() -> None:
+        async with listener.listening(database.app_dsn, "session_lock", "email", lambda: None):
+            await asyncio.Event().wait()
+
+    async def one_run(stop_at: int) -> int:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SteppingLoop)
+        admin = await asyncpg.connect(database.admin_dsn)
+        before = asyncio.all_tasks()
+        both = [asyncio.create_task(listen()), asyncio.create_task(listen())]
+
+        def cancel() -> None:
+            for task in both:
+                task.cancel()
+
+        loop.begin(stop_at, cancel)
+        end = loop.call_later(0.06, cancel)
+        await asyncio.sleep(0.03)
+        for backend in await listening_backends(admin):
+            await admin.execute("SELECT pg_terminate_backend($1)", backend)
+        await asyncio.wait(both)
+        steps, loop.steps = loop.steps, -1
+        end.cancel()
+        assert all(task.cancelled() for task in both)
+        assert listener._listeners == {}
+        await until(lambda: _none(listening_backends(admin)))
+        await admin.close()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert asyncio.all_tasks() - before == set(), f"cancelled at step {stop_at} of {steps}"
+        return steps
+
+    def on_a_loop(stop_at: int) -> int:
+        complained: list[str] = []
+        with asyncio.Runner(loop_factory=SteppingLoop) as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: complained.append(str(context)))
+            steps = runner.run(one_run(stop_at))
+        assert complained == [], f"cancelled at step {stop_at}"
+        return steps
+
+    steps = on_a_loop(10**9)
+    for stop_at in range(1, steps, max(1, steps // 30)):
+        on_a_loop(stop_at)
+    told = {record.name for record in caplog.records if record.levelno >= logging.WARNING}
+    assert told <= {"session_lock.listener"}  # the connection that was lost; asyncio has no complaint

@@ -1,0 +1,77 @@
+"""A PgBouncer in transaction mode, for as long as a block lasts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+CONFIG = """
+[databases]
+* = host={host} port={port}
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {own_port}
+unix_socket_dir =
+pool_mode = transaction
+default_pool_size = {size}
+auth_type = plain
+auth_file = {folder}/users
+"""
+
+
+@contextmanager
+def pgbouncer(dsn: str, *, size: int = 2) -> Iterator[str]:
+    """The DSN that leads to the same database through it; at most `size` backends serve all who connect."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    program = shutil.which("pgbouncer", path=path)
+    if program is None:
+        reason = "there is no pgbouncer: apt-get install pgbouncer"
+        pytest.fail(reason, pytrace=False) if os.environ.get("CI") else pytest.skip(reason)
+    parts = urlsplit(dsn)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        own_port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="session_lock-pgbouncer-") as folder:
+        config, users = Path(folder, "ini"), Path(folder, "users")
+        config.write_text(
+            CONFIG.format(
+                host=parts.hostname, port=parts.port or 5432, own_port=own_port, size=size, folder=folder
+            )
+        )
+        users.write_text(f'"{parts.username}" "{parts.password}"\n')
+        command = [program, str(config)]
+        if os.geteuid() == 0:  # it does not run as root
+            Path(folder).chmod(0o755)
+            command[1:1] = ["-u", "nobody"]
+        with Path(folder, "log").open("w+b") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+            try:
+                _wait_for(own_port, process, Path(folder, "log"))
+                credentials = parts.netloc.rpartition("@")[0]
+                yield parts._replace(netloc=f"{credentials}@127.0.0.1:{own_port}").geturl()
+            finally:
+                process.kill()
+                process.wait()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(200):
+        if process.poll() is not None:
+            break
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    pytest.fail(f"pgbouncer does not start: {log.read_text()}")

@@ -87,10 +87,7 @@ class Connections:
         if self._given_up:
             ended = [*self._given_up]
             now = asyncio.get_running_loop().time()
-            async with connection.transaction():  # a pooler may be in between
-                await connection.execute(
-                    END_BACKENDS, [pid for pid, _ in ended], [now - at for _, at in ended]
-                )
+            await connection.execute(END_BACKENDS, [pid for pid, _ in ended], [now - at for _, at in ended])
             del self._given_up[: len(ended)]
 
     def _take_idle(self) -> Connection | None:

@@ -182,14 +182,11 @@ class Listener:
         self._lost = lost = asyncio.Event()
         self._probe_channel = f"session_lock_probe_{secrets.token_hex(8)}"
         connection.add_termination_listener(lambda *_: lost.set())
-        # In transactions: LISTEN takes the driver two messages, which a pooler may give to two backends.
-        async with connection.transaction():
-            await connection.add_listener(self._probe_channel, self._on_echo)
+        await connection.add_listener(self._probe_channel, self._on_echo)
         backend = await self._probe(connection, DEAF)
         if backend != connection.get_server_pid():
             await self._probe_from_elsewhere()
-        async with connection.transaction():
-            await connection.add_listener(self._channel, self._on_wake_up)
+        await connection.add_listener(self._channel, self._on_wake_up)
 
     async def _probe(self, connection: Connection, otherwise: str) -> int:
         """Send a notification to the listening connection; returns the backend that it came from."""

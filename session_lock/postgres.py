@@ -130,8 +130,7 @@ class PostgresDatabase(Generic[T]):
         return self._server
 
     async def _greet(self, connection: Connection) -> None:
-        async with connection.transaction():  # a pooler may be in between
-            self._server = await meet(connection, self._wanted, self._server)
+        self._server = await meet(connection, self._wanted, self._server)
 
     def _translated(self, what: str) -> Any:
         return translated(f"{what} ({self._wanted.name})", self._wanted.remedy)
@@ -252,9 +251,9 @@ class PostgresDatabase(Generic[T]):
                     f"SELECT {columns} FROM {self._wanted.function(verb, self._server.functions)}({places})"
                 )
                 with readable(connection):
-                    if self._server.plain:
+                    if self._server.read_committed:
                         return await connection.fetch(query, *arguments)
-                    # three round trips instead of one
+                    # Some other isolation is the role's or database's default: three round trips instead of one.
                     async with connection.transaction(isolation="read_committed"):
                         return await connection.fetch(query, *arguments)
 

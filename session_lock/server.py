@@ -50,9 +50,8 @@ class Server:
     key_type: str
     """Of the mapping's keys, as `format_type` prints it."""
 
-    plain: bool
-    """Whether a call may go as it is. Else it is put into a transaction that says so: the default isolation is not READ
-    COMMITTED, or a pooler is in between, which might give the two messages of a call to two backends."""
+    read_committed: bool
+    """Whether that is the default isolation. Else each call is put into a transaction that says so."""
 
 
 async def meet(connection: Connection, wanted: Wanted, known: Server | None) -> Server:
@@ -60,7 +59,7 @@ async def meet(connection: Connection, wanted: Wanted, known: Server | None) -> 
     row = await connection.fetchrow(
         """
         SELECT pg_catalog.pg_is_in_recovery() AS standby, current_database() AS database,
-               current_setting('default_transaction_isolation') AS isolation, pg_backend_pid() AS backend,
+               current_setting('default_transaction_isolation') AS isolation,
                (SELECT system_identifier FROM pg_catalog.pg_control_system())::text AS system,
                to_regprocedure($1) IS NOT NULL AS installed
         """,
@@ -82,9 +81,7 @@ async def meet(connection: Connection, wanted: Wanted, known: Server | None) -> 
     else:
         await _check_version(connection, wanted)
         functions, key_type = await _check_functions(connection, wanted)
-    pooled = row["backend"] != connection.get_server_pid()
-    plain = row["isolation"] == "read committed" and not pooled
-    return Server(identity, functions, key_type, plain)
+    return Server(identity, functions, key_type, row["isolation"] == "read committed")
 
 
 async def _check_version(connection: Connection, wanted: Wanted) -> None:

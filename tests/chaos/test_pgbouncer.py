@@ -94,6 +94,34 @@ async def test_deafness_is_noticed_and_said_and_polling_goes_on(admin, pooler, c
     assert "PostgresDatabase(listen=)" in said
 
 
+async def test_an_echo_on_the_back_of_the_answer_does_not_count(admin, database, caplog, monkeypatch):
+    """With one backend for all it is the listener's own that its probe goes through, and so it is heard; nobody else is."""
+    monkeypatch.setattr(listener, "ECHO", 0.1)
+    with pgbouncer(database.app_dsn, size=1) as dsn:
+        woken: list[None] = []
+        async with (
+            asyncio.timeout(WITHIN),
+            PostgresDatabase(unnamed(dsn), EMAILS) as emails,
+            emails.listening(lambda: woken.append(None)),
+        ):
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+        assert woken == []
+        assert "transaction pooler" in caplog.records[0].getMessage()
+
+
+async def test_no_call_is_torn_apart(admin, pooler):
+    async def one() -> None:
+        async with PostgresDatabase(unnamed(pooler), EMAILS, listen=False) as emails:
+            lease = await emails.start_session(capacity=1, ttl=30)
+            for _ in range(20):
+                await emails.bump_session(lease, ttl=30, draining=False)
+                await emails.get_work(lease, limit=1)
+            await emails.end_session(lease)
+
+    await asyncio.gather(*(one() for _ in range(5)))
+
+
 async def test_who_gives_a_dsn_is_told_what_to_give_instead(admin, pooler):
     async with PostgresDatabase(pooler, EMAILS, listen=False) as emails:
         with pytest.raises(DatabaseError, match=r"transaction pooler .* statement_cache_size=0.* listen="):

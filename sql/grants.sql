@@ -1,5 +1,6 @@
 -- session_lock: what a service's role needs and no more: no right on the session table or the task table, so nobody
--- can touch a session without its nonce. Another role that inserts tasks needs USAGE and wake alone. (Rights on what the tasker itself writes are the service's own.)
+-- can touch a session without its nonce. (Rights on what the tasker itself writes are the service's own.) Another role
+-- that inserts tasks, and wakes the Runners for them, needs USAGE and wake alone.
 
 GRANT USAGE ON SCHEMA session_lock TO __role__;
 GRANT EXECUTE ON FUNCTION

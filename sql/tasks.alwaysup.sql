@@ -518,7 +518,7 @@ BEGIN
    WHERE t.__key__ = ANY (my.keys)
   RETURNING t.__key__;
   IF FOUND THEN
-    PERFORM session_lock.wake('__title__');
+    PERFORM session_lock.wake(__name__);
   END IF;
 END
 $function$;

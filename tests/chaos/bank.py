@@ -61,8 +61,8 @@ TRANSFERS = TaskTable(
 )
 
 SETTINGS = Settings(
-    lease_ttl=1.5, keepalive_interval=0.2, call_timeout=0.5, cancel_grace=0.2, guard=0.1,
-    poll_interval=0.05, patience=0.2, start_jitter=0, batch_size=3, concurrency=4,
+    lease_ttl=1.2, keepalive_interval=0.15, call_timeout=0.5, cancel_grace=0.15, guard=0.1,
+    poll_interval=0.05, patience=0.2, start_jitter=0, batch_size=4, concurrency=2,
 )  # fmt: skip
 """A lease that is soon over."""
 

@@ -6,6 +6,7 @@ The test talks to that one by lines of JSON; when it hears no more it kills what
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -67,6 +68,7 @@ async def forks(module: str) -> AsyncIterator[Forks]:
 
 def be_mother(main: Callable[..., Awaitable[None]]) -> None:
     """Fork a process for each start that is asked for, which runs `main(**part)`."""
+    gc.freeze()  # so that no child copies the pages of what it does not use
     children: set[int] = set()
     while line := sys.stdin.readline():
         match json.loads(line):

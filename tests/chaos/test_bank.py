@@ -150,7 +150,7 @@ async def victim_in(phase: str, bank: Bank, processes: Forks) -> int:
     query = f"SELECT application_name FROM pg_stat_activity WHERE application_name = ANY ($1) AND ({BACKENDS[phase]})"
     async with asyncio.timeout(20):
         while not (found := await bank.connection.fetch(query, list(names))):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.004)
     return names[bank.dice.choice(found)[0]]
 
 

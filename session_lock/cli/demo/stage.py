@@ -42,24 +42,27 @@ CREATE TABLE {SCHEMA}.event (
 CREATE INDEX event_of_task ON {SCHEMA}.event (task, token);
 """
 
-TRIGGER = """
-CREATE FUNCTION {schema}.note_event() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  -- Every time that finished_at becomes a value, or another one, counts as a finish.
-  IF NEW.finished_at IS NOT NULL AND NEW.finished_at IS DISTINCT FROM OLD.finished_at THEN
-    INSERT INTO {schema}.event (task, token, session, what) VALUES (NEW.id, NEW.claim_token, OLD.session_id, 'finished');
-  ELSIF NEW.claim_token IS DISTINCT FROM OLD.claim_token THEN
-    INSERT INTO {schema}.event (task, token, session, what) VALUES (NEW.id, NEW.claim_token, NEW.session_id, 'claimed');
-  ELSIF NEW.session_id IS NULL AND OLD.session_id IS NOT NULL THEN
-    INSERT INTO {schema}.event (task, token, session, what) VALUES (NEW.id, NEW.claim_token, OLD.session_id, 'given back');
-  END IF;
-  RETURN NULL;
-END $$;
-CREATE TRIGGER note_event AFTER UPDATE ON {table} FOR EACH ROW
-  WHEN (NEW.finished_at IS DISTINCT FROM OLD.finished_at OR NEW.claim_token IS DISTINCT FROM OLD.claim_token
-        OR NEW.session_id IS DISTINCT FROM OLD.session_id)
-  EXECUTE FUNCTION {schema}.note_event();
-"""
+
+def trigger_on(table: str) -> str:
+    """`table` is a scenario's own, written with its schema."""
+    return f"""
+    CREATE FUNCTION {SCHEMA}.note_event() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+    BEGIN
+      -- Every time that finished_at becomes a value, or another one, counts as a finish.
+      IF NEW.finished_at IS NOT NULL AND NEW.finished_at IS DISTINCT FROM OLD.finished_at THEN
+        INSERT INTO {SCHEMA}.event (task, token, session, what) VALUES (NEW.id, NEW.claim_token, OLD.session_id, 'finished');
+      ELSIF NEW.claim_token IS DISTINCT FROM OLD.claim_token THEN
+        INSERT INTO {SCHEMA}.event (task, token, session, what) VALUES (NEW.id, NEW.claim_token, NEW.session_id, 'claimed');
+      ELSIF NEW.session_id IS NULL AND OLD.session_id IS NOT NULL THEN
+        INSERT INTO {SCHEMA}.event (task, token, session, what) VALUES (NEW.id, NEW.claim_token, OLD.session_id, 'given back');
+      END IF;
+      RETURN NULL;
+    END $$;
+    CREATE TRIGGER note_event AFTER UPDATE ON {table} FOR EACH ROW
+      WHEN (NEW.finished_at IS DISTINCT FROM OLD.finished_at OR NEW.claim_token IS DISTINCT FROM OLD.claim_token
+            OR NEW.session_id IS DISTINCT FROM OLD.session_id)
+      EXECUTE FUNCTION {SCHEMA}.note_event();
+    """
 
 
 @asynccontextmanager
@@ -84,7 +87,7 @@ async def _fill_schema(connection: Connection, access: Access, scenario: Scenari
     if access.runner_role:
         await _create_runner_role(connection, access, scenario.grants)
     await install(connection, scenario.table, grant_to=access.runner_role)
-    await connection.execute(TRIGGER.format(schema=SCHEMA, table=scenario.table.table))
+    await connection.execute(trigger_on(scenario.table.table))
 
 
 async def _create_schema(connection: Connection, access: Access) -> None:
@@ -105,11 +108,12 @@ async def _create_runner_role(connection: Connection, access: Access, grants: st
     """As a service should have it: besides EXECUTE, which `install` grants, only what its tasker needs."""
     assert access.runner_role is not None
     role = quote_name(access.runner_role)
+    rights = grants.format(role=role)
     await connection.execute(
         f"""
         CREATE ROLE {role} LOGIN PASSWORD '{access.runner_password}';
         GRANT INSERT ON {SCHEMA}.run TO {role};
-        {grants.format(role=role)}
+        {rights}
         """
     )
 

@@ -16,14 +16,18 @@ from session_lock.cli.demo.cast import Cast, RunnerProcess, State
 from session_lock.cli.demo.stage import SCHEMA
 from session_lock.cli.demo.watch import Watch
 
-COUNTS = f"""
-SELECT (SELECT count(*) FROM {{table}}) AS tasks,
-       (SELECT count(*) FROM {{table}} WHERE finished_at IS NOT NULL) AS finished,
-       (SELECT count(*) FROM {SCHEMA}.run) AS runs,
-       (SELECT count(*) FROM (SELECT FROM {SCHEMA}.run GROUP BY task HAVING count(*) > 1) AS r) AS reruns,
-       (SELECT count(*) FROM (SELECT FROM {SCHEMA}.event WHERE what = 'finished' GROUP BY task HAVING count(*) > 1) AS e) AS finished_twice,
-       (SELECT max(at) FROM {SCHEMA}.event WHERE what = 'finished') AS ended_at
-"""
+
+def counts_of(table: str) -> str:
+    """The query; `table` is a scenario's own, written with its schema."""
+    return f"""
+    SELECT (SELECT count(*) FROM {table}) AS tasks,
+           (SELECT count(*) FROM {table} WHERE finished_at IS NOT NULL) AS finished,
+           (SELECT count(*) FROM {SCHEMA}.run) AS runs,
+           (SELECT count(*) FROM (SELECT FROM {SCHEMA}.run GROUP BY task HAVING count(*) > 1) AS r) AS reruns,
+           (SELECT count(*) FROM (SELECT FROM {SCHEMA}.event WHERE what = 'finished' GROUP BY task HAVING count(*) > 1) AS e) AS finished_twice,
+           (SELECT max(at) FROM {SCHEMA}.event WHERE what = 'finished') AS ended_at
+    """
+
 
 SESSIONS = f"""
 SELECT s.id, split_part(s.label, ':', -1)::integer AS pid, s.started_at,
@@ -141,7 +145,7 @@ def as_it_should_be(good: bool) -> str:
 
 
 async def recount(connection: Connection, table: TaskTable, cast: Cast, watch: Watch) -> Course:
-    counts = await connection.fetchrow(COUNTS.format(table=table.table))
+    counts = await connection.fetchrow(counts_of(table.table))
     assert counts is not None
     assert watch.started_at is not None
     sessions = await connection.fetch(SESSIONS)

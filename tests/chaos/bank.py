@@ -184,7 +184,7 @@ RIGHT_WAYS = [
 
 async def main(dsn: str, name: str) -> None:
     logging.disable(logging.INFO)  # SQLAlchemy tells each statement
-    async with PostgresDatabase(dsn, TRANSFERS) as database:
+    async with PostgresDatabase(dsn, TRANSFERS, listen=False) as database:
         await Runner(database, way(name, dsn), SETTINGS).run()
 
 

@@ -22,8 +22,8 @@ from tests.support import apply_mapping
 
 ACCOUNTS = 50
 OPENING = Decimal("1000.00")
-PROCESSES = 4
-FED_BY_KILL = 15
+PROCESSES = 3
+FED_BY_KILL = 10
 """Transfers that are added with each kill: as many as keep the processes busy."""
 
 PHASES = {

@@ -10,9 +10,9 @@ FIGURES = "sum_before sum_after wrong_balances ledger_lines_missing ledger_lines
 
 
 def test_bank(play):
-    result = play("bank", FIGURES, "--tasks", "150", "--seconds", "3")
+    result = play("bank", FIGURES, "--tasks", "100", "--seconds", "2")
     assert result["sum_before"] == result["sum_after"] == "1000000.00"
-    assert result["tasks"] == result["finished"] == 150
+    assert result["tasks"] == result["finished"] == 100
     assert result["killed"] == result["frozen"] == 1
     assert result["reruns"] > 0
 

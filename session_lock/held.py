@@ -95,7 +95,7 @@ class HeldTasks(Holder, Generic[T]):
         if older is not None and older in self.ready:
             self.ready.remove(older)
         self.held[claim.key] = task
-        most = self.settings.retry.max_attempts
+        most = self.settings.retry.most_attempts
         if most is not None and claimed.attempt > most:
             # The last one was no failure, or it would have been given up: who had it died. That may not be its fault.
             self.keep(

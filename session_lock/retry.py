@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from session_lock.errors import SettingsError
 
+LONGEST = 1e9
+"""Seconds, 32 years: no pause is longer, since a date has its end."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
@@ -41,7 +44,7 @@ class Retry:
     on: Mapping[type[BaseException], Retry] = field(default_factory=dict, hash=False)
     """Other policies for some types of exception and their subclasses; the nearest base class counts.
 
-    Of an ExceptionGroup that is not named itself the first exception in it is looked up.
+    Of an ExceptionGroup the first exception in it is looked up, unless a type of groups is named that it is of.
     """
 
     def __post_init__(self) -> None:
@@ -53,11 +56,15 @@ class Retry:
             raise SettingsError(
                 f"max_attempts={self.max_attempts!r} must be a whole number from 1 on, or None for no limit"
             )
-        for name, least, most in (("delay", 0, math.inf), ("factor", 1, math.inf), ("longest", 0, math.inf), ("jitter", 0, 1)):  # fmt: skip
+        for name, least, most in (
+            ("delay", 0, LONGEST),
+            ("factor", 1, LONGEST),
+            ("longest", 0, LONGEST),
+            ("jitter", 0, 1),
+        ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or math.isinf(value):  # fmt: skip
-                upper = "on" if math.isinf(most) else f"to {most}"
-                raise SettingsError(f"{name}={value!r} of a Retry must be a number from {least} {upper}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                raise SettingsError(f"{name}={value!r} of a Retry must be a number from {least} to {most:g}")
         self._check_exceptions()
 
     def _check_exceptions(self) -> None:
@@ -76,12 +83,25 @@ class Retry:
 
     def policy(self, error: BaseException | None) -> Retry:
         """The policy for an error: its own, or this one."""
-        for kind in type(error).__mro__:
-            if kind in self.on:
-                return self.on[kind].policy(error)
-        if isinstance(error, BaseExceptionGroup):
-            return self.policy(error.exceptions[0])
-        return self
+        policy = self
+        while True:
+            for kind in type(error).__mro__:
+                # `on={Exception: ..}` is not meant for what happens to be wrapped in a group.
+                if kind in policy.on and (_is_group(kind) or not isinstance(error, BaseExceptionGroup)):
+                    policy = policy.on[kind]
+                    break
+            else:
+                if not isinstance(error, BaseExceptionGroup):
+                    return policy
+                error = error.exceptions[0]
+
+    @property
+    def most_attempts(self) -> int | None:
+        """What `max_attempts` is at most, whatever the error: a failure leads to no attempt beyond it. None: no limit."""
+        limits = [self.max_attempts, *(policy.most_attempts for policy in self.on.values())]
+        return (
+            max((limit for limit in limits if limit is not None), default=0) if None not in limits else None
+        )
 
     def gives_up(self, attempt: int) -> bool:
         """Whether a task that fails at this attempt (from 1) is given up."""
@@ -89,6 +109,10 @@ class Retry:
 
     def pause(self, attempt: int) -> float:
         """Seconds from the failure of this attempt (from 1) until the next one."""
-        growth = min(attempt - 1, 1000) * math.log2(self.factor)  # 2 ** 1100 is no float
-        longest = min(self.longest, self.delay * math.exp2(min(growth, 1000.0)))
+        growth = min((attempt - 1) * math.log2(self.factor), 900.0)  # 2 ** 1100 is no float
+        longest = min(self.longest, self.delay * math.exp2(growth))
         return longest * random.uniform(1 - self.jitter, 1)
+
+
+def _is_group(kind: type[BaseException]) -> bool:
+    return issubclass(kind, BaseExceptionGroup)

@@ -44,7 +44,8 @@ async def _do(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> BaseExc
         end = await _supervise(hold, tasker, part)
         if end.error is None and not end.abandoned:
             end.error = _accomplished(hold, part, end.returned)
-        first = first or (None if end.cancelled else end.error)
+        if first is None and not end.cancelled:
+            first = end.error
         rest = _judge(hold, part, end)
         parts += [Batch(half, hold) for half in (rest[len(rest) // 2 :], rest[: len(rest) // 2]) if half]
     return first
@@ -95,7 +96,7 @@ async def _supervise(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> 
     cancelled = call in hold.cancelling and in_time
     hold.cancelling.discard(call)
     error = asyncio.CancelledError() if call.cancelled() else call.exception()
-    returned = None if error else call.result()
+    returned = call.result() if error is None else None
     if isinstance(returned, KeyboardInterrupt | SystemExit):
         error = returned
     if error is not None and not in_time:
@@ -200,7 +201,7 @@ def _told(error: BaseException) -> str:
     """What the log says of an error: its type and place. Its text may hold what the row held."""
     if isinstance(error, TaskerError):
         return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
     place = f" at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
     return f"{type(error).__name__}{place}"
 

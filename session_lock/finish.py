@@ -16,7 +16,7 @@ from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
 from session_lock.tasks import Discard, Failure, Finish, Park, Release, Task, TaskKey, Verdict
 from session_lock.waiting import wait_for
-from session_lock.wording import describe, level_of
+from session_lock.wording import describe, level_of, text_of
 
 T = TypeVar("T")
 
@@ -186,5 +186,5 @@ def _handback(task: Task[Any], verdict: Verdict) -> Handback:
 
 def _storable(error: object) -> str:
     """A text column takes neither NUL nor half of a surrogate pair; and nobody reads a megabyte."""
-    text = str(error)[:ERROR_LENGTH].replace("\0", "\\0")
+    text = text_of(error)[:ERROR_LENGTH].replace("\0", "\\0")
     return text.encode(errors="backslashreplace").decode()

@@ -14,8 +14,16 @@ def describe(error: BaseException) -> str:
     """An exception as text, whatever its own `__str__` does."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 (the user's)
+    except BaseException:  # noqa: BLE001 (the user's)
         return type(error).__name__
+
+
+def text_of(value: object) -> str:
+    """What a user gave as a text, which may be an exception with a `__str__` of its own."""
+    try:
+        return str(value)
+    except BaseException:  # noqa: BLE001 (the user's)
+        return type(value).__name__
 
 
 LONGEST_STORY = 20
@@ -37,6 +45,8 @@ def _tell(error: BaseException, link: str, lines: list[str], told: set[int]) -> 
     if isinstance(error, BaseExceptionGroup):
         for part in error.exceptions:
             _tell(part, "- ", lines, told)
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if cause is not None:
+    cause = (
+        error.__context__ if error.__cause__ is None and not error.__suppress_context__ else error.__cause__
+    )
+    if cause is not None:  # an exception may be falsy
         _tell(cause, "from ", lines, told)

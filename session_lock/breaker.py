@@ -36,14 +36,13 @@ class Breaker:
 
     def failed(self, key: TaskKey) -> bool:
         """A task has failed. True if that opens the breaker."""
-        was_open = self.open
-        if was_open:
-            self._tries += 1
-        else:
-            self._failed.add(key)
-        return self.open and not was_open
+        if self.open:
+            return False
+        self._failed.add(key)
+        return self.open
 
     def pause(self) -> float:
-        """Seconds before the next task is tried while it is open."""
+        """Seconds before the next task is tried while it is open: more each time."""
         longest = min(LONGEST_PAUSE, self._first_pause * 2.0 ** min(self._tries, 16))
+        self._tries += 1
         return longest * random.uniform(0.5, 1.0)

@@ -34,12 +34,10 @@ async def _do(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> BaseExc
     Returns what the first call has raised.
     """
     first: BaseException | None = None
-    parts = [batch]
+    parts: list[Batch[T]] = [batch]
     while parts:
         part = parts.pop()
-        if part is not batch and (hold.breaker.open or not hold.may_run()):
-            for task in part:  # failed in company only, which is no fault of its own
-                hold.keep(task, Release())
+        if part is not batch and not (part := _still_to_run(hold, part)):
             continue
         end = await _supervise(hold, tasker, part)
         if end.error is None and not end.abandoned:
@@ -49,6 +47,17 @@ async def _do(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> BaseExc
         rest = _judge(hold, part, end)
         parts += [Batch(half, hold) for half in (rest[len(rest) // 2 :], rest[: len(rest) // 2]) if half]
     return first
+
+
+def _still_to_run(hold: Hold[T], half: Batch[T]) -> Batch[T]:
+    """What there is to run of a half now that its turn has come. The rest has its verdict."""
+    goes_on = hold.may_run() and not hold.breaker.open
+    for task in half:
+        if str(task.key) in hold.cancel_keys:
+            hold.keep(task, CANCELLED)
+        elif not goes_on:  # it has failed in company only, which is no fault of its own
+            hold.keep(task, Release())
+    return Batch([task for task in half if not hold.is_settled(task)], hold)
 
 
 @dataclass(slots=True)

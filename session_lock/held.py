@@ -73,7 +73,11 @@ class HeldTasks(Holder, Generic[T]):
         """How many more tasks may be claimed now."""
         if self.lone is not None:
             return 0
-        return (1 if self.breaker.open or self._wary else self.capacity) - len(self.held)
+        room = self.capacity - len(self.held)
+        if not (self.breaker.open or self._wary):
+            return room
+        no_more = self._settled.union(*(self.running[call] for call in self.overdue))
+        return min(room, 1 - sum(task not in no_more for task in self.held.values()))
 
     def take(self, work: Iterable[ClaimedTask[T]]) -> None:
         """Claimed tasks enter. If one of them is to be run alone, the others go back: they shall lose no attempt by it."""
@@ -85,6 +89,8 @@ class HeldTasks(Holder, Generic[T]):
             for task in [task for task in self.ready if task is not self.lone]:
                 self.ready.remove(task)
                 self.keep(task, Release())
+        if self.breaker.open:  # since these were asked for, perhaps
+            self.give_back(len(self.ready) - (self._loop.time() >= self.try_again_at))
 
     def _take(self, claimed: ClaimedTask[T]) -> None:
         """A key that is here already was freed meanwhile: its older claim is over."""
@@ -167,13 +173,15 @@ class HeldTasks(Holder, Generic[T]):
         """The task has failed, unless there is a verdict on it already."""
         if not self.keep(task, self.after_failure(task, story, error)):
             return
-        if self.breaker.failed(task.key):
+        opened = self.breaker.failed(task.key)
+        if opened:
             logger.error(
                 "%d different tasks of session %d in a row have failed: from now on it takes one at a time, until one succeeds",
                 self.settings.breaker_failures, self.lease.id,
             )  # fmt: skip
             self.give_back()
-        if self.breaker.open:
+        # A call that had begun before then is no try of its own.
+        if opened or (self.breaker.open and self._loop.time() >= self.try_again_at):
             self.try_again_at = self._loop.time() + self.breaker.pause()
 
     def after_failure(

@@ -130,14 +130,16 @@ class Hold(HeldTasks[T]):
         """Cancel the calls that run tasks of these keys (as text), and discard those that were not begun."""
         self.cancel_keys.update(keys)
         self.cancel_running(
-            [c for c, batch in self.running.items() if any(str(t.key) in self.cancel_keys for t in batch)]
+            [call for call, batch in self.running.items() if any(map(self._is_to_be_cancelled, batch))]
         )
-        for task in [task for task in self.ready if str(task.key) in self.cancel_keys]:
+        for task in filter(self._is_to_be_cancelled, list(self.ready)):
             self.ready.remove(task)
             self.keep(task, CANCELLED)
-        self.cancel_keys.intersection_update(
-            str(task.key) for batch in self.running.values() for task in batch
-        )
+        # What waits in the half of a batch is of these, too.
+        self.cancel_keys.intersection_update(str(task.key) for task in self._begun)
+
+    def _is_to_be_cancelled(self, task: Task[Any]) -> bool:
+        return str(task.key) in self.cancel_keys and task not in self._settled
 
     def look(self) -> None:
         """Fetch now, whatever the poll interval says."""

@@ -195,8 +195,10 @@ def _accomplished(hold: Hold[T], batch: Batch[T], returned: object) -> BaseExcep
             else:
                 seen.add(item)
                 hold.settle(item, Finish())
-    except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 (the user's generator: what it gave before counts)
+    except BaseException as raised:  # noqa: BLE001 (the user's generator: what it gave before counts)
         error = raised
+        if isinstance(raised, KeyboardInterrupt | SystemExit):
+            hold.end(Ending.FAILED, raised)
     if foreign or repeated:
         logger.error(
             "a tasker of session %d returned %d things that are no tasks of its batch (it returns Task objects, not keys), "

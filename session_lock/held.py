@@ -42,9 +42,8 @@ class HeldTasks(Holder, Generic[T]):
         self._begun: set[Task[T]] = set()  # in a call that has not ended, settled ones included
         self._settled: set[Task[T]] = set()  # that have a verdict, while they are held or begun
 
-        self.overdue: set[asyncio.Task[Any]] = (
-            set()
-        )  # calls that ignore the cancellation for their time limit
+        # Calls that ignore the cancellation for their time limit.
+        self.overdue: set[asyncio.Task[Any]] = set()
         self.last_recording = asyncio.Event()  # no more outcomes will come
         self.ready_or_ending = asyncio.Event()
         self.outcome_or_end = asyncio.Event()
@@ -74,16 +73,18 @@ class HeldTasks(Holder, Generic[T]):
         if self.lone is not None:
             return 0
         room = self.capacity - len(self.held)
-        if not (self.breaker.open or self._wary):
-            return room
-        no_more = self._settled.union(*(self.running[call] for call in self.overdue))
-        return min(room, 1 - sum(task not in no_more for task in self.held.values()))
+        if self._wary:
+            room = min(room, 1 - len(self.ready))
+        if self.breaker.open:
+            no_more = self._settled.union(*(self.running[call] for call in self.overdue))
+            room = min(room, 1 - sum(task not in no_more for task in self.held.values()))
+        return room
 
     def take(self, work: Iterable[ClaimedTask[T]]) -> None:
         """Claimed tasks enter. If one of them is to be run alone, the others go back: they shall lose no attempt by it."""
         for claimed in work:
             self._take(claimed)
-        self._wary = self.lone is not None
+            self._wary = self.lone is not None
         if self.lone is not None:
             self._lone_until = self._loop.time() + self.settings.call_timeout
             for task in [task for task in self.ready if task is not self.lone]:
@@ -158,6 +159,7 @@ class HeldTasks(Holder, Generic[T]):
     def _not_lone(self, tasks: Iterable[Task[Any]]) -> None:
         if any(task is self.lone for task in tasks):
             self.lone = None
+            self.room.set()
         self.ready_or_ending.set()  # one that waits to be alone may be so now
 
     # and are settled ---------------------------------------------------------------------------------------
@@ -203,8 +205,8 @@ class HeldTasks(Holder, Generic[T]):
 
     def keep(self, task: Task[Any], verdict: Verdict) -> bool:
         """Put the verdict before the finish phase. The first one on a task stands; whether it was this one is returned."""
-        if task in self._settled:
-            return False
+        if task in self._settled or not (task in self._begun or self.held.get(task.key) is task):
+            return False  # it has one, or was done with long ago
         if task not in self._begun:
             self._not_lone((task,))
         self._settled.add(task)
@@ -225,6 +227,8 @@ class HeldTasks(Holder, Generic[T]):
     def call_ended(self, batch: Batch[T]) -> None:
         """The tasker is done with a batch, whose tasks all have their verdicts."""
         self._not_lone(batch)
+        # A lone task that waits shall find these recorded.
+        self._lone_until = self._loop.time() + self.settings.call_timeout
         self._begun.difference_update(task for task in batch if task.key not in self.abandoned)
         self._settled.difference_update(task for task in batch if self.held.get(task.key) is not task)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from session_lock.held import CANCELLED
 from session_lock.hold import Ending, Hold
-from session_lock.tasker import AsyncTasker, TaskerError, awaitable
+from session_lock.tasker import AsyncTasker, TaskerError, awaitable, leave_behind
 from session_lock.tasks import Batch, Finish, Release, Task
 from session_lock.wording import story
 
@@ -101,16 +101,24 @@ async def _supervise(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> 
             hold.lease.id, len(batch), extra={"session_id": hold.lease.id},
         )  # fmt: skip
         call.add_done_callback(_retrieve)
+        leave_behind(call)
         return _End(error=TimeoutError("abandoned"), abandoned=True)
     cancelled = call in hold.cancelling and in_time
     hold.cancelling.discard(call)
-    error = asyncio.CancelledError() if call.cancelled() else call.exception()
+    error = _error_of(call)
     returned = call.result() if error is None else None
     if isinstance(returned, KeyboardInterrupt | SystemExit):
         error = returned
     if error is not None and not in_time:
         error = _late(hold, error)
     return _End(returned, error, cancelled)
+
+
+def _error_of(call: asyncio.Task[object]) -> BaseException | None:
+    try:
+        return call.exception()
+    except asyncio.CancelledError as error:
+        return error
 
 
 async def _within_its_time(hold: Hold[T], call: asyncio.Task[object], batch: Batch[T]) -> bool:
@@ -140,7 +148,7 @@ async def _within_its_time(hold: Hold[T], call: asyncio.Task[object], batch: Bat
 
 def _late(hold: Hold[Any], error: BaseException) -> TimeoutError:
     late = TimeoutError(f"the tasker did not end within task_timeout={hold.settings.task_timeout:g} seconds")
-    late.__cause__ = None if isinstance(error, asyncio.CancelledError) else error
+    late.__cause__ = error.__cause__ if isinstance(error, asyncio.CancelledError) else error
     return late
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import functools
 import inspect
+import threading
+import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from session_lock.errors import SettingsError
@@ -23,9 +29,6 @@ A plain `def` is called in a thread, so that the event loop stays free.
 AsyncTasker: TypeAlias = Callable[[Batch[T]], Awaitable[Iterable[Task[T]]]]
 
 NOT_ASYNC = "a tasker that is no async function gave something to await: declare it with async def"
-
-MANY = 10_000
-"""Threads are started as they are needed; how many there are at once is up to the slots."""
 
 
 class TaskerError(TypeError):
@@ -81,17 +84,25 @@ def check(function: Any, what: str, takes: str) -> None:
 
 def is_synchronous(function: Any) -> bool:
     """Whether calling it does the work. A lambda, or a wrapper of an async function, gives something to await."""
-    if isinstance(function, each) or inspect.iscoroutinefunction(inspect.unwrap(function)):
-        return False
-    if inspect.isroutine(function):
-        return getattr(function, "__name__", "") != "<lambda>"
-    return not inspect.iscoroutinefunction(type(function).__call__)
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function) and not inspect.iscoroutinefunction(function):
+        function = type(function).__call__
+    while not inspect.iscoroutinefunction(function):
+        if getattr(function, "__name__", "") == "<lambda>":
+            return False
+        if not hasattr(function, "__wrapped__"):
+            return True
+        function = function.__wrapped__
+    return False
 
 
 def awaitable(result: Any) -> Awaitable[Any]:
     """What calling a tasker gave, if it can be awaited."""
     if not inspect.isawaitable(result):
-        raise TaskerError("a tasker that is a lambda must give something to await: use def, or async def")
+        raise TaskerError(
+            "a tasker that is a lambda, or wraps an async function, must give something to await: use def, or async def"
+        )
     return result
 
 
@@ -102,9 +113,9 @@ def in_thread(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]
     """The function, called in a thread of its own; awaiting it ends when the thread has ended, and not before.
 
     A thread cannot be cancelled: a cancellation that came meanwhile is raised if the function fails, and forgotten if
-    it succeeds, for then the work is done.
+    it succeeds, for then the work is done. Only once nobody waits for the call any more (`leave_behind`) does it end it.
     """
-    threads = ThreadPoolExecutor(MANY, thread_name_prefix="session_lock tasker")
+    threads = _Threads(idle=10.0)
 
     async def call(argument: Any) -> Any:
         context = contextvars.copy_context()
@@ -115,15 +126,65 @@ def in_thread(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]
             try:
                 await asyncio.wait({thread})
             except asyncio.CancelledError as error:
+                if asyncio.current_task() in _LEFT_BEHIND:
+                    thread.cancel()  # nobody is told of its end
+                    raise
                 cancelled = error
         result, raised = thread.result()
         if raised is None:
             return result
-        if cancelled is not None:
+        if cancelled is not None and not isinstance(raised, KeyboardInterrupt | SystemExit):
             raise cancelled from raised
         raise raised
 
     return call
+
+
+_LEFT_BEHIND: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+
+
+def leave_behind(call: asyncio.Task[Any]) -> None:
+    """The call is waited for no longer. If it hangs in a thread it lets the loop be closed all the same."""
+    _LEFT_BEHIND.add(call)
+
+
+class _Threads(Executor):
+    """As many threads as there are calls at once; one that is idle takes the next call, or ends after a while.
+
+    They are daemons, or one that hangs would keep the process from ending.
+    """
+
+    def __init__(self, idle: float) -> None:
+        self._longest_idle = idle
+        self._idle: deque[SimpleQueue[tuple[Future[Any], Callable[[], Any]]]] = deque()
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        inbox = None
+        with contextlib.suppress(IndexError):
+            inbox = self._idle.pop()
+        if inbox is None:
+            inbox = SimpleQueue()
+            threading.Thread(
+                target=self._work, args=(inbox,), name="session_lock tasker", daemon=True
+            ).start()
+        inbox.put((future, functools.partial(function, *args, **kwargs)))
+        return future
+
+    def _work(self, inbox: SimpleQueue[tuple[Future[Any], Callable[[], Any]]]) -> None:
+        while True:
+            try:
+                future, call = inbox.get(timeout=self._longest_idle)
+            except Empty:
+                with contextlib.suppress(ValueError):  # somebody has taken it: a call is coming
+                    self._idle.remove(inbox)
+                    return
+                continue
+            future.set_running_or_notify_cancel()
+            result = call()
+            self._idle.append(inbox)
+            future.set_result(result)
+            del future, call, result  # idle, it keeps no rows
 
 
 def _carried(function: Callable[[Any], Any], argument: Any) -> tuple[Any, BaseException | None]:

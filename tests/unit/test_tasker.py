@@ -151,7 +151,7 @@ async def test_a_tasker_that_is_not_async_fails_its_tasks_and_nothing_else() -> 
     await run_for(0.4, database, lambda batch: list(batch))
     assert database.finished == []
     assert errors(database, 1)[0].startswith(
-        "TaskerError: a tasker that is a lambda must give something to await"
+        "TaskerError: a tasker that is a lambda, or wraps an async function, must give something to await"
     )
 
 

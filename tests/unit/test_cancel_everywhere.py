@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
-from session_lock import Batch, DatabaseError, Discard, Release, Runner, Settings, each
+from session_lock import Batch, DatabaseError, Discard, Release, Retry, Runner, Settings, each
 from session_lock import session as sessions
+from session_lock.database import SESSION_EXPIRED
+from session_lock.tasker import in_thread
 from session_lock.testing import MemoryDatabase, VirtualTimeLoop
+from session_lock.testing.rows import MemoryFailure
 from tests.unit.faults import Faulty
 from tests.unit.scenes import rows
 from tests.unit.virtual import complaints, left_tasks
@@ -109,6 +112,31 @@ def one_by_one() -> tuple[Faulty, Runner[Any]]:
         shutdown_timeout=2, poll_interval=0.3,
     )  # fmt: skip
     return database, Runner(database, each(tasker), config)
+
+
+def isolating() -> tuple[Faulty, Runner[Any]]:
+    """Halves of batches, in a thread; a suspect that waits to be alone; a breaker that opens and closes; a call that is late."""
+    database = Faulty(MemoryDatabase(rows(8)))
+    database[6].attempts = 2
+    database[6].failures += [MemoryFailure(attempt, 0.0, None, SESSION_EXPIRED) for attempt in (1, 2)]
+    database[6].available_at = database[7].available_at = 0.2
+
+    in_a_thread = in_thread(list)
+
+    async def tasker(batch: Batch[str]) -> Any:
+        if any(task.key == 7 and task.attempt == 1 for task in batch):
+            await asyncio.sleep(10)
+        await asyncio.sleep(0.05)
+        if any(task.key <= 3 and task.attempt == 1 for task in batch):
+            raise ValueError
+        return await in_a_thread(batch) if len(batch) == 1 else batch
+
+    config = Settings(
+        batch_size=4, concurrency=2, start_jitter=0, keepalive_interval=0.4, lease_ttl=6, cancel_grace=1, call_timeout=1,
+        drain_timeout=2, shutdown_timeout=2, poll_interval=0.3, task_timeout=0.5, breaker_failures=3,
+        retry=Retry(max_attempts=3, delay=0.1),
+    )  # fmt: skip
+    return database, Runner(database, tasker, config)
 
 
 def moving() -> tuple[Faulty, Runner[Any]]:
@@ -217,6 +245,7 @@ SCENARIOS = [
     pytest.param(batches, 2.2, "run", id="batches"),
     pytest.param(batches, 2.2, "block", id="batches in a block"),
     pytest.param(one_by_one, 2.2, "run", id="one by one"),
+    pytest.param(isolating, 1.4, "run", id="isolating"),
     pytest.param(moving, 1.8, "run", id="moving"),
 ]
 

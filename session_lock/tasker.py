@@ -180,10 +180,10 @@ class _Threads(Executor):
                     self._idle.remove(inbox)
                     return
                 continue
-            future.set_running_or_notify_cancel()
-            result = call()
+            result = call() if (wanted := future.set_running_or_notify_cancel()) else None
             self._idle.append(inbox)
-            future.set_result(result)
+            if wanted:
+                future.set_result(result)
             del future, call, result  # idle, it keeps no rows
 
 

@@ -1,6 +1,7 @@
 """Share the rows of your own PostgreSQL table over the live instances of an asyncio service."""
 
 from session_lock.database import Database, DatabaseFinder
+from session_lock.duties import Due, Duties, Duty, PostgresDuties, cron, every
 from session_lock.errors import (
     DatabaseError,
     RowRefusedError,
@@ -26,7 +27,11 @@ __all__ = [
     "DatabaseError",
     "DatabaseFinder",
     "Discard",
+    "Due",
+    "Duties",
+    "Duty",
     "PostgresDatabase",
+    "PostgresDuties",
     "Release",
     "Retry",
     "RowRefusedError",
@@ -42,5 +47,7 @@ __all__ = [
     "TaskLost",
     "TaskTable",
     "Tasker",
+    "cron",
     "each",
+    "every",
 ]

@@ -4,6 +4,7 @@
 """
 
 from session_lock.testing.clock import DeadlockError, VirtualTimeLoop, run_virtual, virtual_time
+from session_lock.testing.duties import MemoryDuties
 from session_lock.testing.memory import MemoryDatabase
 from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask
 from session_lock.testing.transaction import MemoryTransaction
@@ -12,6 +13,7 @@ __all__ = [
     "Closed",
     "DeadlockError",
     "MemoryDatabase",
+    "MemoryDuties",
     "MemoryFailure",
     "MemorySession",
     "MemoryTask",

@@ -21,8 +21,8 @@ from session_lock.table import Shape
 from tests.support import EMAIL_TABLE, EMAILS, apply_mapping
 
 FILES = sorted(each.name for each in sql_root().iterdir() if each.name.endswith(".sql"))
-ONCE = ("sessions.up.sql", "tasks.up.sql", "tasks.index.sql", "tasks.due.index.sql")
-ALWAYS = ("sessions.alwaysup.sql", "tasks.alwaysup.sql")
+ONCE = ("sessions.up.sql", "duties.up.sql", "tasks.up.sql", "tasks.index.sql", "tasks.due.index.sql")
+ALWAYS = ("sessions.alwaysup.sql", "duties.alwaysup.sql", "tasks.alwaysup.sql")
 
 SHAPE = Shape(
     key_type="bigint",
@@ -70,7 +70,7 @@ def option(function: pg.CreateFunctionStmt, name: str) -> list[pg.Node]:
 
 def test_these_are_all_the_files():
     assert FILES == [
-        "grants.sql", "sessions.alwaysup.sql", "sessions.down.sql", "sessions.up.sql",
+        "duties.alwaysup.sql", "duties.down.sql", "duties.grants.sql", "duties.up.sql", "grants.sql", "sessions.alwaysup.sql", "sessions.down.sql", "sessions.up.sql",
         "tasks.alwaysup.sql", "tasks.down.sql", "tasks.due.index.sql", "tasks.index.sql", "tasks.trigger.down.sql", "tasks.trigger.sql",
         "tasks.up.sql",
     ]  # fmt: skip
@@ -94,7 +94,7 @@ def test_each_body_parses(name, form):
         for function, statement, text in functions(text_of(name, form))
         if option(statement, "language")[0].sval == "plpgsql"
     ]
-    assert len(bodies) >= 5
+    assert len(bodies) >= 3
     for body in bodies:
         assert pglast.parse_plpgsql(body)
 
@@ -227,7 +227,7 @@ def test_every_definer_function_pins_its_search_path_and_has_pg_temp_last(name, 
         definers += 1
         [path] = [s for s in option(statement, "set") if s.name == "search_path"]
         assert [arg.val.sval for arg in path.args] == ["pg_catalog", "pg_temp"], function
-    assert definers >= 5
+    assert definers >= 3
 
 
 @pytest.mark.parametrize("name", ALWAYS)
@@ -289,7 +289,7 @@ def test_names_in_bodies_are_qualified():
         ours = {f for n in ALWAYS for f, _, _ in functions(source(n))} | {"session", "failure", "pause"}
         for word in ours - {"share", "clock", "session", "failure", "pause"}:
             assert not re.search(rf"(?<![\w.]){word}\(", code), word
-        assert not re.search(r"\b(FROM|JOIN|UPDATE|INTO)\s+(session|failure|pause)\b", code)
+        assert not re.search(r"\b(FROM|JOIN|UPDATE|INTO)\s+(session|failure|pause|duty\w*)\b", code)
 
 
 # Rules of those who call it ------------------------------------------------------------------------
@@ -349,6 +349,9 @@ EXCUSED = {
         "require-concurrent-index-creation": "as before",
         "require-statement-timeout": "as before",
         "prefer-bigint-over-int": "capacities and attempts are small",
+    },
+    "duties.up.sql": {
+        "prefer-bigint-over-int": "a run is put off few times",
     },
     "tasks.up.sql": {
         "require-statement-timeout": "instant once it has its lock, and that wait is limited",

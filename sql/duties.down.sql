@@ -1,0 +1,8 @@
+-- session_lock: takes away the duties: what is planned, and which runs there have been. Nothing in there is a user's own.
+
+DROP FUNCTION IF EXISTS session_lock.plan_duties(bigint, uuid, bigint, text[], text[], timestamptz[], boolean[], text[], timestamptz[]);
+DROP FUNCTION IF EXISTS session_lock.forget_duties(timestamptz);
+DROP FUNCTION IF EXISTS session_lock.put_off_run(bigint, uuid, bigint, bigint);
+DROP TABLE IF EXISTS session_lock.duty_run;
+DROP TABLE IF EXISTS session_lock.duty_declaration;
+DROP TABLE IF EXISTS session_lock.duty;

@@ -2,7 +2,8 @@
 
 from session_lock.cli.demo.scenario import Scenario
 from session_lock.cli.demo.scenarios.bank import Bank
+from session_lock.cli.demo.scenarios.cron import Cron
 from session_lock.cli.demo.scenarios.files import Files
 from session_lock.cli.demo.scenarios.retries import Retries
 
-SCENARIOS: dict[str, type[Scenario]] = {"files": Files, "bank": Bank, "retries": Retries}
+SCENARIOS: dict[str, type[Scenario]] = {"files": Files, "bank": Bank, "retries": Retries, "cron": Cron}

@@ -32,7 +32,7 @@ async def test_the_group_of_the_page(
         await admin.execute(
             f"CREATE TABLE public.report (due_at timestamptz); GRANT INSERT ON public.report TO {APP_ROLE}"
         )
-        await PostgresGroup(admin, database.app_dsn).at(datetime(2026, 7, 1, 1, 29, 57, tzinfo=UTC))
+        await PostgresGroup(admin, database.app_dsn).at(datetime(2026, 7, 1, 1, 29, 58, tzinfo=UTC))
         page.run(holding="def make_group(")
         async with page["make_group"](database.app_dsn):
             while not (due_at := await admin.fetchval("SELECT due_at FROM public.report")):

@@ -78,8 +78,10 @@ OUTAGE = [START + each * DAY + 3 * HOUR for each in range(4)]
 """3:00 of each day: the first is planned when all die, the others pass while nobody is there."""
 
 
-@pytest.mark.parametrize("killed", [True, False])
-@pytest.mark.parametrize(("missed", "expected"), [("once", OUTAGE[-1:]), ("all", OUTAGE), ("skip", [])])
+@pytest.mark.parametrize(
+    ("missed", "expected", "killed"),
+    [("once", OUTAGE[-1:], True), ("all", OUTAGE, False), ("skip", [], True), ("skip", [], False)],
+)
 async def test_after_an_outage(group, missed, expected, killed):
     daily = duty(cron("0 3 * * *"), missed=missed)
     before = [await Instance(group, daily).start() for _ in range(2)]

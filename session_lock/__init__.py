@@ -12,6 +12,7 @@ from session_lock.errors import (
     TaskLost,
 )
 from session_lock.group import RunnerGroup
+from session_lock.limits import Limit, Rate
 from session_lock.postgres import PostgresDatabase
 from session_lock.retry import Retry
 from session_lock.runner import Runner
@@ -30,8 +31,10 @@ __all__ = [
     "Due",
     "Duties",
     "Duty",
+    "Limit",
     "PostgresDatabase",
     "PostgresDuties",
+    "Rate",
     "Release",
     "Retry",
     "RowRefusedError",

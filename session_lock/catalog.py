@@ -72,6 +72,9 @@ async def read_shape(connection: Connection, table: TaskTable) -> Shape:
         else:
             _need(table, found, column, "order_by")
             types.setdefault(column, str(found[column]["full_type"]))
+    if (counted := table.rules.column) is not None:
+        role = "fair_by" if table.fair_by == counted else "limits"
+        types.setdefault(counted, str(_need(table, found, counted, role)["full_type"]))
     return Shape(
         key_type=KEY_TYPES[found[table.key]["type"]],
         column_types=types,

@@ -145,6 +145,8 @@ class Work(Generic[T_co]):
     """Seconds until the next task that is not due yet; None if unknown or if there was no room for more."""
     share: int | None = None
     """How many tasks the session may hold while work is scarce; None where the share was not worked out."""
+    limited: bool = False
+    """Whether a limit of the mapping has held tasks back: there may be more as soon as one is finished."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,7 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, *, over_shar
         phase.idle = not work.tasks
         phase.set(tasks=len(work.tasks))
     hold.renewed(sent_at, work.left)
+    hold.limited = work.limited
     hold.take(work.tasks)
     return work
 

@@ -190,6 +190,7 @@ class PostgresDatabase(Generic[T]):
             position=next((row["task_position"] for row in rows if row[0] == "task"), None),
             next_due=state["next_due"],
             share=state["task_share"],
+            limited=state["outcome"] is not None,
         )
 
     def _claimed(self, row: asyncpg.Record) -> ClaimedTask[T]:

@@ -17,6 +17,7 @@ from session_lock.table import (
     due_index_name,
     function_set,
     index_name,
+    limit_index_names,
     wake_trigger_name,
 )
 
@@ -139,6 +140,7 @@ def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
         "due_is_indexed": "true" if table.order[0] == (claim.available_at, False) else "false",
         "position": position(table, shape),
         "from_position": from_position(table, shape),
+        **limit_holes(table, shape),
         "index": index,
         "index_qualified": f"{quote_name(task_schema)}.{index}",
         "due_index": due_index,
@@ -146,6 +148,57 @@ def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
         "due_index_literal": quote_inside_literal(f"{quote_name(task_schema)}.{due_index}"),
         "index_literal": quote_inside_literal(f"{quote_name(task_schema)}.{index}"),
     }
+
+
+def limit_holes(table: TaskTable, shape: Shape) -> dict[str, str]:
+    """The words of `tasks.limits.*.sql` and of the indexes beside it; of get_work only the first two are read without limits."""
+    rules, functions = table.rules, function_set(table, shape)
+    value, bare = "0::bigint", ""
+    if rules.column is not None:
+        column = quote_name(rules.column)
+        value = f"pg_catalog.hash_record_extended(ROW(t.{column}), 0)"
+        bare = f"pg_catalog.hash_record_extended(ROW({column}), 0)"
+    order = position(table, shape)
+    in_turns = "my.start" if rules.fair else f"CASE WHEN my.start = 'order' THEN {order} END"
+    words = {
+        "picks": _boolean(rules.any),
+        "counts_held": _boolean(rules.counts_held),
+        "fair": _boolean(rules.fair),
+        "ordered": _boolean(rules.ordered),
+        "has_value": _boolean(rules.column is not None),
+        "value": value,
+        "value_index": bare,
+        "held_by": bare or quote_name(table.claim_columns.session_id),
+        "most": str(rules.group.n) if rules.group else "NULL::integer",
+        "most_each": str(rules.each.n) if rules.each else "NULL::integer",
+        "rate": str(rules.group_rate.n) if rules.group_rate else "NULL::integer",
+        "rate_per": repr(float(rules.group_rate.per)) if rules.group_rate else "NULL",
+        "rate_each": str(rules.each_rate.n) if rules.each_rate else "NULL::integer",
+        "rate_each_per": repr(float(rules.each_rate.per)) if rules.each_rate else "NULL",
+        "limits_group": _boolean(bool(rules.group or rules.group_rate)),
+        "limits_each": _boolean(bool(rules.each or rules.each_rate)),
+    }
+    for kind in ("values", "held"):
+        index = quote_name(f"{kind}_{functions}")
+        words[f"{kind}_index"] = index
+        words[f"{kind}_index_qualified"] = f"{quote_name(table.qualified[0])}.{index}"
+        words[f"{kind}_index_literal"] = quote_inside_literal(f"{quote_name(table.qualified[0])}.{index}")
+    return words | ({"position": in_turns} if rules.any else {})
+
+
+def _boolean(condition: bool) -> str:
+    return "true" if condition else "false"
+
+
+def mapping_files(table: TaskTable, kind: str) -> tuple[str, ...]:
+    """The files of this kind (index, alwaysup, down) that a mapping needs, in the order in which they run."""
+    match kind:
+        case "index":
+            return ("tasks.index.sql", *limit_index_names(table, ""))
+        case "alwaysup":
+            return ("tasks.alwaysup.sql", *(["tasks.limits.alwaysup.sql"] if table.rules.any else []))
+        case _:
+            return (*(["tasks.limits.down.sql"] if table.rules.any else []), "tasks.down.sql")
 
 
 LEAST = {

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from session_lock.errors import SettingsError
+from session_lock.limits import AnyLimit, Rules, as_limits, rules_of
 from session_lock.names import BODY_QUOTE, check_name, is_storable, split_direction, split_name, squeeze
 
 
@@ -74,6 +75,12 @@ class TaskTable:
     claim_columns: ClaimColumns = field(default_factory=ClaimColumns)
     """The names of the four columns that are added."""
 
+    limits: Sequence[AnyLimit] = ()
+    """`Limit` and `Rate`: how many tasks may be held at once, or started in a time. Defaults to none."""
+
+    fair_by: str | None = None
+    """A column whose values take turns, so that a few tasks of one do not wait for the many of another."""
+
     schema: str = "session_lock"
     """Where the sessions and functions live."""
 
@@ -84,6 +91,7 @@ class TaskTable:
         for attribute in ("table", "key", "pending", "finish", "name", "schema"):
             if not isinstance(getattr(self, attribute), str):
                 raise SettingsError(f"{attribute} of a TaskTable is text, not {getattr(self, attribute)!r}")
+        object.__setattr__(self, "limits", as_limits(self.limits))
         for attribute in ("columns", "order_by"):
             value = getattr(self, attribute)
             if isinstance(value, str):
@@ -95,6 +103,7 @@ class TaskTable:
         object.__setattr__(self, "columns", self.columns or (self.key,))
         self._check_names()
         self._check_expressions()
+        self._check_limits()
 
     def _check_names(self) -> None:
         for kind, names in (
@@ -119,6 +128,24 @@ class TaskTable:
                     f"{attribute} of {self.name!r} contains {BODY_QUOTE} or NUL, which it may not"
                 )
 
+    def _check_limits(self) -> None:
+        if self.fair_by is not None:
+            check_name(self.fair_by, "fair_by column")
+        rules = self.rules
+        claim = [getattr(self.claim_columns, each.name) for each in fields(self.claim_columns)]
+        if rules.column in claim:
+            raise SettingsError(f"limits and fair_by of {self.name!r} name the claim column {rules.column!r}")
+        if rules.ordered and self.claim_columns.available_at in [column for column, _ in self.order]:
+            raise SettingsError(
+                f"{self.name!r} has an ordered limit, and a retry moves {self.claim_columns.available_at!r}: "
+                "name an order that stays, such as order_by=('created_at',) or the key"
+            )
+
+    @property
+    def rules(self) -> Rules:
+        """`limits` and `fair_by`, each in its place."""
+        return rules_of(self.limits, self.fair_by)
+
     @property
     def qualified(self) -> tuple[str, str]:
         """Schema and table, unquoted."""
@@ -141,7 +168,7 @@ class Shape:
     """As `format_type` prints it: smallint, integer, bigint, uuid or text."""
 
     column_types: Mapping[str, str]
-    """By column: those of `columns` and `order`, as `format_type` prints them."""
+    """By column: those of `columns`, `order`, `limits` and `fair_by`, as `format_type` prints them."""
 
     not_null: frozenset[str]
     """The columns among them that cannot be null."""
@@ -157,6 +184,10 @@ def function_set(table: TaskTable, shape: Shape) -> str:
         table.qualified, table.key, shape.key_type, [(c, shape.column_types[c]) for c in table.columns],
         squeeze(table.pending), [(c, d, shape.column_types[c]) for c, d in table.order], table.claim_columns, table.name,
     ))  # fmt: skip
+    rules = table.rules
+    if rules.any:  # their numbers, like finish, are replaced in place
+        column = rules.column and (rules.column, shape.column_types[rules.column])
+        covered += repr((column, rules.counts_held))
     digest = hashlib.sha256(covered.encode()).hexdigest()[:8]
     return f"{_readable(table.name)}_{digest}"
 
@@ -164,6 +195,15 @@ def function_set(table: TaskTable, shape: Shape) -> str:
 def index_name(functions: str) -> str:
     """The name of the index that belongs to a set of functions; it lives in the table's schema."""
     return f"pending_{functions}"
+
+
+def limit_index_names(table: TaskTable, functions: str) -> dict[str, str]:
+    """Of a mapping with limits: the indexes beside the first one, by the file that makes them."""
+    rules = table.rules
+    return {
+        **({"tasks.values.index.sql": f"values_{functions}"} if rules.column else {}),
+        **({"tasks.held.index.sql": f"held_{functions}"} if rules.counts_held else {}),
+    }
 
 
 def due_index_name(functions: str) -> str:

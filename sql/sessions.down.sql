@@ -25,6 +25,7 @@ DROP FUNCTION IF EXISTS session_lock.bump_session(bigint, uuid, double precision
 DROP FUNCTION IF EXISTS session_lock.start_session(text, text, integer, double precision, text, text, text);
 DROP FUNCTION IF EXISTS session_lock.clock();
 DROP FUNCTION IF EXISTS session_lock.schema_version();
+DROP TABLE IF EXISTS session_lock.started;
 DROP TABLE IF EXISTS session_lock.pause;
 DROP TABLE IF EXISTS session_lock.failure;
 DROP TABLE IF EXISTS session_lock.session;

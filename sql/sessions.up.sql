@@ -47,4 +47,14 @@ CREATE TABLE IF NOT EXISTS session_lock.pause (
   at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
-REVOKE ALL ON session_lock.session, session_lock.failure, session_lock.pause FROM PUBLIC;
+-- What was started lately under a Rate of its mapping: by the hash of a column's value, or NULL for the whole mapping.
+-- Rows are kept for the time of the rate.
+CREATE TABLE IF NOT EXISTS session_lock.started (
+  name   text NOT NULL,         -- the mapping's
+  value  bigint,
+  at     timestamptz NOT NULL,
+  number integer NOT NULL       -- tasks that were claimed then
+);
+CREATE INDEX IF NOT EXISTS started_name_value_at ON session_lock.started (name, value, at);
+
+REVOKE ALL ON session_lock.session, session_lock.failure, session_lock.pause, session_lock.started FROM PUBLIC;

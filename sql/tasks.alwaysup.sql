@@ -62,7 +62,8 @@ $function$;
 -- Returns rows of three kinds. 'task': task_key, task_token, task_attempt, task_alone (its session expired under it again and
 -- again: run it with nothing beside it) and the mapping's columns, in claim order; the first has task_position, for the next call. 'outcome': task_key and outcome of each of p_finished. 'state', once, last:
 -- next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left (seconds), task_share
--- (how many tasks the session may hold; NULL where the share does not bind: there is plenty, or nobody to share with).
+-- (how many tasks the session may hold; NULL where the share does not bind: there is plenty, or nobody to share with), and
+-- the outcome 'limited' if a limit of the mapping has held tasks back.
 CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
   p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_over_share boolean,
   p_finished __key_type__[], p_tokens bigint[]
@@ -95,6 +96,9 @@ DECLARE
   named      bigint[];
   gone       bigint[];
   keys       __key_type__[] := '{}';
+  limited    boolean := false;
+  next_at    timestamptz;
+  not_before timestamptz;
 BEGIN
   -- Ended sessions are read in one statement and used in the next; that is sound only if the next one sees more.
   IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -123,8 +127,12 @@ BEGIN
   IF my.want > 0 AND NOT p_over_share AND cardinality(my.sharing) > 1 THEN
     my.total := (SELECT sum(c) FROM unnest(my.capacities) AS c);
     my.enough := least(my.total, ceil((cardinality(my.held) + my.want)::numeric * my.total / my.capacity));
-    SELECT count(*) INTO my.tasks
-      FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock LIMIT my.enough) AS task;
+    IF __picks__ THEN
+      my.tasks := session_lock.possible__set__(my.enough, my.clock);
+    ELSE
+      SELECT count(*) INTO my.tasks
+        FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock LIMIT my.enough) AS task;
+    END IF;
     IF my.tasks > 0 AND my.tasks < my.enough THEN
       my.share := coalesce(session_lock.share(p_id, my.sharing, my.capacities, my.tasks), 0);
       my.want := least(my.want, my.share - cardinality(my.held));
@@ -133,7 +141,15 @@ BEGIN
 
   -- 4 Claim. A row is claimable if it is pending, due, and free: held by nobody, by a session *known* to be ended, or by
   --   the caller who does not know it. Locked rows are passed over; too few from the position on means: from the start.
-  WHILE my.want > 0 LOOP
+  --   A mapping with limits has a function of its own for it, which also sees to them (tasks.limits.alwaysup.sql).
+  IF __picks__ AND my.want > 0 THEN
+    SELECT p.keys, p.start, p.limited, p.next_at, p.not_before
+      INTO my.keys, my.start, my.limited, my.next_at, my.not_before
+      FROM session_lock.pick__set__(
+        p_id, my.want, my.held, my.ended, my.clock, my.start, coalesce(cardinality(p_finished), 0) = 0
+      ) AS p;
+  END IF;
+  WHILE my.want > 0 AND NOT __picks__ LOOP
     my.keys := ARRAY(
       SELECT t.__key__
         FROM __table__ AS t
@@ -178,25 +194,34 @@ BEGIN
   PERFORM session_lock.note_idle(p_id, p_id = ANY (my.sharing) AND cardinality(my.keys) < p_limit);
 
   -- 5 There was room for more, and all that is due has been walked: when is the next one due, and which sessions do the
-  --   tasks name that are due and not free?
+  --   tasks name that are due and not free? (If a limit was in the way, the held ones are walked: they have an index.)
   IF my.want > 0 AND cardinality(my.keys) < my.want THEN
-    IF __due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL THEN
+    IF NOT my.limited AND (__due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL) THEN
       SELECT extract(epoch FROM t.__available_at__ - my.clock) INTO next_due
         FROM __table__ AS t
        WHERE (__pending__) AND t.__available_at__ > my.clock AND t.__available_at__ < 'infinity'
        ORDER BY t.__available_at__
        LIMIT 1;
     END IF;
+    IF __picks__ THEN
+      next_due := CASE  -- held back by a limit alone: nobody knows when
+        WHEN my.not_before = 'infinity' THEN NULL
+        ELSE extract(epoch FROM greatest(least(my.clock + make_interval(secs => next_due), my.next_at), my.not_before) - my.clock)
+      END;
+    END IF;
+  END IF;
+  IF my.want > 0 AND cardinality(my.keys) < my.want AND (__counts_held__ OR NOT my.limited) THEN
     my.named := ARRAY(
       SELECT DISTINCT t.__session_id__
         FROM __table__ AS t
-       WHERE (__pending__) AND t.__available_at__ <= my.clock AND t.__session_id__ IS NOT NULL AND t.__session_id__ <> my.id
+       WHERE (__pending__) AND (__counts_held__ OR t.__available_at__ <= my.clock)
+         AND t.__session_id__ IS NOT NULL AND t.__session_id__ <> my.id
     );
     my.gone := session_lock.sweep_sessions(my.ended, my.named, my.clock);
     IF cardinality(my.gone) > 0 THEN
       my.keys := ARRAY(
         SELECT t.__key__ FROM __table__ AS t
-         WHERE (__pending__) AND t.__available_at__ <= my.clock AND t.__session_id__ = ANY (my.gone)
+         WHERE (__pending__) AND (__counts_held__ OR t.__available_at__ <= my.clock) AND t.__session_id__ = ANY (my.gone)
          ORDER BY t.__key__
            FOR NO KEY UPDATE SKIP LOCKED
       );
@@ -205,7 +230,7 @@ BEGIN
   END IF;
 
   RETURN QUERY
-  SELECT 'state'::text, NULL::__key_type__, NULL::bigint, NULL::integer, NULL::text,
+  SELECT 'state'::text, NULL::__key_type__, NULL::bigint, NULL::integer, CASE WHEN my.limited THEN 'limited' END,
          NULL::text, get_work__set__.next_due, extract(epoch FROM my.expires - my.clock)::double precision, my.share,
          NULL::boolean, __no_columns__;
 END

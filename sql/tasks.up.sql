@@ -21,10 +21,14 @@ COMMENT ON COLUMN __table__.__available_at__ IS '__mark__: not claimed before; i
 
 -- A concurrent build that failed leaves an invalid index behind, which costs writes and serves nobody.
 DO $function$
+DECLARE
+  v_index text;
 BEGIN
-  IF EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass('__index_literal__') AND NOT i.indisvalid) THEN
-    DROP INDEX __index_qualified__;
-  END IF;
+  FOREACH v_index IN ARRAY ARRAY['__index_literal__', '__values_index_literal__', '__held_index_literal__'] LOOP
+    IF EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass(v_index) AND NOT i.indisvalid) THEN
+      EXECUTE 'DROP INDEX ' || v_index;
+    END IF;
+  END LOOP;
 END
 $function$;
 

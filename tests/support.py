@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from session_lock.catalog import read_shape
-from session_lock.schema import render
+from session_lock.schema import mapping_files, render
 from session_lock.table import TaskTable, function_set
 
 EMAIL_TABLE = """
@@ -37,8 +37,8 @@ async def apply_mapping(
         "sessions.up.sql",
         "sessions.alwaysup.sql",
         "tasks.up.sql",
-        "tasks.index.sql",
-        "tasks.alwaysup.sql",
+        *mapping_files(table, "index"),
+        *mapping_files(table, "alwaysup"),
     ):
         await connection.execute(render(name, table, shape))
     if grant_to:

@@ -16,12 +16,12 @@ from session_lock.cli.common import (
 )
 from session_lock.migrations import validate
 from session_lock.migrations.sandbox import Connection
-from session_lock.schema import render, shipped
+from session_lock.schema import mapping_files, render, shipped
 from session_lock.table import Shape, TaskTable, function_set
 
 PARTS = {
     "up": "once: the tables of the sessions, and the claim columns",
-    "index": "once, outside a transaction: the index of what is pending",
+    "index": "once, outside a transaction: the index of what is pending, and those of limits",
     "due": "if wanted, outside a transaction: the index of when tasks fall due, for an order that does not begin with that",
     "always": "at every deploy, before the new code: the functions",
     "trigger": "on request: a trigger that wakes the Runners at each INSERT into the table",
@@ -35,15 +35,15 @@ def _files_of(part: str, table: TaskTable) -> tuple[str, ...]:
         case "up":
             return ("sessions.up.sql", *shipped(table, "up"), "tasks.up.sql")
         case "index":
-            return ("tasks.index.sql",)
+            return mapping_files(table, "index")
         case "due":
             return ("tasks.due.index.sql",)
         case "always":
-            return ("sessions.alwaysup.sql", *shipped(table, "alwaysup"), "tasks.alwaysup.sql")
+            return ("sessions.alwaysup.sql", *shipped(table, "alwaysup"), *mapping_files(table, "alwaysup"))
         case "trigger" | "trigger.down":
             return (f"tasks.{part}.sql",)
         case _:
-            return (*shipped(table, "down"), "tasks.down.sql")
+            return (*shipped(table, "down"), *mapping_files(table, "down"))
 
 
 def add_parser(commands: Commands) -> None:
@@ -161,8 +161,12 @@ def _files(
         *(() if shared else (("sessions", ("sessions.up.sql",), ("sessions.down.sql",)),)),
         ("sessions_always", ("sessions.alwaysup.sql",), None),
         (slug, (*shipped(table, "up"), "tasks.up.sql"), _files_of("down", table)),
-        (f"{slug}_index", ("tasks.index.sql",), None),
-        (f"{slug}_always", (*shipped(table, "alwaysup"), "tasks.alwaysup.sql"), None),
+        # each of them alone in its file: a tool that sends one as a whole makes a transaction of two statements
+        *(
+            (f"{slug}_{name.removeprefix('tasks.').removesuffix('.sql').replace('.', '_')}", (name,), None)
+            for name in _files_of("index", table)
+        ),
+        (f"{slug}_always", (*shipped(table, "alwaysup"), *mapping_files(table, "alwaysup")), None),
     )
     files = {}
     for number, (title, up, down) in enumerate(steps, start):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from session_lock.errors import SchemaError
 from session_lock.migrations.advice import notes
+from session_lock.migrations.limiting import wrong_indexes
 from session_lock.migrations.sandbox import Connection, RightsError, rolled_back, sentences
 from session_lock.migrations.shipping import is_there, shipped_table
 from session_lock.migrations.validation import (
@@ -19,7 +20,7 @@ from session_lock.migrations.validation import (
     schema_versions,
 )
 from session_lock.names import quote_name
-from session_lock.schema import SCHEMA_VERSION, in_schema, render, shipped, source
+from session_lock.schema import SCHEMA_VERSION, in_schema, mapping_files, render, shipped, source
 from session_lock.table import TaskTable, function_set, index_name
 
 
@@ -60,6 +61,10 @@ async def check(connection: Connection, table: TaskTable, *, role: str | None = 
             *await shipped_functions(connection, table, examined),
             *await claim_columns(connection, table),
             *await pending_index(connection, table, examined),
+            *[
+                Difference(f"{text}{INSTALL}")
+                for text in await wrong_indexes(connection, table, examined.limit_indexes)
+            ],
             *await task_functions(connection, table, examined),
             *await rights(connection, table, examined, role),
             *[Difference(text, note=True) for text in await notes(connection, table, examined, role)],
@@ -148,8 +153,15 @@ async def shipped_functions(connection: Connection, table: TaskTable, examined: 
 
 
 async def task_functions(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
-    down, always = (render(name, table, examined.shape) for name in ("tasks.down.sql", "tasks.alwaysup.sql"))
-    return await _functions(connection, down, always)
+    found = []
+    # Those with limits first: they are last in "alwaysup" and first in "down".
+    for down, always in zip(
+        mapping_files(table, "down"), reversed(mapping_files(table, "alwaysup")), strict=True
+    ):
+        found += await _functions(
+            connection, render(down, table, examined.shape), render(always, table, examined.shape)
+        )
+    return found
 
 
 _NAME = r'(?:"(?:[^"]|"")+"|\w+)\.\w+'

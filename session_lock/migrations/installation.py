@@ -18,12 +18,13 @@ from session_lock.migrations.comparison import (
     shipped_functions,
     task_functions,
 )
+from session_lock.migrations.limiting import wrong_indexes
 from session_lock.migrations.sandbox import PINNED, Connection, sentences
 from session_lock.migrations.shipping import at_hand, shipped_table
 from session_lock.migrations.validation import Examined, check_rights, check_schema_is_ours, examine
 from session_lock.names import quote_name
-from session_lock.schema import render, shipped
-from session_lock.table import TaskTable, function_set, index_name
+from session_lock.schema import mapping_files, render, shipped
+from session_lock.table import TaskTable, function_set, index_name, limit_index_names
 
 TURN = 60.0
 """Seconds to wait for another installation to end."""
@@ -56,18 +57,30 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
             if await claim_columns(connection, table):
                 await connection.execute(render("tasks.up.sql", table, shape))
                 done.append(f"added the claim columns to {table.table}")
-            name = index_name(function_set(table, shape))
-            if await pending_index(connection, table, examined):
-                await _drop_invalid(connection, table, name)
-                await connection.execute(render("tasks.index.sql", table, shape))
-                done.append(f"built the index {name} on {table.table}")
+            done += await _build_indexes(connection, table, examined)
             if await task_functions(connection, table, examined):
-                await connection.execute(render("tasks.alwaysup.sql", table, shape))
+                for file in mapping_files(table, "alwaysup"):
+                    await connection.execute(render(file, table, shape))
                 done.append(f"made the functions of the mapping {table.name!r}, {function_set(table, shape)}")
             if grant_to is not None and await rights(connection, table, examined, grant_to):
                 for name in ("grants.sql", *shipped(table, "grants")):
                     await connection.execute(render(name, table, shape, role=grant_to))
                 done.append(f"let the role {grant_to!r} execute them")
+    return done
+
+
+async def _build_indexes(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
+    done, functions = [], function_set(table, examined.shape)
+    if await pending_index(connection, table, examined):
+        name = index_name(functions)
+        await _drop_invalid(connection, table, name)
+        await connection.execute(render("tasks.index.sql", table, examined.shape))
+        done.append(f"built the index {name} on {table.table}")
+    if await wrong_indexes(connection, table, examined.limit_indexes):
+        for file, name in limit_index_names(table, functions).items():
+            await _drop_invalid(connection, table, name)
+            await connection.execute(render(file, table, examined.shape))
+        done.append(f"built the indexes of the limits of {table.name!r} on {table.table}")
     return done
 
 

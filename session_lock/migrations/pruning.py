@@ -11,7 +11,7 @@ from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError
 from session_lock.migrations.sandbox import Connection, sentences
 from session_lock.names import quote_inside_literal, quote_name
-from session_lock.table import TaskTable, due_index_name, function_set, index_name
+from session_lock.table import TaskTable, function_set
 
 SESSIONS_KEPT = timedelta(days=7)
 FAILURES_KEPT = timedelta(days=30)
@@ -91,7 +91,7 @@ async def _sets(connection: Connection, table: TaskTable, current: str) -> dict[
         and f"UPDATE {source} AS t" in row["body"]
         and title in row["body"]
     }
-    verbs = "standing|get_work|finish_tasks|finish_in|release_tasks|end_session|cancel_task|retry_tasks"
+    verbs = "standing|possible|pick|get_work|finish_tasks|finish_in|release_tasks|end_session|cancel_task|retry_tasks"
     sets: dict[str, list[str]] = {}
     for row in rows:
         if row["set"] in ours and re.fullmatch(rf"(?:{verbs})(?:_v\d+)?_{row['set']}(?:_v\d+)?", row["name"]):
@@ -123,18 +123,19 @@ async def _old_indexes(connection: Connection, table: TaskTable, current: str, o
           JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
           JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-         WHERE n.nspname = $1 AND c.relname = $2 AND x.relname ~ ('^(?:pending|due)_' || $3 || '_[0-9a-f]{8}$')
-           AND x.relname <> ALL (ARRAY['pending_' || $4, 'due_' || $4])
+         WHERE n.nspname = $1 AND c.relname = $2 AND x.relname ~ ('^(?:pending|due|values|held)_' || $3 || '_[0-9a-f]{8}$')
+           AND x.relname !~ ('_' || $4::text || '$')
            AND (x.relname = ANY ($5) OR
                 NOT EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE right(p.proname, 8) = right(x.relname, 8))
-                AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
-                             WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey) AND a.attname = $6))
+                AND (x.relname !~ '^pending_' OR EXISTS (
+                      SELECT FROM pg_catalog.pg_attribute AS a
+                       WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey) AND a.attname = $6)))
          ORDER BY x.relname
         """,
         *table.qualified,
         current[:-9],
         current,
-        [name(each) for each in old for name in (index_name, due_index_name)],
+        [f"{kind}_{each}" for kind in ("pending", "due", "values", "held") for each in old],
         table.claim_columns.available_at,
     )
     return [row["index"] for row in rows]

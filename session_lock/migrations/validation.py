@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError
 from session_lock.migrations.assignments import check_assignments
 from session_lock.migrations.expressions import Probe, check_pending, make_probe
+from session_lock.migrations.limiting import limit_definitions
 from session_lock.migrations.sandbox import Connection, attempt, rolled_back, sentences
 from session_lock.migrations.shipping import at_hand
 from session_lock.names import quote_inside_literal, quote_name
@@ -41,6 +43,9 @@ class Examined:
     pending: str
     """As the server prints it, under the search_path of our functions."""
 
+    limit_indexes: Mapping[str, str]
+    """Of a mapping with limits: the other indexes by name, as the server prints what comes after USING."""
+
 
 async def examine(connection: Connection, table: TaskTable) -> Examined:
     with sentences(f"{table.table} could not be examined"):
@@ -54,10 +59,11 @@ async def examine(connection: Connection, table: TaskTable) -> Examined:
                 probe = Probe(connection, table, path)
                 pending = await check_pending(probe)
                 await _check_order(probe)
+                indexes = await limit_definitions(probe, shape)
                 await check_assignments(probe, "finish", table.finish)
                 if table.discard is not None:
                     await check_assignments(probe, "discard", table.discard)
-    return Examined(shape, pending)
+    return Examined(shape, pending, indexes)
 
 
 @dataclass(frozen=True, slots=True)

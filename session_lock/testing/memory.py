@@ -26,8 +26,10 @@ from session_lock.database import (
     Work,
 )
 from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, TaskLost
+from session_lock.limits import AnyLimit
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
+from session_lock.testing.limits import MemoryLimits, Picked
 from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask, divide
 from session_lock.testing.sessions import MemorySessions
 from session_lock.testing.transaction import MemoryTransaction, in_loop
@@ -45,7 +47,9 @@ class MemoryDatabase(MemorySessions[T]):
 
     `rows` are keys and data, due since ever. An exception in place of the data stands for a row that `decode` cannot
     read. `refuse(key, data)` says why a row cannot be finished, or None; `refuse_discard` why it cannot be discarded.
-    `discards=False` is a mapping without `discard`: what is given up is parked.
+    `discards=False` is a mapping without `discard`: what is given up is parked. `limits` and `fair_by` are those of a
+    `TaskTable`, over items or attributes of the data, or over what `value(key, data)` returns; with an ordered limit
+    tasks come in the order of their keys.
     """
 
     def __init__(
@@ -56,7 +60,11 @@ class MemoryDatabase(MemorySessions[T]):
         refuse: Callable[[TaskKey, T], str | None] | None = None,
         refuse_discard: Callable[[TaskKey, T], str | None] | None = None,
         discards: bool = True,
+        limits: Sequence[AnyLimit] = (),
+        fair_by: str | None = None,
+        value: Callable[[TaskKey, T], Any] | None = None,
     ) -> None:
+        self._limits: MemoryLimits[T] = MemoryLimits(limits, fair_by, value)
         super().__init__(rows, refuse=refuse, refuse_discard=refuse_discard, discards=discards)
         self._identity = Identity("memory", str(uuid4()), name)
 
@@ -107,13 +115,24 @@ class MemoryDatabase(MemorySessions[T]):
             rows = [row for row in free if start is None or row.order >= start][:want]
             if len(rows) < want:  # too few from the position on: from the start
                 rows = free[:want]
+            picked = Picked(rows)
+            if self._limits.rules.any:
+                pending = [row for row in self._in_order() if row.pending]
+                taken = [
+                    row
+                    for row in pending
+                    if row.session_id is not None and not self._sessions[row.session_id].ended
+                ]
+                picked = self._limits.pick(session.id, want, free=free, pending=pending, held=taken, now=now)
+            rows = picked.rows
             return Work(
                 left=session.expires_at - now,
                 tasks=[self._claim(row, session, now) for row in rows],
                 settled=settled,
                 position=json.dumps([rows[0].available_at, str(rows[0].key)]) if rows else None,
-                next_due=self._next_due(now) if len(rows) < want else None,
+                next_due=picked.next_due(self._next_due(now), now) if len(rows) < want else None,
                 share=share,
+                limited=picked.limited,
             )
 
     async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:
@@ -189,7 +208,7 @@ class MemoryDatabase(MemorySessions[T]):
             return want, None
         total = sum(sharing.values())
         enough = min(total, -(-(held + want) * total // session.capacity))
-        tasks = min(enough, sum(row.due(now) for row in self._tasks.values()))
+        tasks = min(enough, self._limits.possible([row for row in self._tasks.values() if row.due(now)]))
         if tasks in {0, enough}:  # nothing to share, or plenty
             return want, None
         share = divide(tasks, sharing).get(session.id, 0)
@@ -211,6 +230,11 @@ class MemoryDatabase(MemorySessions[T]):
         data, error = (None, row.data) if isinstance(row.data, Exception) else (row.data, None)
         alone = row.attempts > ALONE_AFTER and row.suspect
         return ClaimedTask(Claim(row.key, row.token), row.attempts, data, error, alone)
+
+    def _in_order(self) -> list[MemoryTask[T]]:
+        if self._limits.rules.ordered:  # a retry moves available_at
+            return sorted(self._tasks.values(), key=lambda row: row.key)
+        return super()._in_order()
 
     def _parse(self, position: str | None) -> tuple[float, Any] | None:
         if position is None or not self._tasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import count
@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from session_lock.database import Claim, ClaimedTask, Database, Outcome, Settled, Work
+from session_lock.limits import Limit, Rate
 from session_lock.postgres import PostgresDatabase
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
@@ -156,8 +157,9 @@ class MovableMemoryDatabase(MemoryDatabase[Any]):
 
 
 class MemoryHarness:
-    def __init__(self, *, discard: bool, key_type: str) -> None:
+    def __init__(self, *, discard: bool, key_type: str, limits: Mapping[str, Any]) -> None:
         self.database = MovableMemoryDatabase(
+            **{name: value for name, value in limits.items() if name != "order_by"},
             name="email",
             refuse=lambda _, data: "it is so" if data["address"] in {FORBIDDEN, STUBBORN} else None,
             refuse_discard=lambda _, data: "it is so" if data["address"] == KEPT else None,
@@ -277,9 +279,9 @@ class PostgresHarness:
     @classmethod
     @asynccontextmanager
     async def opened(
-        cls, test_database: TestDatabase, *, discard: bool, key_type: str
+        cls, test_database: TestDatabase, *, discard: bool, key_type: str, limits: Mapping[str, Any]
     ) -> AsyncIterator[PostgresHarness]:
-        mapping = EMAILS if discard else replace(EMAILS, discard=None)
+        mapping = replace(EMAILS, **limits) if discard else replace(EMAILS, discard=None)
         key = KEYS.get(key_type, f"{key_type} GENERATED ALWAYS AS IDENTITY")
         table = EMAIL_TABLE.replace("bigint GENERATED ALWAYS AS IDENTITY", key)
         async with AsyncExitStack() as stack:
@@ -403,13 +405,18 @@ class PostgresHarness:
 
 @asynccontextmanager
 async def opened(
-    request: pytest.FixtureRequest, implementation: str, *, discard: bool = True, key_type: str = "bigint"
+    request: pytest.FixtureRequest,
+    implementation: str,
+    *,
+    discard: bool = True,
+    key_type: str = "bigint",
+    limits: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Suite]:
     if implementation == "memory":
-        yield Suite(MemoryHarness(discard=discard, key_type=key_type))
+        yield Suite(MemoryHarness(discard=discard, key_type=key_type, limits=limits or {}))
         return
     async with PostgresHarness.opened(
-        request.getfixturevalue("database"), discard=discard, key_type=key_type
+        request.getfixturevalue("database"), discard=discard, key_type=key_type, limits=limits or {}
     ) as harness:
         yield Suite(harness)
 
@@ -438,6 +445,18 @@ async def suite_without_discard(request: pytest.FixtureRequest, implementation: 
 async def suite_of_key_type(request: pytest.FixtureRequest, implementation: str) -> AsyncIterator[Suite]:
     async with opened(request, implementation, key_type=request.param) as suite:
         yield suite
+
+
+@pytest.fixture
+async def limited(request: pytest.FixtureRequest, implementation: str) -> AsyncIterator[Suite]:
+    """The mapping has the limits of the test's `under`."""
+    async with opened(request, implementation, limits=request.param) as suite:
+        yield suite
+
+
+def under(*limits: Limit | Rate, **more: Any) -> pytest.MarkDecorator:
+    """Under these limits, and `fair_by=` or `order_by=`."""
+    return pytest.mark.parametrize("limited", [{"limits": limits, **more}], indirect=True, ids=["limited"])
 
 
 async def is_waiting(task: asyncio.Task[Any]) -> bool:

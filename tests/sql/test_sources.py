@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
@@ -16,13 +17,16 @@ from pglast import ast as pg
 
 import session_lock
 from session_lock.catalog import read_shape
+from session_lock.limits import Limit, Rate
 from session_lock.schema import SCHEMA_VERSION, SERVED_VERSION, render, source, sql_root
 from session_lock.table import Shape
 from tests.support import EMAIL_TABLE, EMAILS, apply_mapping
 
 FILES = sorted(each.name for each in sql_root().iterdir() if each.name.endswith(".sql"))
-ONCE = ("sessions.up.sql", "duties.up.sql", "tasks.up.sql", "tasks.index.sql", "tasks.due.index.sql")
-ALWAYS = ("sessions.alwaysup.sql", "duties.alwaysup.sql", "tasks.alwaysup.sql")
+INDEXES = ("tasks.index.sql", "tasks.due.index.sql", "tasks.values.index.sql", "tasks.held.index.sql")
+ONCE = ("sessions.up.sql", "duties.up.sql", "tasks.up.sql", *INDEXES)
+ALWAYS = ("sessions.alwaysup.sql", "duties.alwaysup.sql", "tasks.alwaysup.sql", "tasks.limits.alwaysup.sql")
+LIMITED = replace(EMAILS, limits=(Limit(3), Limit(1, by="address"), Rate(9, per=60)), fair_by="address")
 
 SHAPE = Shape(
     key_type="bigint",
@@ -37,7 +41,9 @@ SHAPE = Shape(
 
 
 def text_of(name: str, form: str) -> str:
-    return source(name) if form == "as it stands" else render(name, EMAILS, SHAPE, role="app")
+    """Files of limits, which no other mapping has, are rendered for one that has them all."""
+    table = LIMITED if re.match(r"tasks\.(limits|values|held)\.", name) else EMAILS
+    return source(name) if form == "as it stands" else render(name, table, SHAPE, role="app")
 
 
 every_file = pytest.mark.parametrize("name", FILES)
@@ -70,9 +76,11 @@ def option(function: pg.CreateFunctionStmt, name: str) -> list[pg.Node]:
 
 def test_these_are_all_the_files():
     assert FILES == [
-        "duties.alwaysup.sql", "duties.down.sql", "duties.grants.sql", "duties.up.sql", "grants.sql", "sessions.alwaysup.sql", "sessions.down.sql", "sessions.up.sql",
-        "tasks.alwaysup.sql", "tasks.down.sql", "tasks.due.index.sql", "tasks.index.sql", "tasks.trigger.down.sql", "tasks.trigger.sql",
-        "tasks.up.sql",
+        "duties.alwaysup.sql", "duties.down.sql", "duties.grants.sql", "duties.up.sql",
+        "grants.sql", "sessions.alwaysup.sql", "sessions.down.sql", "sessions.up.sql",
+        "tasks.alwaysup.sql", "tasks.down.sql", "tasks.due.index.sql", "tasks.held.index.sql", "tasks.index.sql",
+        "tasks.limits.alwaysup.sql", "tasks.limits.down.sql", "tasks.trigger.down.sql", "tasks.trigger.sql",
+        "tasks.up.sql", "tasks.values.index.sql",
     ]  # fmt: skip
 
 
@@ -94,7 +102,7 @@ def test_each_body_parses(name, form):
         for function, statement, text in functions(text_of(name, form))
         if option(statement, "language")[0].sval == "plpgsql"
     ]
-    assert len(bodies) >= 3
+    assert len(bodies) >= (2 if "limits" in name else 3)
     for body in bodies:
         assert pglast.parse_plpgsql(body)
 
@@ -115,6 +123,9 @@ CREATE TEMP TABLE __table__ (
   __discard__          timestamptz DEFAULT now(),
   __pending__          boolean GENERATED ALWAYS AS (__finish__ IS NULL) STORED,
   __order_index__      integer,
+  __value__            bigint,
+  __value_index__      bigint,
+  __held_by__          bigint,
   __order_by__         integer,
   __from_position__    boolean,
   __position__         text,
@@ -134,12 +145,13 @@ async def test_the_task_files_run_as_they_stand(database):
             "sessions.up.sql",
             "sessions.alwaysup.sql",
             "tasks.up.sql",
-            "tasks.index.sql",
+            *INDEXES,
             "tasks.alwaysup.sql",
+            "tasks.limits.alwaysup.sql",
             "tasks.trigger.sql",
             "tasks.trigger.down.sql",
         ):
-            for _ in range(2 if name != "tasks.index.sql" else 1):  # running it again changes nothing
+            for _ in range(2 if name not in INDEXES else 1):  # running it again changes nothing
                 await connection.execute(source(name))
         session, nonce, _ = await connection.fetchrow(
             "SELECT * FROM session_lock.start_session('as it stands', '', 1, 30, '', '', '')"
@@ -227,7 +239,9 @@ def test_every_definer_function_pins_its_search_path_and_has_pg_temp_last(name, 
         definers += 1
         [path] = [s for s in option(statement, "set") if s.name == "search_path"]
         assert [arg.val.sval for arg in path.args] == ["pg_catalog", "pg_temp"], function
-    assert definers >= 3
+    assert definers >= (
+        0 if "limits" in name else 3
+    )  # what limits add is called by get_work alone, as its owner
 
 
 @pytest.mark.parametrize("name", ALWAYS)
@@ -255,6 +269,8 @@ def test_no_state_of_a_connection_is_touched(name):
         name == "sessions.alwaysup.sql"
     ):  # sent at commit, so no state; who listens has a connection of its own
         code = code.replace("PERFORM pg_notify(", "", 1)
+    if name == "tasks.limits.alwaysup.sql":  # a lock of the transaction's is none of the connection's
+        code = re.sub(r"pg_(try_)?advisory_xact_lock\(", "", code)
     forbidden = r"\b(SAVEPOINT|EXCEPTION\s+WHEN|pg_(try_)?advisory\w*|LISTEN|NOTIFY|pg_notify|TEMP|TEMPORARY|PREPARE|DECLARE\s+\w+\s+CURSOR)\b"
     assert not re.search(forbidden, code, re.IGNORECASE)
     for call in re.findall(r"set_config\(([^;]*)\)", code):
@@ -360,13 +376,12 @@ EXCUSED = {
     "tasks.trigger.sql": {
         "require-statement-timeout": "instant once it has its lock, and that wait is limited"
     },
-    "tasks.index.sql": {
-        "require-lock-timeout": "CONCURRENTLY blocks nobody while it waits",
-        "require-statement-timeout": "it may take hours on a large table",
-    },
-    "tasks.due.index.sql": {
-        "require-lock-timeout": "CONCURRENTLY blocks nobody while it waits",
-        "require-statement-timeout": "it may take hours on a large table",
+    **{
+        name: {
+            "require-lock-timeout": "CONCURRENTLY blocks nobody while it waits",
+            "require-statement-timeout": "it may take hours on a large table",
+        }
+        for name in INDEXES
     },
 }
 

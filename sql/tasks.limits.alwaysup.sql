@@ -103,7 +103,6 @@ DECLARE
   value    bigint;
   locked   bigint[] := '{}';
   passed   bigint[] := '{}';        -- values whose lock somebody else has
-  rows     __key_type__[];
   turn     bigint := coalesce(substring(p_start FROM '^-?\d{1,19}$')::bigint, ((random() - 0.5) * 1.8e19)::bigint);
   at       bigint;
   ring     bigint[];
@@ -321,24 +320,27 @@ BEGIN
       my.limited := my.limited OR cardinality(my.offer) < my.number;
     END IF;
 
-    -- The rows themselves: still pending, due, free, and of that value; locked ones are passed over.
-    my.rows := ARRAY(
-      SELECT t.__key__
-        FROM __table__ AS t
-       WHERE t.__key__ = ANY (my.offer) AND (__pending__) AND t.__available_at__ <= my.clock
-         AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
-              OR (t.__session_id__ = my.self AND t.__key__ <> ALL (my.held)))
-         AND __value__ = my.offer_of[array_position(my.offer, t.__key__)]
-       ORDER BY array_position(my.offer, t.__key__)
-       LIMIT my.want
-         FOR NO KEY UPDATE SKIP LOCKED
-    );
-    SELECT my.keys || coalesce(array_agg(f.key ORDER BY f.place), '{}'), my.picked || coalesce(array_agg(f.value ORDER BY f.place), '{}')
-      INTO my.keys, my.picked
-      FROM unnest(my.offer, my.offer_of) WITH ORDINALITY AS f (key, value, place)
-     WHERE f.key = ANY (my.rows);
-    my.want := my.want - cardinality(my.rows);
-    my.waits := my.waits AND cardinality(my.rows) = 0;
+    -- The rows themselves, so many of each value: what somebody has locked, or is just claiming, is passed over for the next.
+    SELECT my.keys || coalesce(array_agg(task.key ORDER BY task.rank, quota.place), '{}'),
+           my.picked || coalesce(array_agg(quota.value ORDER BY task.rank, quota.place), '{}'), count(*)
+      INTO my.keys, my.picked, my.number
+      FROM (SELECT o.value, count(*) AS number, min(o.place) AS place
+              FROM unnest(my.offer_of[1:my.want]) WITH ORDINALITY AS o (value, place)
+             GROUP BY o.value) AS quota
+     CROSS JOIN LATERAL unnest(ARRAY(
+             SELECT t.__key__
+               FROM __table__ AS t
+              WHERE (__pending__) AND t.__available_at__ <= my.clock
+                AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
+                     OR (t.__session_id__ = my.self AND t.__key__ <> ALL (my.held)))
+                AND t.__key__ <> ALL (my.keys) AND (NOT __ordered__ OR t.__key__ = ANY (my.offer))
+                AND __value__ = quota.value AND __from_position__
+              ORDER BY __order_by__
+              LIMIT quota.number
+                FOR NO KEY UPDATE SKIP LOCKED
+           )) WITH ORDINALITY AS task (key, rank);
+    my.want := my.want - my.number;
+    my.waits := my.waits AND my.number = 0;
 
     EXIT WHEN my.all_seen OR my.step = 'values' OR __fair__;
     IF my.start IS NOT NULL THEN
@@ -403,7 +405,7 @@ BEGIN
     END IF;
   END IF;
 
-  IF my.step = 'values' THEN
+  IF __has_value__ AND NOT __fair__ THEN
     my.keys := ARRAY(SELECT t.__key__ FROM __table__ AS t WHERE t.__key__ = ANY (my.keys) ORDER BY __order_by__);
   END IF;
   pick__set__.keys := my.keys;

@@ -309,7 +309,9 @@ async def test_a_row_that_gets_another_value_meanwhile_is_not_claimed_under_the_
         waits, call = await lab.begin(runner, runner.get_work())
         assert waits
         await lab.admin.execute("UPDATE public.email SET address = 'b' WHERE id = $1", added[0])
-    assert (await call).keys == [added[1]]
+    assert (await call).keys == [
+        added[0]
+    ]  # it is the first "b" now, and the one that the lock of "b" lets through
 
 
 # What it costs -------------------------------------------------------------------------------------
@@ -447,3 +449,27 @@ async def test_never_more_than_the_limits_at_once(lab, stranger):
     async with asyncio.timeout(60):
         await asyncio.gather(*(run(dies=False) for _ in range(6)), run(dies=True))
     assert (over == []) is lab.shipped
+
+
+# Claims at once do not get into each other's way ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fair_by": "address"},
+        {"limits": (Limit(500),)},
+        {"limits": (Rate(500, per=60, by="body"),)},
+        {"fair_by": "address", "limits": (Limit(500),)},
+    ],
+    ids=["fair", "limit", "rate of each", "fair and limit"],
+)
+async def test_rows_that_others_have_locked_are_replaced_by_the_next_ones(lab, stranger, changes):
+    """A claim under way, or somebody's transaction: as without limits, what is locked is passed over for what is free."""
+    await add(lab, *("ab" * 200))
+    runner = await lab.runner()
+    async with stranger.transaction():
+        await stranger.execute("SELECT FROM public.email WHERE id <= 200 FOR UPDATE")
+        work = await runner.get_work(20)
+    assert len(work.keys) == 20
+    assert min(work.keys) > 200

@@ -5,5 +5,14 @@ from session_lock.cli.demo.scenarios.bank import Bank
 from session_lock.cli.demo.scenarios.cron import Cron
 from session_lock.cli.demo.scenarios.files import Files
 from session_lock.cli.demo.scenarios.retries import Retries
+from session_lock.cli.demo.scenarios.serial import Serial
+from session_lock.cli.demo.scenarios.tenants import Tenants
 
-SCENARIOS: dict[str, type[Scenario]] = {"files": Files, "bank": Bank, "retries": Retries, "cron": Cron}
+SCENARIOS: dict[str, type[Scenario]] = {
+    "files": Files,
+    "bank": Bank,
+    "retries": Retries,
+    "serial": Serial,
+    "tenants": Tenants,
+    "cron": Cron,
+}

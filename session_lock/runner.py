@@ -189,7 +189,7 @@ class Runner(RunningBlock, Generic[T]):
                 if isinstance(error, DatabaseError) and not error.retryable:
                     raise
                 failures += 1
-                logger.log(level_of(failures), "no session yet: %s", error or type(error).__name__)
+                logger.log(level_of(failures), "no session yet: %s", str(error) or type(error).__name__)
                 longest = min(self.settings.poll_interval * 2 ** min(failures, 8), 10.0)
                 await wait_for(self._stopping, random.uniform(0.1, 1.0) * longest)
                 continue

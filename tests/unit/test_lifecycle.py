@@ -770,3 +770,12 @@ def test_the_words_of_the_faults_helper_are_the_protocols() -> None:
 
     verbs = {name for name in vars(Database) if not name.startswith("_")}
     assert verbs <= set(dir(Faulty))
+
+
+@virtual
+async def test_a_start_that_is_late_says_what_it_was(caplog: Any) -> None:
+    database = table(0)
+    database.hang("start_session")
+    async with running(Runner(database, do_all, settings())):
+        await asyncio.sleep(4)
+    assert "no session yet: TimeoutError" in caplog.text

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from session_lock.breaker import Breaker
 from session_lock.database import Claim, ClaimedTask
+from session_lock.errors import SessionLost, TaskLost
 from session_lock.session import Lease, Session
 from session_lock.settings import Settings
 from session_lock.tasks import Batch, Discard, Failure, Holder, Park, Release, Task, TaskKey, Verdict
@@ -23,6 +24,9 @@ T = TypeVar("T")
 logger = logging.getLogger("session_lock.runner")
 
 CANCELLED = Discard("cancelled on request")
+
+LOST = (SessionLost, TaskLost)
+"""Says nothing of the instance: the task may have been finished by a call that failed after that."""
 
 
 class HeldTasks(Holder, Generic[T]):
@@ -173,7 +177,7 @@ class HeldTasks(Holder, Generic[T]):
 
     def failed(self, task: Task[T], story: str, error: BaseException | None = None) -> None:
         """The task has failed, unless there is a verdict on it already."""
-        if not self.keep(task, self.after_failure(task, story, error)):
+        if not self.keep(task, self.after_failure(task, story, error)) or isinstance(error, LOST):
             return
         opened = self.breaker.failed(task.key)
         if opened:

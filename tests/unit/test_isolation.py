@@ -12,6 +12,7 @@ import pytest
 
 from session_lock import Batch, Discard, Retry, Runner, each
 from session_lock.database import SESSION_EXPIRED, Outcome, Settled
+from session_lock.testing import MemoryTransaction
 from session_lock.testing.rows import MemoryFailure
 from session_lock.waiting import wait_for
 from tests.unit.faults import Faulty
@@ -750,3 +751,24 @@ async def test_no_order_of_things_is_a_deadlock(seed: int) -> None:
         await until(lambda: len(database.finished) == count, within=2500)
     assert company == []
     assert_free(database)
+
+
+@virtual
+async def test_a_bad_row_behind_rows_that_were_finished_one_by_one_opens_no_breaker(caplog: Any) -> None:
+    """Those are lost when the halves are run, since they are finished: that is no failure of the instance."""
+    database = table(40)
+
+    async def tasker(batch: Any) -> Any:
+        for task in batch:
+            if task.key == 30:
+                raise ValueError("bad row")
+            async with MemoryTransaction() as connection:
+                await task.finish_in(connection)
+        return batch
+
+    async with running(Runner(database, tasker, settings(concurrency=1, breaker_failures=5))) as runner_task:
+        await until(lambda: len(database.finished) == 39)
+        await asyncio.sleep(0.1)
+        assert not runner_task.done()
+    assert "in a row have failed" not in caplog.text
+    assert set(database.failures) == {30}

@@ -44,6 +44,8 @@ class ClaimedTask(Generic[T_co]):
     """What `decode` raised. The task is held all the same: it has failed before it began."""
     alone: bool = False
     """Whether its session expired under it so often that it may be what kills processes: to be run with nothing beside it."""
+    cancelled: bool = False
+    """Whether it is to be discarded and not run: a session that has ended was asked to cancel it."""
 
 
 SESSION_EXPIRED = "its session expired"
@@ -79,7 +81,8 @@ class Cancellation(StrEnum):
     PARKED = "parked"
     """As it is done where the mapping has no `discard`."""
     ASKED = "asked"
-    """A live session holds it. It hears so at its next keepalive, cancels the run and discards the task."""
+    """A live session holds it. It hears so at its next keepalive, cancels the run and discards the task; unless it finishes
+    it before. If it gives the task back, or dies, the task is discarded all the same and not run again."""
     CLOSED = "closed"
     """It was not pending: finished, discarded, or closed by the application."""
     UNKNOWN = "unknown"
@@ -126,7 +129,7 @@ class Beat:
     drain: bool = False
     """Whether it should drain, as if `stop()` had been called."""
     cancel: tuple[str, ...] = ()
-    """Keys, as text, of running tasks that it should cancel."""
+    """Keys, as text, of running tasks that it should cancel; told until they are settled."""
 
 
 @dataclass(frozen=True, slots=True)

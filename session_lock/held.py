@@ -107,7 +107,9 @@ class HeldTasks(Holder, Generic[T]):
             self.ready.remove(older)
         self.held[claim.key] = task
         most = self.settings.retry.most_attempts
-        if most is not None and claimed.attempt > most:
+        if claimed.cancelled:
+            self.keep(task, CANCELLED)
+        elif most is not None and claimed.attempt > most:
             # The last one was no failure, or it would have been given up: who had it died. That may not be its fault.
             self.keep(
                 task,

@@ -139,7 +139,7 @@ class Hold(HeldTasks[T]):
             self.ready.remove(task)
             self.keep(task, CANCELLED)
         # What waits in the half of a batch is of these, too.
-        self.cancel_keys.intersection_update(str(task.key) for task in self._begun)
+        self.cancel_keys.intersection_update(str(task.key) for task in self._begun - self._settled)
 
     def _is_to_be_cancelled(self, task: Task[Any]) -> bool:
         return str(task.key) in self.cancel_keys and task not in self._settled

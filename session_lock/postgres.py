@@ -196,12 +196,12 @@ class PostgresDatabase(Generic[T]):
     def _claimed(self, row: asyncpg.Record) -> ClaimedTask[T]:
         _, key, token, attempt, *_ = row
         names = self._table.columns if self._table else tuple(row.keys())[len(ENVELOPE) :]
-        claim = Claim(self._key(key) if self._key else key, token)
+        claim, cancelled = Claim(self._key(key) if self._key else key, token), row["outcome"] == "cancelled"
         try:
             data = self._decode(**dict(zip(names, row[len(ENVELOPE) :], strict=True)))
         except Exception as error:  # noqa: BLE001 (the user's: it is this task's failure, not the batch's)
-            return ClaimedTask(claim, attempt, None, error)
-        return ClaimedTask(claim, attempt, data, alone=bool(row["task_alone"]))
+            return ClaimedTask(claim, attempt, None, error, cancelled=cancelled)
+        return ClaimedTask(claim, attempt, data, alone=bool(row["task_alone"]), cancelled=cancelled)
 
     def _settled(self, key: Any, outcome: str) -> Settled:
         return Settled(self._key(key) if self._key else key, Outcome(outcome))
@@ -281,7 +281,9 @@ def _unreadable(
 ) -> Work[Any]:
     """The one task whose row cannot be read, as one that has failed before it began."""
     tasks: list[ClaimedTask[Any]] = [
-        ClaimedTask(Claim(row[1], row[2]), row[3], None, error) for row in rows if row[0] == "task"
+        ClaimedTask(Claim(row[1], row[2]), row[3], None, error, cancelled=row["outcome"] == "cancelled")
+        for row in rows
+        if row[0] == "task"
     ]
     outcomes = [settled(row[1], row["outcome"]) for row in rows if row[0] == "outcome"]
     return Work(left=rows[-1]["lease_left"], tasks=tasks, settled=outcomes, share=rows[-1]["task_share"])

@@ -50,8 +50,8 @@ DECLARE
   v_expires timestamptz;
   v_now     timestamptz;
 BEGIN
-  -- Requests for single tasks are read under the row's lock and cleared in the same transaction: they are told once. To
-  -- drain or to pause is a state, and told each time.
+  -- give_back is read under the row's lock and cleared in the same transaction: it is told once. To drain or to pause is a
+  -- state, and told each time; so is what it is to cancel, until the task is settled: an answer may be lost.
   SELECT s.name, s.expires_at, s.give_back, s.drain_requested, s.cancel_keys
     INTO v_name, v_expires, bump_session.give_back, bump_session.drain, bump_session.cancel_keys
     FROM session_lock.session AS s
@@ -64,7 +64,7 @@ BEGIN
 
   v_expires := greatest(v_expires, v_now + make_interval(secs => p_ttl));
   UPDATE session_lock.session AS s
-     SET expires_at = v_expires, draining = s.draining OR p_draining, give_back = 0, cancel_keys = '{}'
+     SET expires_at = v_expires, draining = s.draining OR p_draining, give_back = 0
    WHERE s.id = p_id;
   "left" := extract(epoch FROM v_expires - v_now);
   pause := EXISTS (SELECT FROM session_lock.pause AS p WHERE p.name = v_name);
@@ -172,6 +172,20 @@ AS $function$
     SELECT s.id FROM session_lock.session AS s WHERE s.id = p_id AND s.idle <> p_idle FOR NO KEY UPDATE SKIP LOCKED
   )
   UPDATE session_lock.session AS s SET idle = p_idle FROM changed WHERE s.id = changed.id
+$function$;
+
+-- At the end of a look for work, too: what it was asked to cancel and does not hold (any more) is forgotten. Not waited for either.
+CREATE OR REPLACE FUNCTION session_lock.forget_cancelled(p_id bigint, p_held text[]) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  WITH stale AS MATERIALIZED (
+    SELECT s.id FROM session_lock.session AS s
+     WHERE s.id = p_id AND NOT s.cancel_keys <@ p_held
+       FOR NO KEY UPDATE SKIP LOCKED
+  )
+  UPDATE session_lock.session AS s
+     SET cancel_keys = ARRAY(SELECT k FROM unnest(s.cancel_keys) AS k WHERE k = ANY (p_held))
+    FROM stale WHERE s.id = stale.id
 $function$;
 
 -- Wakes the Runners of a mapping when the caller's transaction commits: call it where a task is inserted, or otherwise becomes
@@ -286,6 +300,7 @@ REVOKE ALL ON FUNCTION
   session_lock.sessions_of(text, timestamptz),
   session_lock.sweep_sessions(bigint[], bigint[], timestamptz),
   session_lock.note_idle(bigint, boolean),
+  session_lock.forget_cancelled(bigint, text[]),
   session_lock.wake(text, boolean),
   session_lock.wake_on_insert(),
   session_lock.trim_failures(text, text[]),

@@ -18,6 +18,7 @@ DROP FUNCTION IF EXISTS session_lock.share(bigint, bigint[], integer[], bigint);
 DROP FUNCTION IF EXISTS session_lock.wake_on_insert();
 DROP FUNCTION IF EXISTS session_lock.wake(text, boolean);
 DROP FUNCTION IF EXISTS session_lock.note_idle(bigint, boolean);
+DROP FUNCTION IF EXISTS session_lock.forget_cancelled(bigint, text[]);
 DROP FUNCTION IF EXISTS session_lock.sweep_sessions(bigint[], bigint[], timestamptz);
 DROP FUNCTION IF EXISTS session_lock.sessions_of(text, timestamptz);
 DROP FUNCTION IF EXISTS session_lock.hold_session(bigint, uuid);

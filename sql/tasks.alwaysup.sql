@@ -60,7 +60,7 @@ $function$;
 --   p_finished, p_tokens   claims to finish first (as finish_tasks does)
 --
 -- Returns rows of three kinds. 'task': task_key, task_token, task_attempt, task_alone (its session expired under it again and
--- again: run it with nothing beside it) and the mapping's columns, in claim order; the first has task_position, for the next call. 'outcome': task_key and outcome of each of p_finished. 'state', once, last:
+-- again: run it with nothing beside it) and the mapping's columns, in claim order; the first has task_position, for the next call; outcome is 'cancelled' if it is to be discarded and not run. 'outcome': task_key and outcome of each of p_finished. 'state', once, last:
 -- next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left (seconds), task_share
 -- (how many tasks the session may hold; NULL where the share does not bind: there is plenty, or nobody to share with), and
 -- the outcome 'limited' if a limit of the mapping has held tasks back.
@@ -99,6 +99,8 @@ DECLARE
   limited    boolean := false;
   next_at    timestamptz;
   not_before timestamptz;
+  asked      text[];
+  cancelled  __key_type__[] := '{}';
 BEGIN
   -- Ended sessions are read in one statement and used in the next; that is sound only if the next one sees more.
   IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -139,7 +141,25 @@ BEGIN
     END IF;
   END IF;
 
-  -- 4 Claim. A row is claimable if it is pending, due, and free: held by nobody, by a session *known* to be ended, or by
+  -- 4 What one of the ended was asked to cancel is claimed to be discarded: the request is the caller's from now on.
+  IF my.want > 0 AND cardinality(my.ended) > 0 THEN
+    my.asked := ARRAY(
+      SELECT s.id || ' ' || k FROM session_lock.session AS s, unnest(s.cancel_keys) AS k WHERE s.id = ANY (my.ended)
+    );
+    IF cardinality(my.asked) > 0 THEN
+      my.cancelled := ARRAY(
+        SELECT t.__key__ FROM __table__ AS t
+         WHERE (__pending__) AND t.__session_id__ = ANY (my.ended) AND t.__session_id__ || ' ' || t.__key__ = ANY (my.asked)
+      );
+    END IF;
+    IF cardinality(my.cancelled) > 0 THEN  -- before any row is locked; what is not claimed below is forgotten below
+      UPDATE session_lock.session AS s
+         SET cancel_keys = s.cancel_keys || ARRAY(SELECT k::text FROM unnest(my.cancelled) AS k WHERE k::text <> ALL (s.cancel_keys))
+       WHERE s.id = p_id;
+    END IF;
+  END IF;
+
+  -- 5 Claim. A row is claimable if it is pending, due, and free: held by nobody, by a session *known* to be ended, or by
   --   the caller who does not know it. Locked rows are passed over; too few from the position on means: from the start.
   --   A mapping with limits has a function of its own for it, which also sees to them (tasks.limits.alwaysup.sql).
   IF __picks__ AND my.want > 0 THEN
@@ -184,7 +204,7 @@ BEGIN
                 CASE WHEN claim.rank = 1 THEN __position__ END AS position,
                 CASE WHEN t.__attempts__ > 2 THEN session_lock.is_suspect(my.name, t.__key__::text) END AS alone, __select_columns__
     )
-    SELECT 'task'::text, c.key, c.token, c.attempt, NULL::text,
+    SELECT 'task'::text, c.key, c.token, c.attempt, CASE WHEN c.key = ANY (my.cancelled) THEN 'cancelled' END,
            c.position, NULL::double precision, NULL::double precision, NULL::integer, c.alone,
            __claimed_columns__
       FROM claimed AS c
@@ -192,8 +212,9 @@ BEGIN
   END IF;
 
   PERFORM session_lock.note_idle(p_id, p_id = ANY (my.sharing) AND cardinality(my.keys) < p_limit);
+  PERFORM session_lock.forget_cancelled(p_id, ARRAY(SELECT k::text FROM unnest(my.held || my.keys) AS k));
 
-  -- 5 There was room for more, and all that is due has been walked: when is the next one due, and which sessions do the
+  -- 6 There was room for more, and all that is due has been walked: when is the next one due, and which sessions do the
   --   tasks name that are due and not free? (If a limit was in the way, the held ones are walked: they have an index.)
   IF my.want > 0 AND cardinality(my.keys) < my.want THEN
     IF NOT my.limited AND (__due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL) THEN
@@ -342,6 +363,7 @@ $function$;
 --   p_give_back whether the attempt does not count
 --   p_discard   whether to discard it in the table's own words; a mapping without such words parks it instead
 --   p_errors    what went wrong, kept in session_lock.failure; NULL: nothing did
+-- A task that the session was asked to cancel is discarded all the same, unless it is parked.
 -- For each key one of: released · discarded · parked · already yours · lost · locked · unknown.
 CREATE OR REPLACE FUNCTION session_lock.release_tasks__set__(
   p_id bigint, p_nonce uuid, p_keys __key_type__[], p_tokens bigint[],
@@ -359,10 +381,24 @@ DECLARE
   held      __key_type__[];
   closed    __key_type__[];
   discarded __key_type__[];
+  asked     text[];
   updated   bigint;
   pending   bigint;
 BEGIN
+  -- Against cancel_task, which asks under the same lock: what it asks for is known here, or it sees that the task is free.
+  SELECT s.cancel_keys INTO my.asked
+    FROM session_lock.session AS s
+   WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL
+     FOR NO KEY UPDATE;
   SELECT h.name, h.at INTO my.name, my.clock FROM session_lock.hold_session(p_id, p_nonce) AS h;
+  IF cardinality(my.asked) > 0 THEN
+    SELECT array_agg(r.discard OR r.cancelled ORDER BY r.rank),
+           array_agg(CASE WHEN r.cancelled AND NOT r.discard THEN coalesce(r.error, 'cancelled on request') ELSE r.error END ORDER BY r.rank)
+      INTO p_discard, p_errors
+      FROM (SELECT u.rank, u.error, coalesce(u.discard, false) AS discard,
+                   u.key::text = ANY (my.asked) AND u.after IS DISTINCT FROM 'infinity' AS cancelled
+              FROM unnest(p_keys, p_discard, p_errors, p_after) WITH ORDINALITY AS u (key, discard, error, after, rank)) AS r;
+  END IF;
   SELECT array_agg(s.task_key), array_agg(s.standing),
          coalesce(array_agg(s.task_key) FILTER (WHERE s.standing = 'held'), '{}'),
          coalesce(array_agg(s.task_key) FILTER (WHERE s.standing = 'closed'), '{}')
@@ -407,6 +443,11 @@ BEGIN
   IF FOUND THEN
     PERFORM session_lock.trim_failures(my.name, ARRAY(SELECT k::text FROM unnest(my.held) AS k));
   END IF;
+  IF cardinality(my.asked) > 0 THEN
+    PERFORM session_lock.forget_cancelled(
+      p_id, ARRAY(SELECT k FROM unnest(my.asked) AS k WHERE k <> ALL (ARRAY(SELECT h::text FROM unnest(my.held) AS h)))
+    );
+  END IF;
 
   RETURN QUERY
   SELECT s.key,
@@ -438,14 +479,17 @@ AS $function$
 #variable_conflict use_column
 <<my>>
 DECLARE
+  asked  text[];
   held   __key_type__[];
   closed __key_type__[];
 BEGIN
-  PERFORM FROM session_lock.session AS s WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL FOR UPDATE;
+  SELECT s.cancel_keys INTO my.asked
+    FROM session_lock.session AS s WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL FOR UPDATE;
   IF NOT FOUND THEN
     RETURN false;
   END IF;
-  SELECT coalesce(array_agg(s.task_key) FILTER (WHERE s.standing = 'held'), '{}'),
+  -- What it was asked to cancel stays its own: whoever looks for work next discards it.
+  SELECT coalesce(array_agg(s.task_key) FILTER (WHERE s.standing = 'held' AND s.task_key::text <> ALL (my.asked)), '{}'),
          coalesce(array_agg(s.task_key) FILTER (WHERE s.standing = 'closed'), '{}')
     INTO my.held, my.closed
     FROM session_lock.standing__set__(p_id, p_keys, p_tokens) AS s;
@@ -459,7 +503,8 @@ $function$;
 
 -- From outside, by whoever may: a task is not to be done any more. One that nobody runs is discarded in the table's own words
 -- (parked, where the mapping has none). One that a live session holds is asked for: its holder, who hears so at its next
--- keepalive, cancels the run and discards it. Returns one of
+-- keepalive, cancels the run and discards it. The request stands until the claim is over: if it is given back, or left behind
+-- by a session that has ended, the task is discarded then. Returns one of
 -- discarded · parked · asked · closed (it was not pending) · unknown (there is no such row) · locked (ask again).
 CREATE OR REPLACE FUNCTION session_lock.cancel_task__set__(p_key __key_type__) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'

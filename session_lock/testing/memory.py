@@ -92,7 +92,7 @@ class MemoryDatabase(MemorySessions[T]):
                 drain=session.drain_requested,
                 cancel=session.cancel_keys,
             )
-            session.give_back, session.cancel_keys = 0, ()
+            session.give_back = 0
         return beat
 
     async def get_work(
@@ -125,9 +125,11 @@ class MemoryDatabase(MemorySessions[T]):
                 ]
                 picked = self._limits.pick(session.id, want, free=free, pending=pending, held=taken, now=now)
             rows = picked.rows
+            tasks = [self._claim(row, session, now) for row in rows]
+            session.forget_cancelled({*held, *(row.key for row in rows)})
             return Work(
                 left=session.expires_at - now,
-                tasks=[self._claim(row, session, now) for row in rows],
+                tasks=tasks,
                 settled=settled,
                 position=json.dumps([rows[0].available_at, str(rows[0].key)]) if rows else None,
                 next_due=picked.next_due(self._next_due(now), now) if len(rows) < want else None,
@@ -153,7 +155,7 @@ class MemoryDatabase(MemorySessions[T]):
                 return
             for claim in claims:
                 match self._standing(session, claim):
-                    case "held":
+                    case "held" if str(claim.key) not in session.cancel_keys:
                         self._tasks[claim.key].session_id = None
                         self._tasks[claim.key].take_attempt_back()
                     case "closed":
@@ -224,12 +226,15 @@ class MemoryDatabase(MemorySessions[T]):
     def _claim(self, row: MemoryTask[T], session: MemorySession, now: float) -> ClaimedTask[T]:
         if row.session_id is not None and self._sessions[row.session_id].expired:
             row.note(MemoryFailure(row.attempts, now, row.session_id, SESSION_EXPIRED))
+        cancelled = self._was_to_be_cancelled(row)
+        if cancelled:
+            session.cancel_keys += (str(row.key),)
         # A claim whose answer was lost was never begun: it is not counted again.
         row.attempts += row.session_id != session.id
         row.session_id, row.token = session.id, row.token + 1
         data, error = (None, row.data) if isinstance(row.data, Exception) else (row.data, None)
         alone = row.attempts > ALONE_AFTER and row.suspect
-        return ClaimedTask(Claim(row.key, row.token), row.attempts, data, error, alone)
+        return ClaimedTask(Claim(row.key, row.token), row.attempts, data, error, alone, cancelled)
 
     def _in_order(self) -> list[MemoryTask[T]]:
         if self._limits.rules.ordered:  # a retry moves available_at

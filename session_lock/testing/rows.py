@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -104,6 +104,11 @@ class MemorySession:
 
     def live(self, now: float) -> bool:
         return not self.ended and self.expires_at > now
+
+    def forget_cancelled(self, held: Collection[Any]) -> None:
+        """What it was asked to cancel and does not hold (any more)."""
+        keys = {str(key) for key in held}
+        self.cancel_keys = tuple(key for key in self.cancel_keys if key in keys)
 
     @property
     def in_transaction(self) -> bool:

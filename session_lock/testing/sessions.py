@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from session_lock.database import Cancellation
 from session_lock.tasks import TaskKey
-from session_lock.testing.rows import MemorySession
+from session_lock.testing.rows import MemorySession, MemoryTask
 from session_lock.testing.table import MemoryTable
 
 T = TypeVar("T")
@@ -98,6 +98,11 @@ class MemorySessions(MemoryTable[T]):
         await asyncio.sleep(0)
         yield self.clock()
         await asyncio.sleep(0)
+
+    def _was_to_be_cancelled(self, row: MemoryTask[T]) -> bool:
+        """Whether a session that has ended was asked to cancel it."""
+        holder = None if row.session_id is None else self._sessions[row.session_id]
+        return holder is not None and holder.ended and str(row.key) in holder.cancel_keys
 
     def _end_expired(self, now: float) -> None:
         """Whoever looks for work ends the sessions that have expired, unless they are in a finishing transaction."""

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from session_lock.database import Cancellation, Claim, Handback, Outcome, Settled
@@ -201,7 +202,12 @@ class MemoryTable(Generic[T]):
         standing = self._standing(session, handback.claim)
         match standing:
             case "held":
-                return self._give_back(self._tasks[key], handback, now)
+                if str(key) in session.cancel_keys and handback.after != math.inf:
+                    handback = replace(handback, discard=True, error=handback.error or "cancelled on request")
+                settled = self._give_back(self._tasks[key], handback, now)
+                if settled.outcome is not Outcome.REFUSED:
+                    session.forget_cancelled(set(session.cancel_keys) - {str(key)})
+                return settled
             case "finished" | "free":
                 return Settled(key, Outcome.ALREADY_YOURS)
             case "closed":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,88 @@ async def test_cancel_and_claim_at_once_have_one_winner(suite: Suite):
             assert outcome in {Cancellation.DISCARDED, Cancellation.ASKED, Cancellation.LOCKED}
             assert key not in held or outcome is not Cancellation.DISCARDED
         await suite.end(lease, *claimed)
+
+
+@pytest.mark.parametrize("how", ["expired", "ended", "ended with its claims"])
+async def test_what_the_dead_were_asked_to_cancel_is_done_by_nobody(suite: Suite, how: str):
+    key, other = await suite.add(2)
+    dead = await suite.start()
+    claims = await suite.claim(dead)
+    assert await suite.database.cancel(key) is Cancellation.ASKED
+    match how:
+        case "expired":
+            await suite.expire(dead)
+        case "ended":
+            await suite.end(dead)
+        case _:
+            await suite.end(dead, *claims)
+    heir = await suite.start()
+    work = await suite.work(heir)
+    assert {task.claim.key: task.cancelled for task in work.tasks} == {key: True, other: False}
+    await suite.expire(heir)  # before it has said so
+    work = await suite.work(await suite.start())
+    assert {task.claim.key: task.cancelled for task in work.tasks} == {key: True, other: False}
+
+
+async def test_a_request_stands_until_the_task_is_settled(suite: Suite):
+    """An answer may be lost."""
+    (key,) = await suite.add()
+    holder = await suite.start()
+    (claim,) = await suite.claim(holder)
+    await suite.database.cancel(key)
+    for _ in range(2):
+        assert (await suite.bump(holder)).cancel == (str(key),)
+        await suite.work(holder, held=[key])
+    await suite.finish(holder, claim)
+    await suite.work(holder)
+    assert (await suite.bump(holder)).cancel == ()
+
+
+@pytest.mark.parametrize(
+    ("handback", "error"),
+    [({}, "cancelled on request"), ({"after": 600, "error": "it failed"}, "it failed"),
+     ({"give_back_attempt": True}, "cancelled on request")],
+)  # fmt: skip
+async def test_one_that_its_holder_gives_back_before_it_hears_is_discarded(
+    suite: Suite, handback: dict[str, Any], error: str
+):
+    asked, other = await suite.add(2)
+    holder = await suite.start()
+    claims = await suite.claim(holder)
+    await suite.database.cancel(asked)
+    settled = await suite.database.release_tasks(holder, [Handback(claim, **handback) for claim in claims])
+    assert {each.key: each.outcome for each in settled} == {
+        asked: Outcome.DISCARDED, other: Outcome.RELEASED,
+    }  # fmt: skip
+    assert await suite.status(asked) == "discarded"
+    assert [failure.error for failure in await suite.failures(asked)] == [error]
+    assert (await suite.bump(holder)).cancel == ()
+
+
+async def test_without_a_discard_it_is_parked_and_can_be_retried_by_the_same_session(
+    suite_without_discard: Suite,
+):
+    suite = suite_without_discard
+    (key,) = await suite.add()
+    holder = await suite.start()
+    (claim,) = await suite.claim(holder)
+    await suite.database.cancel(key)
+    (settled,) = await suite.database.release_tasks(holder, [Handback(claim, after=0, error="it failed")])
+    assert settled.outcome is Outcome.PARKED
+    assert await suite.database.retry() == [key]
+    (claim,) = await suite.claim(holder)
+    assert (await suite.bump(holder)).cancel == ()
+
+
+async def test_a_parked_one_that_was_to_be_cancelled_stays_parked(suite: Suite):
+    (key,) = await suite.add(address=KEPT)
+    holder = await suite.start()
+    (claim,) = await suite.claim(holder)
+    await suite.database.cancel(key)
+    (settled,) = await suite.database.release_tasks(
+        holder, [Handback(claim, after=math.inf, error="it refuses")]
+    )
+    assert settled.outcome is Outcome.PARKED
 
 
 # Retry -------------------------------------------------------------------------------------------------------

@@ -71,6 +71,36 @@ async def test_a_task_that_another_session_has_taken_over_meanwhile_is_asked_for
     assert ((await lab.row(key))["failed_at"] is None) is lab.shipped
 
 
+RELEASE_IN_THE_DARK = fault(
+    "a release does not wait for who is asking", TASKS,
+    (" WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL\n     FOR NO KEY UPDATE", " WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL"),
+)  # fmt: skip
+
+
+@seen_to_fail(RELEASE_IN_THE_DARK)
+async def test_a_release_that_begins_before_the_request_is_committed_heeds_it(lab):
+    [key] = await lab.add(1)
+    holder, people = await lab.runner(), await lab.runner()
+    claims = (await holder.get_work()).claims
+    async with people.connection.transaction():
+        assert await cancel(lab, people, key) == "asked"
+        waits, release = await lab.begin(holder, holder.release(claims, after=60))
+        assert waits is lab.shipped
+    assert (await release)[key] == ("discarded" if lab.shipped else "released")
+
+
+@seen_to_fail(RELEASE_IN_THE_DARK)
+async def test_who_asks_while_the_holder_releases_finds_the_task_free(lab):
+    [key] = await lab.add(1)
+    holder, people = await lab.runner(), await lab.runner()
+    claims = (await holder.get_work()).claims
+    async with holder.connection.transaction():
+        await holder.release(claims, after=60)
+        waits, call = await lab.begin(people, cancel(lab, people, key))
+        assert waits is lab.shipped
+    assert await call == ("discarded" if lab.shipped else "asked")
+
+
 @seen_to_fail(ENDED_IS_ASKED)
 async def test_the_task_of_a_session_that_ends_meanwhile_is_discarded(lab):
     [key] = await lab.add(1)

@@ -425,6 +425,55 @@ async def test_a_request_to_cancel_ends_that_run_alone_and_discards_the_task() -
 
 
 @virtual
+async def test_what_the_dead_were_asked_to_cancel_is_discarded_by_their_heir_and_not_begun() -> None:
+    database, tasker = table(3), Sleeper()
+    dead = await database.start_session(capacity=3, ttl=5, label="", app_version="")
+    await database.get_work(dead, limit=3)
+    await database.cancel(2)
+    async with running(Runner(database, tasker, settings())):
+        await until(lambda: not database.pending)
+    assert (sorted(database.finished), database.discarded) == ([1, 3], [2])
+    assert [sorted(keys) for _, keys in tasker.begun] == [[1, 3]]
+
+
+@virtual
+async def test_a_request_to_cancel_whose_answer_is_lost_is_heard_at_the_next_keepalive() -> None:
+    database, tasker = table(1), Sleeper(1000)
+    async with running(Runner(database, tasker, settings())):
+        await until(lambda: tasker.begun)
+        await database.cancel(1)
+        database.fail("bump_session", committed=True, times=1)
+        await until(lambda: database.discarded)
+    assert [how for _, how in tasker.ended] == ["cancelled"]
+
+
+@virtual
+async def test_a_request_that_comes_after_the_verdict_is_not_one_for_the_next_run() -> None:
+    database = table(1, discards=False)
+    runs = 0
+
+    async def tasker(batch: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        if runs == 2:
+            raise ValueError("not cancelled")
+        if runs > 2:
+            return batch
+        batch.release(batch[0])
+        await database.cancel(1)
+        await asyncio.sleep(60)  # the release is recorded, and so the task is parked
+        return ()
+
+    database.hang("release_tasks", times=3)  # a keepalive comes first
+    async with running(Runner(database, tasker, settings())):
+        await until(lambda: database.parked)
+        await until(lambda: now() > 70)
+        await database.retry(1)
+        await until(lambda: database.finished or database.parked)
+    assert (database.finished, runs) == ([1], 3)
+
+
+@virtual
 async def test_the_others_of_a_cancelled_batch_are_given_back() -> None:
     database, tasker = table(3), Sleeper(1000)
     async with running(Runner(database, tasker, settings(concurrency=1))):
@@ -445,6 +494,7 @@ async def test_a_key_to_cancel_that_nobody_runs_is_forgotten() -> None:
         await until(lambda: len(database.finished) == 2)
         database.sessions[0].cancel_keys = ("1", "17")
         await asyncio.sleep(6)
+        assert database.sessions[0].cancel_keys == ()
         assert runner._hold is not None and runner._hold.cancel_keys == set()
         database.reopen_row(1)
         await until(lambda: database.finished == [1, 2, 1])

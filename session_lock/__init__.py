@@ -2,6 +2,13 @@
 
 from session_lock.database import Database, DatabaseFinder
 from session_lock.duties import Due, Duties, Duty, PostgresDuties, cron, every
+from session_lock.enqueuing import (
+    Enqueued,
+    enqueue,
+    enqueue_many,
+    enqueue_many_sync,
+    enqueue_sync,
+)
 from session_lock.errors import (
     DatabaseError,
     RowRefusedError,
@@ -13,7 +20,9 @@ from session_lock.errors import (
 )
 from session_lock.group import RunnerGroup
 from session_lock.limits import Limit, Rate
+from session_lock.newtask import NewTask
 from session_lock.postgres import PostgresDatabase
+from session_lock.queue_table import queue
 from session_lock.retry import Retry
 from session_lock.runner import Runner
 from session_lock.settings import Settings
@@ -31,7 +40,9 @@ __all__ = [
     "Due",
     "Duties",
     "Duty",
+    "Enqueued",
     "Limit",
+    "NewTask",
     "PostgresDatabase",
     "PostgresDuties",
     "Rate",
@@ -52,5 +63,10 @@ __all__ = [
     "Tasker",
     "cron",
     "each",
+    "enqueue",
+    "enqueue_many",
+    "enqueue_many_sync",
+    "enqueue_sync",
     "every",
+    "queue",
 ]

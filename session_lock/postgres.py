@@ -27,6 +27,7 @@ from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.finishing import Finishing
 from session_lock.listener import check_listen, listening
 from session_lock.names import quote_name
+from session_lock.queue_table import parsed, selected
 from session_lock.schema import ENVELOPE
 from session_lock.server import Server, Wanted, meet
 from session_lock.session import Lease
@@ -163,7 +164,11 @@ class PostgresDatabase(Generic[T]):
     ) -> Work[T]:
         settled: Sequence[Settled] = ()
 
-        async def ask(limit: int, finished: Sequence[Claim], columns: str = "*") -> list[asyncpg.Record]:
+        everything = selected(self._table, ENVELOPE)
+
+        async def ask(
+            limit: int, finished: Sequence[Claim], columns: str = everything
+        ) -> list[asyncpg.Record]:
             options = [limit, list(held), position, over_share, *_columns(finished)]
             return await self._call(self._work, "get_work", lease.id, lease.nonce, *options, columns=columns)
 
@@ -198,7 +203,8 @@ class PostgresDatabase(Generic[T]):
         names = self._table.columns if self._table else tuple(row.keys())[len(ENVELOPE) :]
         claim, cancelled = Claim(self._key(key) if self._key else key, token), row["outcome"] == "cancelled"
         try:
-            data = self._decode(**dict(zip(names, row[len(ENVELOPE) :], strict=True)))
+            columns = dict(zip(names, row[len(ENVELOPE) :], strict=True))
+            data = self._decode(**parsed(self._table, columns))
         except Exception as error:  # noqa: BLE001 (the user's: it is this task's failure, not the batch's)
             return ClaimedTask(claim, attempt, None, error, cancelled=cancelled)
         return ClaimedTask(claim, attempt, data, alone=bool(row["task_alone"]), cancelled=cancelled)

@@ -14,6 +14,7 @@ from session_lock.table import (
     Shape,
     TaskTable,
     column_mark,
+    dedup_index_name,
     due_index_name,
     function_set,
     index_name,
@@ -99,8 +100,11 @@ def _fill(text: str, words: dict[str, str]) -> str:
 def names(table: TaskTable) -> dict[str, str]:
     """Those of the words that the mapping alone determines."""
     claim = table.claim_columns
+    qualified = ".".join(quote_name(part) for part in table.qualified)
     return {
-        "table": ".".join(quote_name(part) for part in table.qualified),
+        "table": qualified,
+        "table_text": quote_literal(qualified),
+        "table_schema": quote_name(table.qualified[0]),
         "name": quote_literal(table.name),
         "title": quote_inside_literal(table.name),
         "mark": quote_inside_literal(column_mark(table)),
@@ -111,6 +115,7 @@ def names(table: TaskTable) -> dict[str, str]:
         "available_at": quote_name(claim.available_at),
         "pending": one_line_safe(table.pending),
         "wake_trigger": quote_name(wake_trigger_name(table)),
+        "dedup_index": quote_name(dedup_index_name(table)),
     }
 
 

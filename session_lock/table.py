@@ -211,10 +211,21 @@ def due_index_name(functions: str) -> str:
     return f"due_{functions}"
 
 
+def has_due_index(table: TaskTable) -> bool:
+    """Whether the index of due times belongs to the mapping, as it does to a table that the library ships."""
+    return bool(table.made_by) and table.order[0] != (table.claim_columns.available_at, False)
+
+
 def wake_trigger_name(table: TaskTable) -> str:
     """The name of the trigger that wakes the Runners of a mapping: a changed mapping has the same."""
     digest = hashlib.sha256(repr((table.schema, table.name)).encode()).hexdigest()[:8]
     return f"wake_{_readable(table.name)}_{digest}"
+
+
+def dedup_index_name(table: TaskTable) -> str:
+    """The name of the unique index of a ready-made table; it lives in the table's schema."""
+    digest = hashlib.sha256(repr(table.qualified).encode()).hexdigest()[:8]
+    return f"dedup_{_readable(table.qualified[1])}_{digest}"
 
 
 def _readable(name: str) -> str:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace import TracerProvider as TracerProvider  # noqa: PLC0414 (part of Runner's signature)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 PHASES = {
     "start": SpanKind.CLIENT,
@@ -81,3 +82,10 @@ class Telemetry:
                     span.set_attribute("error.type", type(told.error).__qualname__)
                     span.set_status(Status(StatusCode.ERROR))
                 span.end()
+
+
+def current_traceparent() -> str | None:
+    """W3C trace context of the span that is current; None if none is."""
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return carrier.get("traceparent")

@@ -6,6 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
+from session_lock import queue_table
 from session_lock.cli.common import (
     Commands,
     add_mapping_arguments,
@@ -16,8 +17,8 @@ from session_lock.cli.common import (
 )
 from session_lock.migrations import validate
 from session_lock.migrations.sandbox import Connection
-from session_lock.schema import mapping_files, render, shipped
-from session_lock.table import Shape, TaskTable, function_set
+from session_lock.schema import DEFAULT_SCHEMA, mapping_files, render, shipped
+from session_lock.table import Shape, TaskTable, function_set, has_due_index
 
 PARTS = {
     "up": "once: the tables of the sessions, and the claim columns",
@@ -66,6 +67,17 @@ def add_parser(commands: Commands) -> None:
             printer.add_argument(
                 "--sessions", action="store_true", help="and then the schema that all mappings share"
             )
+    maker = parts.add_parser(
+        "queue", help="once: a ready-made task table, and all that belongs to it; needs no database"
+    )
+    maker.add_argument("name", metavar="NAME", help="of the table, such as jobs or myschema.jobs")
+    maker.add_argument(
+        "--schema", default=DEFAULT_SCHEMA, help="of the sessions and functions; defaults to session_lock"
+    )
+    maker.add_argument(
+        "--grant-to", metavar="ROLE", help="also let a service's role enqueue, and do the tasks"
+    )
+    maker.set_defaults(run=_print_queue)
     copier = parts.add_parser("copy", help="write all of it as numbered files; none is overwritten")
     copier.add_argument("folder", metavar="DIR", type=Path)
     add_mapping_arguments(copier)
@@ -91,6 +103,20 @@ def _print(arguments: argparse.Namespace) -> int:
         return _text(names, table, shape, arguments.grant_to, quiet=arguments.quiet)
 
     say(with_database(arguments, text).rstrip("\n"))
+    return 0
+
+
+def _print_queue(arguments: argparse.Namespace) -> int:
+    """The table is new, so its indexes need not be built concurrently, and all of it may run in one transaction."""
+    given = {} if arguments.schema == DEFAULT_SCHEMA else {"schema": arguments.schema}
+    table = queue_table.queue(arguments.name, **given)
+    names = (
+        "sessions.up.sql", "sessions.alwaysup.sql", *shipped(table, "up"), "tasks.up.sql", *shipped(table, "index"),
+        *shipped(table, "alwaysup"), *mapping_files(table, "alwaysup"),
+    )  # fmt: skip
+    options = "".join(f", {name}={value!r}" for name, value in given.items())
+    say(f"-- from session_lock import queue; jobs = queue({arguments.name!r}{options})")
+    say(_text(names, table, queue_table.SHAPE, arguments.grant_to).rstrip("\n"))
     return 0
 
 
@@ -166,6 +192,7 @@ def _files(
             (f"{slug}_{name.removeprefix('tasks.').removesuffix('.sql').replace('.', '_')}", (name,), None)
             for name in _files_of("index", table)
         ),
+        *(((f"{slug}_due_index", ("tasks.due.index.sql",), None),) if has_due_index(table) else ()),
         (f"{slug}_always", (*shipped(table, "alwaysup"), *mapping_files(table, "alwaysup")), None),
     )
     files = {}

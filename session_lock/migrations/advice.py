@@ -10,7 +10,7 @@ from typing import Any
 from session_lock.migrations.sandbox import Connection
 from session_lock.migrations.validation import Examined
 from session_lock.names import quote_name
-from session_lock.table import TaskTable, due_index_name, function_set
+from session_lock.table import TaskTable, due_index_name, function_set, has_due_index
 
 FILLFACTOR = 80
 """Above it there is too little room in a page for two more versions of its rows."""
@@ -38,7 +38,7 @@ async def _due(connection: Connection, table: TaskTable, examined: Examined) -> 
         f"order_by does not begin with {due}: a look for work walks past the scheduled rows that precede what is due"
     ]
     name = f"{quote_name(table.qualified[0])}.{quote_name(index)}"
-    if not await connection.fetchval(
+    if not has_due_index(table) and not await connection.fetchval(
         "SELECT i.indisvalid FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass($1)", name
     ):
         texts.append(
@@ -159,8 +159,11 @@ async def _indexes(connection: Connection, table: TaskTable, examined: Examined)
     current = function_set(table, examined.shape)
     texts = []
     for row in rows:
-        if re.fullmatch(rf"pending_{current[:-9]}_[0-9a-f]{{8}}", row["name"]):
-            if row["name"] != f"pending_{current}" and row["column"] == table.claim_columns.available_at:
+        if re.fullmatch(rf"(?:pending|due)_{current[:-9]}_[0-9a-f]{{8}}", row["name"]):
+            if (
+                row["name"] not in {f"pending_{current}", f"due_{current}"}
+                and row["column"] == table.claim_columns.available_at
+            ):
                 texts.append(
                     f"the index {row['full_name']} is of another version of this mapping: run session-lock prune once it is gone"
                 )

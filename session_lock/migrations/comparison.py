@@ -9,7 +9,7 @@ from session_lock.errors import SchemaError
 from session_lock.migrations.advice import notes
 from session_lock.migrations.limiting import wrong_indexes
 from session_lock.migrations.sandbox import Connection, RightsError, rolled_back, sentences
-from session_lock.migrations.shipping import is_there, shipped_table
+from session_lock.migrations.shipping import due_index, is_there, shipped_rights, shipped_table
 from session_lock.migrations.validation import (
     CLAIM_TYPES,
     Examined,
@@ -64,6 +64,10 @@ async def check(connection: Connection, table: TaskTable, *, role: str | None = 
             *[
                 Difference(f"{text}{INSTALL}")
                 for text in await wrong_indexes(connection, table, examined.limit_indexes)
+            ],
+            *[
+                Difference(f"{text}: {INSTALL}")
+                for text in await due_index(connection, table, examined.shape)
             ],
             *await task_functions(connection, table, examined),
             *await rights(connection, table, examined, role),
@@ -301,4 +305,7 @@ async def rights(
             "SELECT has_function_privilege($1, to_regprocedure($2), 'EXECUTE')", role, signature
         )
         is False
+    ] + [
+        Difference(f"{text}: {remedy}")
+        for text in await shipped_rights(connection, table, examined.shape, role)
     ]

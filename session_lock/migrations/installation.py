@@ -20,11 +20,11 @@ from session_lock.migrations.comparison import (
 )
 from session_lock.migrations.limiting import wrong_indexes
 from session_lock.migrations.sandbox import PINNED, Connection, sentences
-from session_lock.migrations.shipping import at_hand, shipped_table
+from session_lock.migrations.shipping import at_hand, due_index, shipped_table
 from session_lock.migrations.validation import Examined, check_rights, check_schema_is_ours, examine
 from session_lock.names import quote_name
 from session_lock.schema import mapping_files, render, shipped
-from session_lock.table import TaskTable, function_set, index_name, limit_index_names
+from session_lock.table import TaskTable, due_index_name, function_set, index_name, limit_index_names
 
 TURN = 60.0
 """Seconds to wait for another installation to end."""
@@ -58,6 +58,11 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
                 await connection.execute(render("tasks.up.sql", table, shape))
                 done.append(f"added the claim columns to {table.table}")
             done += await _build_indexes(connection, table, examined)
+            if await due_index(connection, table, shape):
+                name = due_index_name(function_set(table, shape))
+                await _drop_invalid(connection, table, name)
+                await connection.execute(render("tasks.due.index.sql", table, shape))
+                done.append(f"built the index {name} on {table.table}")
             if await task_functions(connection, table, examined):
                 for file in mapping_files(table, "alwaysup"):
                     await connection.execute(render(file, table, shape))

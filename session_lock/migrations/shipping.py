@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from session_lock.migrations.sandbox import Connection, rolled_back
 from session_lock.names import quote_name
 from session_lock.schema import render, shipped
-from session_lock.table import TaskTable
+from session_lock.table import Shape, TaskTable, due_index_name, function_set, has_due_index
 
 
 async def is_there(connection: Connection, table: TaskTable) -> bool:
@@ -53,6 +53,34 @@ async def shipped_table(connection: Connection, table: TaskTable) -> list[str]:
     return found
 
 
+async def shipped_rights(connection: Connection, table: TaskTable, shape: Shape, role: str) -> list[str]:
+    """What a role may not do with the columns of a table that the files give it rights on."""
+    found = []
+    for file in shipped(table, "grants"):
+        for columns, name in re.findall(_INSERT, render(file, table, shape, role=role)):
+            query = "SELECT has_column_privilege($1, to_regclass($2), (parse_ident($3))[2], 'INSERT')"
+            may = [await connection.fetchval(query, role, name, f"t.{each}") for each in columns.split(", ")]
+            if False in may:
+                found.append(f"the role {role!r} may not insert into {name}")
+    return found
+
+
+async def due_index(connection: Connection, table: TaskTable, shape: Shape) -> list[str]:
+    """Whether the index of due times is missing where it belongs to the mapping, in words."""
+    if not has_due_index(table):
+        return []
+    name = due_index_name(function_set(table, shape))
+    valid = await connection.fetchval(
+        "SELECT i.indisvalid FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass($1)",
+        f"{quote_name(table.qualified[0])}.{quote_name(name)}",
+    )
+    where = f"the index {table.qualified[0]}.{name}"
+    if valid is None:
+        return [f"{where} is missing"]
+    return [] if valid else [f"{where} is invalid (its build failed, or is not done yet)"]
+
+
+_INSERT = r"(?m)^GRANT INSERT \((.*)\) ON (.*) TO "
 _NAME = r'(?:"(?:[^"]|"")+"|\w+)'
 _TABLE = rf"(?ms)^CREATE TABLE IF NOT EXISTS ({_NAME}\.{_NAME}) \((.*?)^\)"
 _COLUMN = r"(?m)^  (?!PRIMARY|UNIQUE|CHECK|CONSTRAINT|FOREIGN)(\w+) +\w"

@@ -24,8 +24,14 @@ from tests.support import EMAIL_TABLE, EMAILS, apply_mapping
 
 FILES = sorted(each.name for each in sql_root().iterdir() if each.name.endswith(".sql"))
 INDEXES = ("tasks.index.sql", "tasks.due.index.sql", "tasks.values.index.sql", "tasks.held.index.sql")
-ONCE = ("sessions.up.sql", "duties.up.sql", "tasks.up.sql", *INDEXES)
-ALWAYS = ("sessions.alwaysup.sql", "duties.alwaysup.sql", "tasks.alwaysup.sql", "tasks.limits.alwaysup.sql")
+ONCE = ("sessions.up.sql", "duties.up.sql", "tasks.up.sql", "queue.up.sql", "queue.index.sql", *INDEXES)
+ALWAYS = (
+    "queue.alwaysup.sql",
+    "sessions.alwaysup.sql",
+    "duties.alwaysup.sql",
+    "tasks.alwaysup.sql",
+    "tasks.limits.alwaysup.sql",
+)
 LIMITED = replace(EMAILS, limits=(Limit(3), Limit(1, by="address"), Rate(9, per=60)), fair_by="address")
 
 SHAPE = Shape(
@@ -77,7 +83,8 @@ def option(function: pg.CreateFunctionStmt, name: str) -> list[pg.Node]:
 def test_these_are_all_the_files():
     assert FILES == [
         "duties.alwaysup.sql", "duties.down.sql", "duties.grants.sql", "duties.up.sql",
-        "grants.sql", "sessions.alwaysup.sql", "sessions.down.sql", "sessions.up.sql",
+        "grants.sql", "queue.alwaysup.sql", "queue.down.sql", "queue.grants.sql", "queue.index.sql", "queue.up.sql",
+        "sessions.alwaysup.sql", "sessions.down.sql", "sessions.up.sql",
         "tasks.alwaysup.sql", "tasks.down.sql", "tasks.due.index.sql", "tasks.held.index.sql", "tasks.index.sql",
         "tasks.limits.alwaysup.sql", "tasks.limits.down.sql", "tasks.trigger.down.sql", "tasks.trigger.sql",
         "tasks.up.sql", "tasks.values.index.sql",
@@ -102,7 +109,7 @@ def test_each_body_parses(name, form):
         for function, statement, text in functions(text_of(name, form))
         if option(statement, "language")[0].sval == "plpgsql"
     ]
-    assert len(bodies) >= (2 if "limits" in name else 3)
+    assert len(bodies) >= {"queue.alwaysup.sql": 1, "tasks.limits.alwaysup.sql": 2}.get(name, 3)
     for body in bodies:
         assert pglast.parse_plpgsql(body)
 
@@ -216,6 +223,8 @@ def test_time_is_read_from_the_one_clock(name):
         code = code.replace("AS $function$ SELECT clock_timestamp() $function$", "", 1)
     if name == "sessions.up.sql":
         code = code.replace("at   timestamptz NOT NULL DEFAULT clock_timestamp()", "", 1)
+    if name == "queue.up.sql":
+        code = code.replace("created_at   timestamptz NOT NULL DEFAULT now()", "", 1)
     if name == "tasks.up.sql":
         code = code.replace("__available_at__ timestamptz NOT NULL DEFAULT now()", "", 1)
     times = r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday)\s*\(|\b(current_|local)(time|date)"
@@ -239,9 +248,8 @@ def test_every_definer_function_pins_its_search_path_and_has_pg_temp_last(name, 
         definers += 1
         [path] = [s for s in option(statement, "set") if s.name == "search_path"]
         assert [arg.val.sval for arg in path.args] == ["pg_catalog", "pg_temp"], function
-    assert definers >= (
-        0 if "limits" in name else 3
-    )  # what limits add is called by get_work alone, as its owner
+    # what limits add is called by get_work alone, as its owner
+    assert definers >= {"queue.alwaysup.sql": 2, "tasks.limits.alwaysup.sql": 0}.get(name, 3)
 
 
 @pytest.mark.parametrize("name", ALWAYS)
@@ -360,6 +368,17 @@ def test_t2_one_would_be_seen(call):
 # squawk --------------------------------------------------------------------------------------------
 
 EXCUSED = {
+    "queue.up.sql": {
+        "require-lock-timeout": "it makes a new table, which nobody uses yet",
+        "require-concurrent-index-creation": "as before",
+        "require-statement-timeout": "as before",
+        "prefer-bigint-over-smallint": "65,536 priorities are enough",
+    },
+    "queue.index.sql": {
+        "require-lock-timeout": "the table is new",
+        "require-concurrent-index-creation": "as before",
+        "require-statement-timeout": "as before",
+    },
     "sessions.up.sql": {
         "require-lock-timeout": "it makes new tables, which nobody uses yet",
         "require-concurrent-index-creation": "as before",

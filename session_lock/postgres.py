@@ -7,11 +7,12 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from importlib.metadata import version
-from typing import Any, Generic, Literal, Self, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import asyncpg
 
-from session_lock.connections import Connect, Connection, Connections, UnreadableError, readable
+from session_lock.calls import Calls
+from session_lock.connections import Connect, UnreadableError
 from session_lock.database import (
     Beat,
     Cancellation,
@@ -29,23 +30,16 @@ from session_lock.listener import check_listen, listening
 from session_lock.names import quote_name
 from session_lock.queue_table import parsed, selected
 from session_lock.schema import ENVELOPE
-from session_lock.server import Server, Wanted, meet
+from session_lock.server import Wanted
 from session_lock.session import Lease
-from session_lock.sqlstate import translated
 from session_lock.table import TaskTable
 from session_lock.tasks import TaskKey
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 (items of any kind)
 
-WORK_CONNECTIONS = 2
-"""For get_work and for recording outcomes, which may be under way at the same time."""
 
-TRANSACTION_CONNECTIONS = 4
-"""For `transaction()` where the user gives no pool; opened only when used."""
-
-
-class PostgresDatabase(Generic[T]):
+class PostgresDatabase(Calls, Generic[T]):
     """A mapping in a PostgreSQL database; the `Database` that a Runner is given.
 
     `connect` is a DSN or an async callable that returns a new asyncpg connection. `decode` makes a task's data: it is
@@ -94,47 +88,16 @@ class PostgresDatabase(Generic[T]):
         self._key = key
         name = table.name if table else functions or ""
         self._schema = table.schema if table else schema
-        self._wanted = Wanted(name, quote_name(self._schema), table, functions or "")
+        super().__init__(connect, Wanted(name, quote_name(self._schema), table, functions or ""))
         self._listen: Connect | None = connect if listen is None else listen or None
-        self._server: Server | None = None
-        self._work = Connections(connect, WORK_CONNECTIONS, self._greet)
-        self._keepalive = Connections(connect, 1, self._greet)
-        self._transactions = Connections(connect, TRANSACTION_CONNECTIONS, self._greet)
         self._finishing = Finishing(self._wanted, pool, self._transactions)
 
     def __repr__(self) -> str:
         return f"PostgresDatabase({self._wanted.name!r})"
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connections, as leaving `async with database:` does. A Runner does not: several may share them."""
-        for connections in (self._work, self._keepalive, self._transactions):
-            await connections.close(timeout=1)
-
-    # Meeting a server --------------------------------------------------------------------------------------
-
     async def identity(self) -> Identity:
         """The cluster's system identifier, the database and the mapping's name."""
         return (await self._met()).identity
-
-    async def _met(self) -> Server:
-        if self._server is None:
-            with self._translated("connecting"):
-                async with self._work.one():
-                    pass
-        assert self._server is not None
-        return self._server
-
-    async def _greet(self, connection: Connection) -> None:
-        self._server = await meet(connection, self._wanted, self._server)
-
-    def _translated(self, what: str) -> Any:
-        return translated(f"{what} ({self._wanted.name})", self._wanted.remedy)
 
     # The six verbs -----------------------------------------------------------------------------------------
 
@@ -246,23 +209,6 @@ class PostgresDatabase(Generic[T]):
         """Let parked tasks run again, with all their attempts: these, or all that there are. Returns the keys that were parked."""
         rows = await self._call(self._work, "retry_tasks", list(keys) or None)
         return [self._key(row[0]) if self._key else row[0] for row in rows]
-
-    async def _call(
-        self, connections: Connections, verb: str, *arguments: object, columns: str = "*"
-    ) -> list[asyncpg.Record]:
-        places = ", ".join(f"${i}" for i in range(1, len(arguments) + 1))
-        with self._translated(verb):
-            async with connections.one() as connection:  # greeted, so the functions' names are known
-                assert self._server is not None
-                query = (
-                    f"SELECT {columns} FROM {self._wanted.function(verb, self._server.functions)}({places})"
-                )
-                with readable(connection):
-                    if self._server.read_committed:
-                        return await connection.fetch(query, *arguments)
-                    # Some other isolation is the role's or database's default: three round trips instead of one.
-                    async with connection.transaction(isolation="read_committed"):
-                        return await connection.fetch(query, *arguments)
 
     def listening(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
         if self._listen is None:

@@ -4,7 +4,8 @@ Everything here takes a connection that is open already (of asyncpg, or alike) a
 that the connection belongs to. What is refused is refused before anything changes, as a `SchemaError` of one sentence.
 """
 
-from session_lock.migrations.comparison import Difference, check
+from session_lock.migrations.comparison import check
+from session_lock.migrations.functions import Difference
 from session_lock.migrations.installation import install
 from session_lock.migrations.pruning import prune
 from session_lock.migrations.reading import Pending, peek, pending_summary

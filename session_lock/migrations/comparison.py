@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from session_lock.errors import SchemaError
 from session_lock.migrations.advice import notes
+from session_lock.migrations.functions import (
+    INSTALL,
+    Difference,
+    session_functions,
+    shipped_functions,
+    signatures,
+    task_functions,
+)
 from session_lock.migrations.limiting import wrong_indexes
 from session_lock.migrations.sandbox import Connection, RightsError, rolled_back, sentences
 from session_lock.migrations.shipping import due_index, is_there, shipped_rights, shipped_table
@@ -20,21 +27,8 @@ from session_lock.migrations.validation import (
     schema_versions,
 )
 from session_lock.names import quote_name
-from session_lock.schema import SCHEMA_VERSION, in_schema, mapping_files, render, shipped, source
+from session_lock.schema import SCHEMA_VERSION, render, shipped, source
 from session_lock.table import TaskTable, function_set, index_name
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One thing that is not as this mapping and library want it; or a note about what is worth knowing."""
-
-    text: str
-    """One sentence, with the remedy."""
-    note: bool = False
-    """Whether it is only worth knowing: nothing has to be done for things to work."""
-
-    def __str__(self) -> str:
-        return self.text
 
 
 async def check(connection: Connection, table: TaskTable, *, role: str | None = None) -> list[Difference]:
@@ -75,9 +69,6 @@ async def check(connection: Connection, table: TaskTable, *, role: str | None = 
         ]
 
 
-INSTALL = "run session-lock install"
-
-
 # What all mappings share ---------------------------------------------------------------------------
 
 
@@ -93,11 +84,6 @@ async def schema_version(connection: Connection, table: TaskTable) -> list[Diffe
         ]
     text = f"the schema {table.schema!r} has version {versions[0]}, newer than this library's {SCHEMA_VERSION}, which it serves"
     return [Difference(f"{text}: upgrade session-lock here when convenient", note=True)]
-
-
-async def is_newer(connection: Connection, table: TaskTable) -> bool:
-    versions = await schema_versions(connection, table)
-    return versions is not None and versions[0] > SCHEMA_VERSION
 
 
 async def session_tables(connection: Connection, table: TaskTable) -> list[Difference]:
@@ -138,84 +124,6 @@ def _tables_in(text: str) -> dict[str, list[str]]:
     for name, body in re.findall(r"(?ms)^ALTER TABLE session_lock\.(\w+)(.*?);", text):
         tables.setdefault(name, []).extend(re.findall(r"ADD COLUMN IF NOT EXISTS (\w+)", body))
     return tables
-
-
-async def session_functions(connection: Connection, table: TaskTable) -> list[Difference]:
-    if await is_newer(connection, table):
-        return []  # their bodies are for the newer library to compare
-    down = in_schema(source("sessions.down.sql"), table.schema)
-    return await _functions(connection, down, in_schema(source("sessions.alwaysup.sql"), table.schema))
-
-
-async def shipped_functions(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
-    """Those that come with a table of the library's: the table's own, or the one set of the schema."""
-    files = (*shipped(table, "down"), *shipped(table, "alwaysup"))
-    if len(files) < 2 or ("__set__" not in source(files[1]) and await is_newer(connection, table)):
-        return []
-    down, always = (render(name, table, examined.shape) for name in files)
-    return await _functions(connection, down, always)
-
-
-async def task_functions(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
-    found = []
-    # Those with limits first: they are last in "alwaysup" and first in "down".
-    for down, always in zip(
-        mapping_files(table, "down"), reversed(mapping_files(table, "alwaysup")), strict=True
-    ):
-        found += await _functions(
-            connection, render(down, table, examined.shape), render(always, table, examined.shape)
-        )
-    return found
-
-
-_NAME = r'(?:"(?:[^"]|"")+"|\w+)\.\w+'
-
-
-async def _functions(connection: Connection, down: str, always: str) -> list[Difference]:
-    """Every function of a file against the catalog: body, SECURITY DEFINER, settings, and that it is not for everybody."""
-    bodies = {
-        name: (options, body)
-        for name, options, body in re.findall(
-            rf"(?ms)^CREATE OR REPLACE FUNCTION ({_NAME})\(.*?^LANGUAGE ([^\n]*)\nAS \$function\$(.*?)\$function\$;",
-            always,
-        )
-    }
-    private = set(signatures(always.partition("\nREVOKE ALL ON FUNCTION\n")[2].partition("\nFROM PUBLIC")[0]))
-    rows = await connection.fetch(
-        """
-        SELECT wanted.function AS function, p.prosrc AS body, p.prosecdef AS definer, coalesce(p.proconfig, '{}') AS settings,
-               EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0) AS public
-          FROM unnest($1::text[]) WITH ORDINALITY AS wanted (function, position)
-          LEFT JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure(wanted.function)
-         ORDER BY wanted.position
-        """,
-        re.findall(rf"(?m)^DROP FUNCTION IF EXISTS ({_NAME}\(.*\));", down),
-    )
-    found = []
-    for row in rows:
-        function = row["function"]
-        options, body = bodies[re.match(_NAME, function)[0]]  # type: ignore[index]
-        settings = {
-            f"{name}={value}" for name, value in re.findall(r"SET (\w+) = '?(.*?)'?(?= SET |$)", options)
-        }
-        if row["body"] is None:
-            found.append(Difference(f"the function {function} is missing: {INSTALL}"))
-        elif (row["body"], row["definer"], set(row["settings"])) != (
-            body,
-            "SECURITY DEFINER" in options,
-            settings,
-        ):
-            found.append(
-                Difference(f"the function {function} is not the one of this library and mapping: {INSTALL}")
-            )
-        elif function in private and row["public"]:
-            found.append(Difference(f"everybody (PUBLIC) may execute {function}: {INSTALL}"))
-    return found
-
-
-def signatures(text: str) -> list[str]:
-    """Functions with their types, one a line, as REVOKE and GRANT list them in our files."""
-    return re.findall(rf"(?m)^  ({_NAME}\(.*\)),?$", text)
 
 
 # What belongs to the task table --------------------------------------------------------------------

@@ -8,16 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from session_lock.errors import DatabaseError
-from session_lock.migrations.comparison import (
-    claim_columns,
-    is_newer,
-    pending_index,
-    rights,
-    session_functions,
-    session_tables,
-    shipped_functions,
-    task_functions,
-)
+from session_lock.migrations.comparison import claim_columns, pending_index, rights, session_tables
+from session_lock.migrations.functions import is_newer, session_functions, shipped_functions, task_functions
 from session_lock.migrations.limiting import wrong_indexes
 from session_lock.migrations.sandbox import PINNED, Connection, sentences
 from session_lock.migrations.shipping import at_hand, due_index, shipped_table

@@ -15,7 +15,7 @@ import pytest
 
 import session_lock
 from session_lock import ClaimColumns, Settings, TaskTable
-from session_lock import postgres as postgres_module
+from session_lock import calls as calls_module
 from session_lock.catalog import KEY_TYPES
 from session_lock.cli import main
 from session_lock.retry import Retry
@@ -187,10 +187,10 @@ def test_the_numbers_of_connections() -> None:
         "postgresql://nowhere", TaskTable("t", key="id", pending="p", finish="f")
     )
     work, keepalives = database._work._free._value, database._keepalive._free._value
-    assert (work, keepalives) == (postgres_module.WORK_CONNECTIONS, 1)
+    assert (work, keepalives) == (calls_module.WORK_CONNECTIONS, 1)
     assert f"up to {work} for work and {keepalives} for keepalives" in FLAT
     assert (
-        f"up to {postgres_module.TRANSACTION_CONNECTIONS} more while `transaction()` is used and no `pool=` was given"
+        f"up to {calls_module.TRANSACTION_CONNECTIONS} more while `transaction()` is used and no `pool=` was given"
         in FLAT
     )
 

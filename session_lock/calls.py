@@ -1,0 +1,70 @@
+"""A mapping's functions, called: the connections that it takes, and the server that they lead to."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import asyncpg
+
+from session_lock.connections import Connect, Connection, Connections, readable
+from session_lock.server import Server, Wanted, meet
+from session_lock.sqlstate import translated
+
+WORK_CONNECTIONS = 2
+"""For get_work and for recording outcomes, which may be under way at the same time."""
+
+TRANSACTION_CONNECTIONS = 4
+"""For `transaction()` where the user gives no pool; opened only when used."""
+
+
+class Calls:
+    """What a `PostgresDatabase` calls its functions by."""
+
+    def __init__(self, connect: Connect, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._server: Server | None = None
+        self._work = Connections(connect, WORK_CONNECTIONS, self._greet)
+        self._keepalive = Connections(connect, 1, self._greet)
+        self._transactions = Connections(connect, TRANSACTION_CONNECTIONS, self._greet)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections, as leaving `async with database:` does. A Runner does not: several may share them."""
+        for connections in (self._work, self._keepalive, self._transactions):
+            await connections.close(timeout=1)
+
+    async def _met(self) -> Server:
+        if self._server is None:
+            with self._translated("connecting"):
+                async with self._work.one():
+                    pass
+        assert self._server is not None
+        return self._server
+
+    async def _greet(self, connection: Connection) -> None:
+        self._server = await meet(connection, self._wanted, self._server)
+
+    def _translated(self, what: str) -> Any:
+        return translated(f"{what} ({self._wanted.name})", self._wanted.remedy)
+
+    async def _call(
+        self, connections: Connections, verb: str, *arguments: object, columns: str = "*"
+    ) -> list[asyncpg.Record]:
+        places = ", ".join(f"${i}" for i in range(1, len(arguments) + 1))
+        with self._translated(verb):
+            async with connections.one() as connection:  # greeted, so the functions' names are known
+                assert self._server is not None
+                query = (
+                    f"SELECT {columns} FROM {self._wanted.function(verb, self._server.functions)}({places})"
+                )
+                with readable(connection):
+                    if self._server.read_committed:
+                        return await connection.fetch(query, *arguments)
+                    # Some other isolation is the role's or database's default: three round trips instead of one.
+                    async with connection.transaction(isolation="read_committed"):
+                        return await connection.fetch(query, *arguments)

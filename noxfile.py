@@ -81,6 +81,7 @@ def benchmarks(session: nox.Session) -> None:
     """Figures, printed beside their targets; nothing is asserted, since they are this machine's and this moment's."""
     session.install("-e", ".[test]")
     session.run("python", "-m", "tests.benchmarks.wake_up", *session.posargs)
+    session.run("python", "-m", "tests.benchmarks.limits")
 
 
 @nox.session

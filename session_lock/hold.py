@@ -60,9 +60,7 @@ class Hold(HeldTasks[T]):
         self.drain_until = 0.0  # with an ending: the loop's time at which the running calls are cancelled
         self.failure: BaseException | None = None  # what run() raises when the lease has ended
         self.paused = False
-        self.limited = (
-            False  # a limit held tasks back from the last look: a finish may let more of them through
-        )
+        self.limited = False  # the last look was held back by a limit, so a finish may let more through
         self.failed_looks = 0  # calls of get_work in a row that failed
         self.asked = asyncio.Event()  # somebody asks for a look at once
         self.beat_now = asyncio.Event()

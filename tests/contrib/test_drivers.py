@@ -34,7 +34,7 @@ class OwnError(Exception):
 
 @pytest.fixture
 async def suite(database: TestDatabase) -> AsyncIterator[Suite]:
-    async with PostgresHarness.opened(database, discard=True, key_type="bigint") as harness:
+    async with PostgresHarness.opened(database) as harness:
         yield Suite(harness)
 
 

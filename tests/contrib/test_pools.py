@@ -103,7 +103,7 @@ async def pool(kind: Kind, database: TestDatabase) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def suite(database: TestDatabase, pool: Any) -> AsyncIterator[Suite]:
-    async with PostgresHarness.opened(database, discard=True, key_type="bigint") as harness:
+    async with PostgresHarness.opened(database) as harness:
         await harness._admin.execute("CREATE UNIQUE INDEX ON effect (note)")
         async with PostgresDatabase(database.app_dsn, EMAILS, pool=pool, decode=decode) as harness.database:
             yield Suite(harness)

@@ -279,9 +279,14 @@ class PostgresHarness:
     @classmethod
     @asynccontextmanager
     async def opened(
-        cls, test_database: TestDatabase, *, discard: bool, key_type: str, limits: Mapping[str, Any]
+        cls,
+        test_database: TestDatabase,
+        *,
+        discard: bool = True,
+        key_type: str = "bigint",
+        limits: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[PostgresHarness]:
-        mapping = replace(EMAILS, **limits) if discard else replace(EMAILS, discard=None)
+        mapping = replace(EMAILS, **(limits or {})) if discard else replace(EMAILS, discard=None)
         key = KEYS.get(key_type, f"{key_type} GENERATED ALWAYS AS IDENTITY")
         table = EMAIL_TABLE.replace("bigint GENERATED ALWAYS AS IDENTITY", key)
         async with AsyncExitStack() as stack:
@@ -416,7 +421,7 @@ async def opened(
         yield Suite(MemoryHarness(discard=discard, key_type=key_type, limits=limits or {}))
         return
     async with PostgresHarness.opened(
-        request.getfixturevalue("database"), discard=discard, key_type=key_type, limits=limits or {}
+        request.getfixturevalue("database"), discard=discard, key_type=key_type, limits=limits
     ) as harness:
         yield Suite(harness)
 

@@ -138,6 +138,10 @@ BEGIN
     IF my.tasks > 0 AND my.tasks < my.enough THEN
       my.share := coalesce(session_lock.share(p_id, my.sharing, my.capacities, my.tasks), 0);
       my.want := least(my.want, my.share - cardinality(my.held));
+      IF __picks__ AND my.want <= 0 THEN  -- all that the limits let it hold: are there tasks that they hold back?
+        SELECT count(*) > my.tasks INTO my.limited
+          FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock LIMIT my.tasks + 1) AS task;
+      END IF;
     END IF;
   END IF;
 

@@ -116,7 +116,12 @@ class MemoryDatabase(MemorySessions[T]):
             if len(rows) < want:  # too few from the position on: from the start
                 rows = free[:want]
             picked = Picked(rows)
-            if self._limits.rules.any:
+            if self._limits.rules.any and want == 0:
+                # All that the limits let it hold: are there tasks that they hold back?
+                due = [row for row in self._tasks.values() if row.due(now)]
+                held_back = share is not None and self._limits.possible(due) < len(due)
+                picked = Picked([], limited=held_back)
+            elif self._limits.rules.any:
                 pending = [row for row in self._in_order() if row.pending]
                 taken = [
                     row

@@ -100,6 +100,17 @@ async def test_the_share_is_of_what_the_limit_lets_through(limited: Suite):
     assert len((await limited.work(second, over_share=False)).tasks) == 1
 
 
+@pytest.mark.parametrize(("added", "held_back"), [(3, True), (2, False)])
+@under(Limit(2))
+async def test_who_has_its_share_of_a_limit_hears_whether_more_is_waiting(limited: Suite, added, held_back):
+    await limited.add(added)
+    first, second = await limited.start(), await limited.start()
+    mine = await limited.work(first, over_share=False)
+    assert len((await limited.work(second, over_share=False)).tasks) == 1
+    work = await limited.work(first, held=keys(mine), over_share=False)
+    assert (keys(work), work.share, work.limited) == ([], 1, held_back)
+
+
 # For each value --------------------------------------------------------------------------------------------
 
 

@@ -173,6 +173,13 @@ async def test_runners_keep_to_the_limit_together_and_use_all_of_it():
 
 
 @virtual
+async def test_runners_that_share_a_limit_go_on_as_soon_as_a_task_is_done():
+    gauge, took = await run(MemoryDatabase(of(a=40), limits=(Limit(4),)), runners=2, poll_interval=60)
+    assert gauge.most_in_all == 4
+    assert took < 14
+
+
+@virtual
 async def test_each_value_is_in_order_and_different_ones_run_side_by_side():
     database = MemoryDatabase(of(a=5, b=5, c=5), limits=(Limit(1, by="tenant", ordered=True),))
     gauge, took = await run(database, poll_interval=60)

@@ -1,6 +1,6 @@
 """Share the rows of your own PostgreSQL table over the live instances of an asyncio service."""
 
-from session_lock.database import Database, DatabaseFinder
+from session_lock.database import Cancellation, Database, DatabaseFinder
 from session_lock.duties import Due, Duties, Duty, PostgresDuties, cron, every
 from session_lock.enqueuing import (
     Enqueued,
@@ -25,6 +25,7 @@ from session_lock.postgres import PostgresDatabase
 from session_lock.queue_table import queue
 from session_lock.retry import Retry
 from session_lock.runner import Runner
+from session_lock.schedules import Schedule
 from session_lock.settings import Settings
 from session_lock.table import ClaimColumns, TaskTable
 from session_lock.tasker import Tasker, each
@@ -32,6 +33,7 @@ from session_lock.tasks import Batch, Discard, Release, Task, TaskKey
 
 __all__ = [
     "Batch",
+    "Cancellation",
     "ClaimColumns",
     "Database",
     "DatabaseError",
@@ -51,6 +53,7 @@ __all__ = [
     "RowRefusedError",
     "Runner",
     "RunnerGroup",
+    "Schedule",
     "SchemaError",
     "SessionLockError",
     "SessionLost",

@@ -172,8 +172,6 @@ class HeldTasks(Holder, Generic[T]):
 
     def settle(self, task: Task[Any], verdict: Verdict) -> None:
         """The tasker's verdict on a task; it may come from a thread."""
-        if isinstance(verdict, Release) and not _is_delay(verdict.after):
-            raise ValueError("a task is released after a number of seconds, from 0 on, or None")
         if self.keep(task, verdict) and not isinstance(verdict, Release):
             self._succeeded()
 
@@ -255,7 +253,3 @@ class HeldTasks(Holder, Generic[T]):
 
 def claims_of(tasks: Iterable[Task[Any]]) -> list[Claim]:
     return [Claim(task.key, task.token) for task in tasks]
-
-
-def _is_delay(after: object) -> bool:
-    return after is None or (isinstance(after, int | float) and after >= 0)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from importlib.metadata import version
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 import asyncpg
 
@@ -32,6 +32,7 @@ from session_lock.queue_table import parsed, selected
 from session_lock.schema import ENVELOPE
 from session_lock.server import Wanted
 from session_lock.session import Lease
+from session_lock.sqlstate import checked_keys
 from session_lock.table import TaskTable
 from session_lock.tasks import TaskKey
 
@@ -57,6 +58,33 @@ class PostgresDatabase(Calls, Generic[T]):
     A mapping whose functions are written by hand is named instead of declared:
     `PostgresDatabase(connect, functions="orders", key=int)`.
     """
+
+    @overload
+    def __init__(
+        self: PostgresDatabase[dict[str, Any]],
+        connect: Connect,
+        table: TaskTable | None = None,
+        *,
+        pool: Any = None,
+        listen: Connect | Literal[False] | None = None,
+        functions: str | None = None,
+        key: Callable[[Any], TaskKey] | None = None,
+        schema: str = "session_lock",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        connect: Connect,
+        table: TaskTable | None = None,
+        *,
+        pool: Any = None,
+        listen: Connect | Literal[False] | None = None,
+        decode: Callable[..., T],
+        functions: str | None = None,
+        key: Callable[[Any], TaskKey] | None = None,
+        schema: str = "session_lock",
+    ) -> None: ...
 
     def __init__(
         self,
@@ -200,14 +228,20 @@ class PostgresDatabase(Calls, Generic[T]):
     async def cancel(self, key: TaskKey) -> Cancellation:
         """The task is not to be done any more: a pending one is discarded, a running one's tasker is cancelled.
 
-        From any process that may execute the functions. `RowRefusedError` if the row refuses to be discarded.
+        From any process that may execute the functions. `RowRefusedError` if the row refuses to be discarded,
+        `SettingsError` if this can be no key of the table.
         """
-        (row,) = await self._call(self._work, "cancel_task", key)
+        with checked_keys([key], self._wanted.name):
+            (row,) = await self._call(self._work, "cancel_task", key)
         return Cancellation(row[0])
 
     async def retry(self, *keys: TaskKey) -> Sequence[TaskKey]:
-        """Let parked tasks run again, with all their attempts: these, or all that there are. Returns the keys that were parked."""
-        rows = await self._call(self._work, "retry_tasks", list(keys) or None)
+        """Let parked tasks run again, with all their attempts: these, or all that there are. Returns the keys that were parked.
+
+        `SettingsError` if one of these can be no key of the table.
+        """
+        with checked_keys(keys, self._wanted.name):
+            rows = await self._call(self._work, "retry_tasks", list(keys) or None)
         return [self._key(row[0]) if self._key else row[0] for row in rows]
 
     def listening(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:

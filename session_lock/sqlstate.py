@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from uuid import UUID
 
 from session_lock.drivers import find
 from session_lock.errors import (
@@ -14,6 +15,7 @@ from session_lock.errors import (
     SchemaError,
     SessionLockError,
     SessionLost,
+    SettingsError,
     TaskLost,
 )
 
@@ -80,6 +82,22 @@ def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
             return DatabaseError(f"{what}: {message}", retryable=False)
         case _:
             return DatabaseError(f"{what}: {message}")
+
+
+@contextmanager
+def checked_keys(keys: Iterable[object], name: str) -> Iterator[None]:
+    """Within, the given keys are sent: what can be no key of the mapping is a `SettingsError`."""
+    for key in keys:
+        if isinstance(key, bool) or not isinstance(key, int | str | UUID):  # the driver would cut 1.5 to 1
+            raise SettingsError(f"a key of {name!r} is an int, a str or a UUID, not {type(key).__name__}")
+    try:
+        yield
+    except RowRefusedError as error:
+        if (
+            error.__cause__ is None or read(error.__cause__).state != "22000"
+        ):  # the driver's own, of an argument
+            raise
+        raise SettingsError(f"what was given as a key of {name!r} is not of the type of its keys") from error
 
 
 # What a driver tells ------------------------------------------------------------------------------------

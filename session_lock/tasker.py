@@ -75,6 +75,8 @@ def asynchronous(tasker: Tasker[T]) -> AsyncTasker[T]:
 def check(function: Any, what: str, takes: str) -> None:
     """Refuse what is plainly no function for tasks."""
     wanted = f"{what} must be a function (async def, or def for a thread) that takes {takes}"
+    if isinstance(function, each) and takes == "a task":
+        raise SettingsError(f"{wanted}, not what each() has made of one")
     if not callable(function) or isinstance(function, type):
         kind = function.__name__ if isinstance(function, type) else type(function).__name__
         raise SettingsError(f"{wanted}, not {kind}")

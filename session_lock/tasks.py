@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, overload
 from uuid import UUID
 
+from session_lock.errors import SettingsError
+
 T = TypeVar("T")
 
 TaskKey: TypeAlias = int | str | UUID
@@ -23,6 +25,10 @@ class Release:
 
     after: float | None = None
     """Seconds until it may be claimed again, by anyone. None: at once, in its old place of the order."""
+
+    def __post_init__(self) -> None:
+        if self.after is not None and not (isinstance(self.after, int | float) and self.after >= 0):
+            raise SettingsError("a task is released after a number of seconds, from 0 on, or None")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for differences that `check` found, 2 for an error, 130 for Ctrl-C."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments = _parser(with_demo=words[:1] == ["demo"]).parse_args(words)
+        arguments = _parse(words)
         status: int = arguments.run(arguments)
     except SystemExit as ending:  # argparse has said what is wrong, or what was asked for
         return ending.code if isinstance(ending.code, int) else FAILED
@@ -33,6 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return status
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = _parser(with_demo=words[:1] == ["demo"])
+    arguments, rest = parser.parse_known_args(words)
+    if "keys" in arguments and not any(word.startswith("-") for word in rest):
+        arguments.keys += rest  # argparse does not see them behind an option
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def _parser(*, with_demo: bool) -> argparse.ArgumentParser:

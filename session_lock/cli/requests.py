@@ -31,7 +31,7 @@ def add_parsers(commands: Commands) -> None:
         "cancel", help="a task is not to be done any more: discard it, or cancel its run"
     )
     add_mapping_arguments(canceller)
-    canceller.add_argument("key", metavar="KEY")
+    canceller.add_argument("key", metavar="KEY", help="of the task, as it stands in the table")
     canceller.set_defaults(run=_cancel)
 
     lister = commands.add_parser(
@@ -45,8 +45,10 @@ def add_parsers(commands: Commands) -> None:
 
     retrier = commands.add_parser("retry", help="let parked tasks run again, with all their attempts")
     add_mapping_arguments(retrier)
-    retrier.add_argument("keys", metavar="KEY", nargs="*")
-    retrier.add_argument("--all", action="store_true", help="all that are parked")
+    retrier.add_argument("keys", metavar="KEY", nargs="*", help="of parked tasks")
+    retrier.add_argument(
+        "--all", action="store_true", help="all that are parked, discarded and cancelled ones too"
+    )
     retrier.set_defaults(run=_retry)
 
 
@@ -57,9 +59,12 @@ def _cancel(arguments: argparse.Namespace) -> int:
 
 
 def _parked(arguments: argparse.Namespace) -> int:
-    rows = with_database(arguments, lambda connection, table: parked(connection, table, arguments.limit))
+    limit: int = arguments.limit
+    rows = with_database(arguments, lambda connection, table: parked(connection, table, limit + 1))
     if rows:
-        say_table(rows)
+        say_table(rows[:limit])
+        if len(rows) > limit:
+            say("There are more: say --limit.")
     else:
         say("No task is parked.")
     return 0

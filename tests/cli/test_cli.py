@@ -351,12 +351,16 @@ async def test_parked_tasks_are_shown_and_tried_again(cli, admin):
     assert header == ["id", "address", "body", "attempts", "last_error"]
     assert [line[0] for line in lines] == ["1", "2", "3"]
     assert lines[1][3:] == ["25", "TimeoutError:", "25"]
-    assert await cli("parked", "MAPPING", "--limit", "1") == 0
-    assert len(cli.out.splitlines()) == 2
+    assert "There are more" not in cli.out
+    assert await cli("parked", "MAPPING", "--limit", "2") == 0
+    assert cli.out.splitlines()[2:][1:] == ["There are more: say --limit."]
 
     assert await cli("retry", "MAPPING", "2", "4") == 1
     assert cli.out == "2\n1 of 2 tasks will be tried again: the others are not parked.\n"
     assert await admin.fetchval("SELECT attempts FROM public.email WHERE id = 2") == 0
+    await admin.execute("UPDATE public.email SET available_at = 'infinity' WHERE id = 2")
+    assert await cli("retry", "MAPPING", "--dsn", cli.dsn, "2") == 0
+    assert cli.out == "2\n1 task will be tried again.\n"
     assert await cli("retry", "MAPPING", "--all") == 0
     assert cli.out == "1\n3\n2 tasks will be tried again.\n"
     assert await cli("parked", "MAPPING") == 0
@@ -364,7 +368,7 @@ async def test_parked_tasks_are_shown_and_tried_again(cli, admin):
     assert (
         await admin.fetchval("SELECT count(*) FROM public.email WHERE available_at <= clock_timestamp()") == 4
     )
-    for words in ((), ("1", "--all")):
+    for words in ((), ("1", "--all"), ("--all", "1")):
         assert await cli("retry", "MAPPING", *words) == 2
         assert "name the keys of parked tasks, or say --all" in cli.err
 
@@ -518,6 +522,12 @@ def terminated(dsn: str):
 async def test_words_that_are_no_command(words, capsys):
     assert await asyncio.to_thread(main, list(words)) == 2
     assert "usage: session-lock" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("retry", "a:b", "1", "--nothing"), ("cancel", "a:b", "1", "2")])
+async def test_words_that_mean_nothing_are_refused(capsys, words):
+    assert await asyncio.to_thread(main, words) == 2
+    assert "unrecognized arguments: " in capsys.readouterr().err
 
 
 async def test_help_and_version(capsys):

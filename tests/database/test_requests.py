@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from session_lock import RowRefusedError
+from session_lock import RowRefusedError, SettingsError
 from session_lock.database import SESSION_EXPIRED, Cancellation, Handback, Outcome
 
 from .conftest import KEPT, Suite, keys
@@ -279,3 +279,18 @@ async def test_failures_that_were_told_make_nobody_suspect(suite: Suite):
         (task,) = (await suite.work(lease)).tasks
         assert not task.alone
         await suite.database.release_tasks(lease, [Handback(task.claim, after=0, error="it failed")])
+
+
+# Keys that are none ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("implementation", ["postgres"], indirect=True)
+async def test_what_can_be_no_key_is_refused(suite_of_key_type: Suite):
+    suite = suite_of_key_type
+    (first,) = await suite.add()
+    wrong = 1 if isinstance(first, str) else "one"
+    for key in (None, 1.5, True, [1], 2**70, wrong):
+        for ask in (suite.database.cancel, suite.database.retry):
+            with pytest.raises(SettingsError, match="key of '"):
+                await ask(key)
+    assert await suite.status(first) == "pending"

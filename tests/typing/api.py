@@ -34,6 +34,8 @@ table = TaskTable(
 )
 typed = PostgresDatabase("postgresql:///app", table, decode=Email)
 assert_type(typed, PostgresDatabase[Email])
+plain = PostgresDatabase("postgresql:///app", table)  # needs no annotation
+assert_type(plain, PostgresDatabase[dict[str, Any]])
 
 
 async def send(batch: Batch[Email]) -> Iterable[Task[Email]]:

@@ -164,7 +164,7 @@ def test_what_can_be_seen_to_be_no_tasker_is_refused_at_once() -> None:
             SettingsError, match=r"the tasker must be a function \(async def, or def for a thread\)"
         ):
             Runner(MemoryDatabase(), tasker)  # type: ignore[arg-type]
-    for function in (None, 3, generator, dict):
+    for function in (None, 3, generator, dict, each(print)):
         with pytest.raises(SettingsError, match=r"a function under each\(\) must be a function"):
             each(function)  # type: ignore[arg-type]
 
@@ -373,7 +373,7 @@ async def test_a_release_after_no_number_of_seconds_is_the_taskers_error(after: 
     await run_for(0.4, database, each(tasker))
     assert database.finished == [2]
     assert errors(database, 1) == [
-        "ValueError: a task is released after a number of seconds, from 0 on, or None"
+        "SettingsError: a task is released after a number of seconds, from 0 on, or None"
     ]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from session_lock import Batch, Discard, Release, Task, each
+from session_lock import Batch, Discard, Release, SettingsError, Task, each
 from session_lock.database import Claim, ClaimedTask
 from session_lock.tasks import Finish
 from session_lock.testing import run_virtual
@@ -156,6 +158,12 @@ def test_each_turns_the_answer_into_a_verdict(answer: Any, returned: list[int], 
 
     assert [task.key for task in run_virtual(each(tasker)(batch))] == returned
     assert notes.verdicts == verdicts
+
+
+@pytest.mark.parametrize("after", [-1, math.nan, "5m", timedelta(minutes=5)])
+def test_a_release_after_no_number_of_seconds_is_refused_where_it_is_made(after: Any) -> None:
+    with pytest.raises(SettingsError, match="after a number of seconds"):
+        Release(after=after)
 
 
 @pytest.mark.parametrize("answer", [True, 0, "done", (), Finish()])

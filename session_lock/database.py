@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
+from session_lock.errors import SettingsError
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
 
@@ -239,3 +240,10 @@ class Database(Protocol[T_co]):
 
 DatabaseFinder = Callable[[], Awaitable[Database[T]]]
 """Asked in each cycle for the current database, so that a database can move."""
+
+
+def keys_to_retry(keys: Sequence[TaskKey], all_parked: bool) -> list[TaskKey] | None:
+    """What `retry` is asked for; None is all that is parked. No key is no such wish: a selection may come out empty."""
+    if bool(keys) == all_parked:
+        raise SettingsError("retry: give the keys of parked tasks, or all_parked=True")
+    return None if all_parked else list(keys)

@@ -23,6 +23,7 @@ from session_lock.database import (
     Outcome,
     Settled,
     Work,
+    keys_to_retry,
 )
 from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.finishing import Finishing
@@ -235,13 +236,14 @@ class PostgresDatabase(Calls, Generic[T]):
             (row,) = await self._call(self._work, "cancel_task", key)
         return Cancellation(row[0])
 
-    async def retry(self, *keys: TaskKey) -> Sequence[TaskKey]:
-        """Let parked tasks run again, with all their attempts: these, or all that there are. Returns the keys that were parked.
+    async def retry(self, *keys: TaskKey, all_parked: bool = False) -> Sequence[TaskKey]:
+        """Let these, or all, parked tasks run again, with all their attempts. Returns the keys of those that were parked.
 
-        `SettingsError` if one of these can be no key of the table.
+        `SettingsError` if one can be no key of the table, or none is given without `all_parked=True`.
         """
+        wanted = keys_to_retry(keys, all_parked)
         with checked_keys(keys, self._wanted.name):
-            rows = await self._call(self._work, "retry_tasks", list(keys) or None)
+            rows = await self._call(self._work, "retry_tasks", wanted)
         return [self._key(row[0]) if self._key else row[0] for row in rows]
 
     def listening(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from session_lock.database import Cancellation
+from session_lock.database import Cancellation, keys_to_retry
 from session_lock.tasks import TaskKey
 from session_lock.testing.rows import MemorySession, MemoryTask
 from session_lock.testing.table import MemoryTable
@@ -74,10 +74,11 @@ class MemorySessions(MemoryTable[T]):
                 return Cancellation.LOCKED
             return self._discard(row, now, "cancelled on request")
 
-    async def retry(self, *keys: TaskKey) -> Sequence[TaskKey]:
+    async def retry(self, *keys: TaskKey, all_parked: bool = False) -> Sequence[TaskKey]:
         """As `PostgresDatabase.retry`."""
+        wanted = keys_to_retry(keys, all_parked)
         async with self._round_trip() as now:
-            parked = [key for key in self.parked if not keys or key in keys]
+            parked = [key for key in self.parked if wanted is None or key in wanted]
             chosen = [
                 row
                 for row in map(self._tasks.__getitem__, parked)

@@ -178,7 +178,7 @@ async def test_without_a_discard_it_is_parked_and_can_be_retried_by_the_same_ses
     await suite.database.cancel(key)
     (settled,) = await suite.database.release_tasks(holder, [Handback(claim, after=0, error="it failed")])
     assert settled.outcome is Outcome.PARKED
-    assert await suite.database.retry() == [key]
+    assert await suite.database.retry(all_parked=True) == [key]
     (claim,) = await suite.claim(holder)
     assert (await suite.bump(holder)).cancel == ()
 
@@ -219,8 +219,12 @@ async def test_what_was_parked_runs_again_with_all_its_attempts(suite: Suite):
 
 async def test_all_that_was_parked(suite: Suite):
     added = await parked(suite, 3)
-    assert sorted(await suite.database.retry(), key=str) == sorted(added, key=str)
-    assert sorted(await suite.database.retry(), key=str) == []
+    for wrong in (suite.database.retry(), suite.database.retry(*added, all_parked=True)):
+        with pytest.raises(SettingsError, match="give the keys of parked tasks, or all_parked=True"):
+            await wrong
+    assert (await suite.row(added[0])).due == math.inf
+    assert sorted(await suite.database.retry(all_parked=True), key=str) == sorted(added, key=str)
+    assert sorted(await suite.database.retry(all_parked=True), key=str) == []
 
 
 # A task whose session expired ---------------------------------------------------------------------------------

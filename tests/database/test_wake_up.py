@@ -69,5 +69,5 @@ async def test_what_is_tried_again_wakes(suite):
     woken = asyncio.Event()
     async with suite.database.listening(woken.set):
         await suite.until_heard(woken)
-        assert await suite.database.retry() == [key]
+        assert await suite.database.retry(all_parked=True) == [key]
         await woken.wait()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from session_lock.held import CANCELLED
@@ -18,6 +20,8 @@ from session_lock.wording import story
 T = TypeVar("T")
 
 logger = logging.getLogger("session_lock.execute")
+
+OUR_FOLDER = str(Path(__file__).parent) + os.sep
 
 
 async def execute(hold: Hold[T], tasker: AsyncTasker[T], tasks_per_call: int) -> None:
@@ -217,12 +221,20 @@ def _accomplished(hold: Hold[T], batch: Batch[T], returned: object) -> BaseExcep
 
 
 def _told(error: BaseException) -> str:
-    """What the log says of an error: its type and place. Its text may hold what the row held."""
+    """What the log says of an error: its type, its place, and where in the tasker that is. Its text may hold what the row held."""
     if isinstance(error, TaskerError):
         return str(error)
-    frames = traceback.extract_tb(error.__traceback__, limit=-1)
-    place = f" at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
-    return f"{type(error).__name__}{place}"
+    places = [
+        (frame.f_code.co_filename, f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}")
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    told = type(error).__name__
+    if places:
+        told += f" at {places[-1][1]}"
+        tasker = next((place for file, place in places if not file.startswith(OUR_FOLDER)), places[-1][1])
+        if tasker != places[-1][1]:
+            told += f", from {tasker}"
+    return told
 
 
 def _retrieve(call: asyncio.Task[object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import re
@@ -176,6 +177,21 @@ async def test_the_log_says_where_a_tasker_failed_and_nothing_of_the_row(caplog:
 
     await run_for(0.4, table(2), send)
     assert re.search(r"failed on 2 tasks: ValueError at \S+test_tasker.py:\d+ in send", caplog.text)
+    assert CANARY not in caplog.text
+
+
+@pytest.mark.parametrize("how", [each, lambda send: send])
+@virtual
+async def test_and_what_it_called_when_that_was_elsewhere(caplog: Any, how: Any) -> None:
+    def send(task: Any) -> Any:
+        return json.loads("{" + CANARY)
+
+    await run_for(0.4, table(1), how(send))
+    assert re.search(
+        r"failed on 1 tasks: JSONDecodeError at \S+decoder.py:\d+ in \w+, from \S+test_tasker.py:\d+ in send$",
+        caplog.text,
+        re.MULTILINE,
+    )
     assert CANARY not in caplog.text
 
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol
 
 from session_lock.errors import SchemaError
-from session_lock.table import Shape, TaskTable
+from session_lock.table import Shape, TaskTable, install_command
 
 KEY_TYPES = {
     "smallint": "smallint",
@@ -120,7 +120,7 @@ async def _no_table(connection: Connection, table: TaskTable) -> str:
     )
     name = ".".join(table.qualified)
     if table.made_by:
-        return f"there is no table {name} yet, which the library makes: run session-lock install MODULE:ATTRIBUTE"
+        return f"there is no table {name} yet, which the library makes: run {install_command(table)}"
     names = {row["name"].lower(): row["name"] for row in rows}
     match = get_close_matches(name.lower(), names, n=1)
     return f"there is no table {name}" + (f"; did you mean {names[match[0]]!r}?" if match else "")

@@ -10,7 +10,7 @@ from session_lock.database import Identity
 from session_lock.errors import DatabaseError, SchemaError
 from session_lock.names import quote_name
 from session_lock.schema import SCHEMA_VERSION
-from session_lock.table import TaskTable, function_set
+from session_lock.table import TaskTable, function_set, install_command
 
 SHARED_FUNCTIONS = ("start_session", "bump_session", "plan_duties", "put_off_run")
 """Those that all mappings of a schema have in common."""
@@ -38,7 +38,7 @@ class Wanted:
 
     @property
     def remedy(self) -> str:
-        return "session-lock install MODULE:ATTRIBUTE" if self.table else "your migration of the functions"
+        return install_command(self.table) if self.table else "your migration of the functions"
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,3 +235,9 @@ def _readable(name: str) -> str:
 def column_mark(table: TaskTable) -> str:
     """What the comments of our columns begin with: how a column of ours is told from one of the user's."""
     return f"session_lock {table.name}"
+
+
+def install_command(table: TaskTable) -> str:
+    """What installs the mapping. Where it is declared only its author knows, but for the one that is ours."""
+    ours = table.made_by == "duties" and table.schema == "session_lock"
+    return f"session-lock install {'session_lock.duties:DUTIES' if ours else 'MODULE:ATTRIBUTE'}"

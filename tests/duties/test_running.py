@@ -375,7 +375,10 @@ async def test_a_killed_process_is_followed_by_another(admin, database):
 
 async def test_a_service_that_is_not_installed_ends_and_says_what_to_run(admin, database):
     await admin.execute("DROP FUNCTION session_lock.put_off_run; DROP TABLE session_lock.duty_run CASCADE")
-    with pytest.raises(SchemaError, match="session-lock install"):
+    with pytest.raises(SchemaError, match="run session-lock install session_lock.duties:DUTIES"):
+        await Duties(database.app_dsn, Duty("report", every("1s"), nothing), settings=QUICK).run()
+    await admin.execute("DROP SCHEMA session_lock CASCADE")
+    with pytest.raises(SchemaError, match="run: session-lock install session_lock.duties:DUTIES --grant-to"):
         await Duties(database.app_dsn, Duty("report", every("1s"), nothing), settings=QUICK).run()
 
 

@@ -109,6 +109,11 @@ BEGIN
   END IF;
   SELECT h.name, h.capacity, h.expires_at, h.at INTO my.name, my.capacity, my.expires, my.clock
     FROM session_lock.hold_session(p_id, p_nonce) AS h;
+  -- A client that freezes while it reads a long reply keeps this transaction open, with all its locks. Of the server's timeouts
+  -- only that of its socket ends that (and where it has none it complains of the attempt to set it).
+  IF version() LIKE '%linux%' THEN
+    PERFORM set_config('tcp_user_timeout', ceil(extract(epoch FROM greatest(my.expires - my.clock, interval '1 second')) * 1000)::text, true);
+  END IF;
 
   -- 1 Finish what the caller has accomplished, while nothing but the own session is locked.
   IF cardinality(p_finished) > 0 THEN

@@ -214,6 +214,29 @@ async def test_a_claim_that_waits_for_a_limit_holds_up_no_keepalive(lab):
 # The dead, and lost replies ------------------------------------------------------------------------
 
 
+@under(Limit(1000))
+async def test_a_client_that_stops_reading_its_reply_holds_the_limit_up_until_its_lease_is_over(lab):
+    if not await lab.admin.fetchval("SELECT inet_server_addr() IS NOT NULL AND version() LIKE '%linux%'"):
+        pytest.skip("the server cannot time out a write to this socket")
+    added = await lab.add(500)
+    await lab.admin.execute("UPDATE public.email SET body = repeat('x', 65536)")
+    frozen, live = await lab.runner(capacity=500, ttl=1), await lab.runner()
+    assert (await frozen.get_work(1)).keys == added[:1]  # which prepares the statement
+    frozen.connection._transport.pause_reading()
+    call = asyncio.ensure_future(frozen.get_work(499, held=added[:1]))
+    writing = "SELECT wait_event = 'ClientWrite' FROM pg_stat_activity WHERE pid = $1"
+    async with asyncio.timeout(20):
+        while not await lab.admin.fetchval(writing, frozen.pid):
+            await asyncio.sleep(0.01)
+        while await lab.admin.fetchval(writing, frozen.pid):
+            await asyncio.sleep(0.01)
+        work = await live.get_work(3)
+    assert work.keys == added[:3]
+    frozen.connection._transport.resume_reading()
+    with pytest.raises((asyncpg.PostgresConnectionError, OSError)):
+        await call
+
+
 @under(Limit(2))
 @seen_to_fail(
     fault(

@@ -9,6 +9,7 @@ from typing import Any
 
 from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError
+from session_lock.limits import Rate
 from session_lock.migrations.sandbox import Connection, sentences
 from session_lock.names import quote_inside_literal, quote_name
 from session_lock.table import TaskTable, function_set
@@ -27,8 +28,8 @@ async def prune(
     """Drop the functions and indexes of this mapping's earlier versions, and what is old; returns what was done.
 
     Old are sessions of this name that were swept more than `sessions_kept` ago (they ended before that), defaults to 7 days,
-    and failures older than `failures_kept`, defaults to 30 days. Raises `SchemaError`, and changes nothing, while a live session
-    uses an earlier version or when the current one is not installed.
+    failures older than `failures_kept`, defaults to 30 days, and starts that no Rate counts any more. Raises
+    `SchemaError`, and changes nothing, while a live session uses an earlier version or when the current one is not installed.
     """
     with sentences(f"{table.name!r} could not be pruned"):
         shape = await read_shape(connection, table)
@@ -60,10 +61,22 @@ async def prune(
                 table.name,
                 failures_kept,
             )
+            # Those of a value that never comes by again. A day more: other numbers may be installed as yet.
+            longest = max((limit.per for limit in table.limits if isinstance(limit, Rate)), default=0.0)
+            starts = await connection.fetch(
+                f"WITH gone AS (DELETE FROM {schema}.started WHERE name = $1 AND at < {schema}.clock() - $2::interval RETURNING at) "
+                "SELECT count(*) AS number FROM gone",
+                table.name,
+                timedelta(days=1, seconds=longest),
+            )
         for index in await _old_indexes(connection, table, current, list(old)):
             await connection.execute(f"DROP INDEX CONCURRENTLY {index}")
             done.append(f"dropped the index {index}")
-    for number, what in ((len(sessions), "session"), (failures[0]["number"], "failure")):
+    for number, what in (
+        (len(sessions), "session"),
+        (failures[0]["number"], "failure"),
+        (starts[0]["number"], "start"),
+    ):
         if number:
             done.append(f"deleted {number:,} old {what}{'' if number == 1 else 's'}")
     return done

@@ -138,3 +138,14 @@ async def test_columns_of_many_types(admin, type_):
     assert await differences(admin, table) == []
     await add_emails(admin, 3)
     assert len(await work_once(admin, table)) == 2
+
+
+async def test_prune_deletes_starts_that_no_rate_counts_any_more(admin):
+    table = replace(EMAILS, limits=(Rate(3, per=86400, by="address"),))
+    await install(admin, table)
+    await admin.execute(
+        "INSERT INTO session_lock.started (name, value, at, number) SELECT name, 7, session_lock.clock() - ago * interval '1 hour', 1"
+        " FROM (VALUES ('email', 1), ('email', 47), ('email', 49), ('other', 49)) AS old (name, ago)"
+    )
+    assert await prune(admin, table) == ["deleted 1 old start"]
+    assert await admin.fetchval("SELECT count(*) FROM session_lock.started") == 3

@@ -49,7 +49,7 @@ async def fetch(
             # What lies before the position (tasks of the dead, rows that committed late) waits no longer than a poll.
             position, full_look = None, clock()
         over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
-        held = len(hold.held)
+        held, hold.freed = len(hold.held), False
         work = await _look(hold, find, room, position, over_share=over_share)
         if work is None:
             position = None
@@ -145,6 +145,8 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, *, over_shar
         phase.set(tasks=len(work.tasks))
     hold.renewed(sent_at, work.left)
     hold.limited = work.limited
+    if work.limited and hold.freed:  # what held it back may be gone: this look did not see that
+        hold.asked.set()
     hold.take(work.tasks)
     return work
 

@@ -57,6 +57,7 @@ async def finish(hold: Hold[T]) -> None:
         try:
             locked += await _record(hold, settlements)
             failures, due = 0, clock() + LOCKED_PAUSE
+            hold.freed = True
             if hold.limited:
                 hold.look()
         except SessionLost as error:

@@ -61,6 +61,7 @@ class Hold(HeldTasks[T]):
         self.failure: BaseException | None = None  # what run() raises when the lease has ended
         self.paused = False
         self.limited = False  # the last look was held back by a limit, so a finish may let more through
+        self.freed = False  # something was recorded since the last look began
         self.failed_looks = 0  # calls of get_work in a row that failed
         self.asked = asyncio.Event()  # somebody asks for a look at once
         self.beat_now = asyncio.Event()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from session_lock import Batch, DatabaseError, Runner, SchemaError, Settings, each
+from session_lock import Batch, DatabaseError, Limit, Runner, SchemaError, Settings, each
 from session_lock.testing import MemoryDatabase
 from tests.unit.faults import Faulty
 from tests.unit.scenes import CANARY, Sleeper, assert_free, do_all, rows, running, settings, table
@@ -392,3 +393,28 @@ async def test_runners_of_one_process_share_a_database_and_each_task_is_finished
     await asyncio.wait(tasks)
     assert sorted(database.finished) == list(range(1, 501))
     assert_free(database)
+
+
+@virtual
+async def test_a_finish_that_is_recorded_while_a_look_is_under_way_is_not_forgotten() -> None:
+    """That look was held back by a limit, and has not seen the room that the finish has made."""
+
+    class Slow(MemoryDatabase[str]):
+        async def get_work(self, *args: Any, **kwargs: Any) -> Any:
+            work = await super().get_work(*args, **kwargs)
+            await asyncio.sleep(0.5)  # the answer is on its way
+            return work if now() > 2.2 else replace(work, limited=False)  # nothing else was due before
+
+    database = Slow(rows(1), limits=(Limit(1),))
+    done: list[float] = []
+
+    async def tasker(task: Any) -> None:
+        await asyncio.sleep(2)
+        done.append(now())
+
+    async with running(Runner(database, each(tasker), settings(poll_interval=600))):
+        await asyncio.sleep(2.2)
+        assert done == []
+        database.add(2, CANARY)  # which wakes: a look begins
+        await until(lambda: len(done) == 2, within=30)
+        assert 2.2 < done[0] < 2.7, "the first was done while that look was under way"

@@ -158,12 +158,11 @@ async def _indexes(connection: Connection, table: TaskTable, examined: Examined)
     )
     current = function_set(table, examined.shape)
     texts = []
+    told: set[str] = set()
     for row in rows:
-        if re.fullmatch(rf"(?:pending|due)_{current[:-9]}_[0-9a-f]{{8}}", row["name"]):
-            if (
-                row["name"] not in {f"pending_{current}", f"due_{current}"}
-                and row["column"] == table.claim_columns.available_at
-            ):
+        if match := re.fullmatch(rf"(?:pending|due|values|held)_({current[:-9]}_[0-9a-f]{{8}})", row["name"]):
+            if match[1] != current and row["name"] not in told:
+                told.add(row["name"])
                 texts.append(
                     f"the index {row['full_name']} is of another version of this mapping: run session-lock prune once it is gone"
                 )

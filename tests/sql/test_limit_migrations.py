@@ -149,3 +149,8 @@ async def test_prune_deletes_starts_that_no_rate_counts_any_more(admin):
     )
     assert await prune(admin, table) == ["deleted 1 old start"]
     assert await admin.fetchval("SELECT count(*) FROM session_lock.started") == 3
+
+
+async def test_its_own_indexes_are_no_advice(admin):
+    await install(admin, LIMITED)
+    assert not [str(each) for each in await check(admin, LIMITED) if "the index" in str(each)]

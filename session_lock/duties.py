@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, cast, get_args
@@ -14,7 +15,7 @@ import anyio
 
 from session_lock import session
 from session_lock.connections import Connect
-from session_lock.database import Claim, Database, Work
+from session_lock.database import Beat, Claim, Database, Work
 from session_lock.duty_table import DUTIES, PostgresDuties, duty_table
 from session_lock.errors import DatabaseError, SessionLost, SettingsError
 from session_lock.names import check_name
@@ -33,6 +34,9 @@ logger = logging.getLogger("session_lock.duties")
 
 Outcome: TypeAlias = Release | Discard | None
 DutyFunction: TypeAlias = Callable[[Task[Due]], Awaitable[Outcome] | Outcome]
+
+PLANNED_WITHIN = 0.5
+"""Seconds that planning may add to a keepalive."""
 
 ROUNDS = 5
 """Answers that may be overtaken before the next look for work tries again."""
@@ -135,7 +139,7 @@ class Duties(Runner[Due]):
 
 
 class _Planned:
-    """A `DutyDatabase` that plans what is to be planned before it gives work."""
+    """A `DutyDatabase` that plans what is to be planned before it gives work; and after a keepalive, when there is room for none."""
 
     def __init__(self, database: DutyDatabase, duties: Sequence[Duty]) -> None:
         self.database = database
@@ -158,7 +162,7 @@ class _Planned:
         over_share: bool = False,
         finished: Sequence[Claim] = (),
     ) -> Work[Due]:
-        if lease is not self._lease or asyncio.get_running_loop().time() >= self._to_ask_at:
+        if lease is not self._lease or self._is_to_ask():
             await self._plan(lease)
         work = await self.database.get_work(
             lease, limit=limit, held=held, position=position, over_share=over_share, finished=finished
@@ -175,6 +179,18 @@ class _Planned:
             for task in work.tasks
         ]
         return replace(work, tasks=tasks)
+
+    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool) -> Beat:
+        beat = await self.database.bump_session(lease, ttl=ttl, draining=draining)
+        if lease is self._lease and not draining and self._is_to_ask():
+            # Nobody looks while all slots are taken; and what is not planned when another schedule comes is lost.
+            with suppress(DatabaseError, SessionLost, TimeoutError):
+                async with asyncio.timeout(PLANNED_WITHIN):
+                    await self._plan(lease)
+        return beat
+
+    def _is_to_ask(self) -> bool:
+        return asyncio.get_running_loop().time() >= self._to_ask_at
 
     async def _plan(self, lease: Lease) -> None:
         """Declare, and plan until nothing is lacking for now."""

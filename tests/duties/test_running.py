@@ -60,6 +60,24 @@ class Log:
 # In virtual time ------------------------------------------------------------------------------------------
 
 
+def test_what_falls_due_while_all_slots_are_taken_is_not_lost_to_a_new_schedule():
+    """An instance that has no room does not look for work, but it goes on planning; then a version with another schedule comes."""
+    hourly, other = Log(takes=5.2 * 3600), Log()
+
+    async def main() -> None:
+        database = MemoryDuties(MIDNIGHT)
+        busy = replace(SLOW, concurrency=1)
+        async with Duties(database, Duty("bells", every("1h"), hourly, missed="all"), settings=busy):
+            await asyncio.sleep(6 * 3600)  # the run of 1:00 takes until 6:12
+            assert [task.data.due_at.hour for task in hourly.begun] == [1]
+            hourly.takes = 0
+            async with Duties(database, Duty("bells", every("1d"), other, missed="all"), settings=SLOW):
+                await asyncio.sleep(3600)
+        assert sorted(due.hour for due in hourly.done + other.done) == [1, 2, 3, 4, 5, 6]
+
+    run_virtual(main(), limit=30 * 3600)
+
+
 @pytest.mark.parametrize("day", [datetime(2026, 3, 28, tzinfo=UTC), datetime(2026, 10, 24, tzinfo=UTC)])
 def test_a_group_over_the_night_on_which_the_clock_changes(day):
     daily, hourly = Log(), Log()

@@ -246,7 +246,7 @@ CREATE OR REPLACE FUNCTION session_lock.limit_transaction(p_left interval) RETUR
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
-  v_limit  interval := greatest(p_left, interval '1 millisecond');
+  v_limit  interval := least(greatest(p_left, interval '1 millisecond'), interval '24 days');  -- more is no integer
   v_name   text;
   v_set_to interval;
 BEGIN

@@ -112,7 +112,8 @@ BEGIN
   -- A client that freezes while it reads a long reply keeps this transaction open, with all its locks. Of the server's timeouts
   -- only that of its socket ends that (and where it has none it complains of the attempt to set it).
   IF version() LIKE '%linux%' THEN
-    PERFORM set_config('tcp_user_timeout', ceil(extract(epoch FROM greatest(my.expires - my.clock, interval '1 second')) * 1000)::text, true);
+    PERFORM set_config('tcp_user_timeout', ceil(extract(epoch FROM
+                         least(greatest(my.expires - my.clock, interval '1 second'), interval '24 days')) * 1000)::text, true);
   END IF;
 
   -- 1 Finish what the caller has accomplished, while nothing but the own session is locked.

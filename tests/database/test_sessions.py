@@ -247,3 +247,14 @@ async def test_an_expired_session_may_still_end_in_good_order(suite: Suite):
     await suite.end(lease, *claims)
     row = await suite.row(key)
     assert (row.session_id, row.attempts) == (None, 0)
+
+
+async def test_a_lease_of_a_thousand_years_is_no_error(suite: Suite):
+    """Where what is left of it bounds something, that is an integer of milliseconds: 24 days."""
+    first, second = await suite.add(2)
+    lease = await suite.start(ttl=3e10)
+    (claim, other) = await suite.claim(lease)
+    async with suite.begin() as connection:
+        await suite.database.finish_in(connection, lease, [claim])
+    assert await suite.finish(lease, other) is Outcome.FINISHED
+    assert [await suite.status(key) for key in (first, second)] == ["finished", "finished"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from session_lock.drivers import find
+from session_lock.names import quote_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,8 @@ class Copy:
 
     @property
     def query(self) -> str:
-        schema, name, *columns = (_quoted(each) for each in (*self.table, *self.columns))
+        schema, name, *columns = map(quote_name, (*self.table, *self.columns))
         return f"COPY {schema}.{name} ({', '.join(columns)}) FROM STDIN"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 async def copy_in(connection: Any, copy: Copy) -> None:

@@ -59,11 +59,14 @@ $function$;
 --   p_over_share  it had nothing to do for its patience: the share does not bind it now
 --   p_finished, p_tokens   claims to finish first (as finish_tasks does)
 --
--- Returns rows of three kinds. 'task': task_key, task_token, task_attempt, task_alone (its session expired under it again and
--- again: run it with nothing beside it) and the mapping's columns, in claim order; the first has task_position, for the next call; outcome is 'cancelled' if it is to be discarded and not run. 'outcome': task_key and outcome of each of p_finished. 'state', once, last:
--- next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left (seconds), task_share
--- (how many tasks the session may hold; NULL where the share does not bind: there is plenty, or nobody to share with), and
--- the outcome 'limited' if a limit of the mapping has held tasks back.
+-- Returns rows of three kinds:
+--   'task'     task_key, task_token, task_attempt, task_alone (its session expired under it again and again: run it with
+--              nothing beside it) and the mapping's columns, in claim order; outcome is 'cancelled' if it is to be discarded
+--              and not run. The first one has task_position, for the next call.
+--   'outcome'  task_key and outcome of each of p_finished
+--   'state'    once, last: next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left
+--              (seconds), task_share (how many tasks the session may hold; NULL where the share does not bind: there is
+--              plenty, or nobody to share with); outcome is 'limited' if a limit of the mapping has held tasks back.
 CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
   p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_over_share boolean,
   p_finished __key_type__[], p_tokens bigint[]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,16 @@ async def lab(request, database):
 
 async def cancel(lab, actor, key):
     return await actor.connection.fetchval(f"SELECT session_lock.cancel_task_{lab.functions}($1)", key)
+
+
+@asynccontextmanager
+async def asking_while_locked(lab, people, holder, key):
+    """`cancel` waits for the holder's row until the block has ended: what is done in the block it has not seen before."""
+    async with lab.admin.transaction():
+        await lab.admin.execute("SELECT FROM session_lock.session WHERE id = $1 FOR UPDATE", holder.id)
+        waits, call = await lab.begin(people, cancel(lab, people, key))
+        assert waits
+        yield call
 
 
 NOT_ASKED_AGAIN = fault(
@@ -44,10 +55,7 @@ async def test_a_task_that_its_holder_gives_back_meanwhile_is_discarded_all_the_
     [key] = await lab.add(1)
     holder, people = await lab.runner(), await lab.runner()
     await holder.get_work()
-    async with lab.admin.transaction():
-        await lab.admin.execute("SELECT FROM session_lock.session WHERE id = $1 FOR UPDATE", holder.id)
-        waits, call = await lab.begin(people, cancel(lab, people, key))
-        assert waits
+    async with asking_while_locked(lab, people, holder, key) as call:
         await lab.admin.execute("UPDATE public.email SET session_id = NULL WHERE id = $1", key)
     answer = await call
     assert (answer == "discarded") is lab.shipped
@@ -59,10 +67,7 @@ async def test_a_task_that_another_session_has_taken_over_meanwhile_is_asked_for
     [key] = await lab.add(1)
     dead, other, people = await lab.runner(), await lab.runner(), await lab.runner()
     await dead.get_work()
-    async with lab.admin.transaction():
-        await lab.admin.execute("SELECT FROM session_lock.session WHERE id = $1 FOR UPDATE", dead.id)
-        waits, call = await lab.begin(people, cancel(lab, people, key))
-        assert waits
+    async with asking_while_locked(lab, people, dead, key) as call:
         await lab.admin.execute("UPDATE session_lock.session SET ended_at = now() WHERE id = $1", dead.id)
         await lab.admin.execute(
             "UPDATE public.email SET session_id = $2, claim_token = 2 WHERE id = $1", key, other.id
@@ -106,10 +111,7 @@ async def test_the_task_of_a_session_that_ends_meanwhile_is_discarded(lab):
     [key] = await lab.add(1)
     holder, people = await lab.runner(), await lab.runner()
     await holder.get_work()
-    async with lab.admin.transaction():
-        await lab.admin.execute("SELECT FROM session_lock.session WHERE id = $1 FOR UPDATE", holder.id)
-        waits, call = await lab.begin(people, cancel(lab, people, key))
-        assert waits
+    async with asking_while_locked(lab, people, holder, key) as call:
         await lab.admin.execute("UPDATE session_lock.session SET ended_at = now() WHERE id = $1", holder.id)
     assert (await call == "discarded") is lab.shipped
 

@@ -585,6 +585,15 @@ async def test_whatever_happens_while_a_suspect_waits_or_runs_it_comes_to_its_tu
     assert_free(database)
 
 
+async def stubbornly(thaw: asyncio.Event) -> None:
+    """Wait for it, whoever cancels that."""
+    while not thaw.is_set():
+        try:
+            await thaw.wait()
+        except asyncio.CancelledError:
+            pass
+
+
 @virtual
 async def test_a_suspect_that_is_late_holds_up_the_others_no_longer() -> None:
     database = table(6)
@@ -594,11 +603,7 @@ async def test_a_suspect_that_is_late_holds_up_the_others_no_longer() -> None:
 
     async def call(task: Any) -> None:
         if task.key == 1:
-            while not thaw.is_set():
-                try:
-                    await thaw.wait()
-                except asyncio.CancelledError:
-                    pass
+            await stubbornly(thaw)
         await tasker(task)
 
     config = settings(retry=ONCE, concurrency=2, task_timeout=1, cancel_grace=1)
@@ -617,11 +622,7 @@ async def test_an_overdue_call_does_not_hold_up_a_suspect() -> None:
 
     async def call(task: Any) -> None:
         if task.key == 1:
-            while not thaw.is_set():
-                try:
-                    await thaw.wait()
-                except asyncio.CancelledError:
-                    pass
+            await stubbornly(thaw)
         await tasker(task)
 
     config = settings(retry=ONCE, concurrency=2, task_timeout=1, cancel_grace=1)

@@ -19,9 +19,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("session_lock.fetch")
 
-SLOTS_FIRST = 3
-"""Turns of the loop in which free slots begin with what a look has brought, before the next look takes the processor."""
-
 
 async def fetch(
     hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T]]], *, slots: int, tasks_per_call: int
@@ -62,8 +59,6 @@ async def fetch(
         position = work.position if len(work.tasks) == room else None
         if work.tasks:
             held_back_since = None
-            for _ in range(SLOTS_FIRST):
-                await asyncio.sleep(0)
             continue
         # A session that was merely idle keeps to its share: what comes next is for all.
         if work.share is None or work.share > held or len(hold.running) == slots or hold.ready:

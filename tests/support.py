@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 
 from session_lock.catalog import read_shape
@@ -53,3 +55,13 @@ async def add_emails(connection: asyncpg.Connection, count: int) -> list[int]:
         count,
     )
     return [row["id"] for row in rows]
+
+
+async def until_waited_for(holder: asyncpg.Connection) -> None:
+    """Until somebody waits for a lock of `holder`'s transaction: elsewhere on the server others may wait, for others."""
+    query = (
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+    )
+    async with asyncio.timeout(20):
+        while await holder.fetchval(query) == 0:
+            await asyncio.sleep(0.01)

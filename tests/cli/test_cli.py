@@ -21,7 +21,7 @@ import pytest
 from session_lock.cli import main
 from session_lock.embedded import find_bin_dir
 from session_lock.errors import SessionLockError
-from tests.support import EMAIL_TABLE, add_emails
+from tests.support import EMAIL_TABLE, add_emails, until_waited_for
 
 JOBS = """
 from dataclasses import replace
@@ -586,8 +586,7 @@ async def test_ctrl_c_ends_it_quietly_with_130(cli, admin):
             cwd=cli.folder,
             stderr=subprocess.PIPE,
         )
-        while not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-            await asyncio.sleep(0.02)
+        await until_waited_for(admin)
         process.send_signal(signal.SIGINT)
         _, errors = await process.communicate()
     assert (process.returncode, errors) == (130, b"")

@@ -34,7 +34,7 @@ from session_lock.migrations import check, install, prune, validate
 from session_lock.queue_table import SHAPE
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.contrib.kinds import KINDS, Hand, Kind
-from tests.support import EMAILS
+from tests.support import EMAILS, until_waited_for
 
 JOBS = queue("jobs")
 
@@ -146,13 +146,6 @@ async def two(
         second.terminate()
 
 
-async def is_waiting(admin: asyncpg.Connection) -> None:
-    query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'enqueue_jobs')"
-    async with asyncio.timeout(10):
-        while not await admin.fetchval(query):
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("commits", [True, False])
 async def test_two_at_once(admin: asyncpg.Connection, two: Any, commits: bool):
     first, second = two
@@ -160,7 +153,7 @@ async def test_two_at_once(admin: asyncpg.Connection, two: Any, commits: bool):
     await transaction.start()
     one = await enqueue(first, JOBS, 1, dedup_key="k")
     other = asyncio.create_task(enqueue(second, JOBS, 2, dedup_key="k"))
-    await is_waiting(admin)
+    await until_waited_for(first)
     await (transaction.commit() if commits else transaction.rollback())
     result = await other
     assert result.duplicate is commits
@@ -184,9 +177,7 @@ async def test_one_that_is_finished_meanwhile_is_no_duplicate(
             return await enqueue(second, JOBS, 2, dedup_key="k")
 
     other = asyncio.create_task(again())
-    async with asyncio.timeout(10):
-        while not await first.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
-            await asyncio.sleep(0.01)
+    await until_waited_for(admin)
     await finishing.commit()
     result = await other
     assert not result.duplicate
@@ -221,6 +212,7 @@ async def test_the_same_keys_in_two_orders(admin: asyncpg.Connection, two: Any):
     ]
     waiting = (
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'enqueue_jobs'"
+        " AND datname = current_database()"
     )
     async with asyncio.timeout(10):
         while await admin.fetchval(f"SELECT pg_stat_clear_snapshot()::text || ({waiting})") != "2":

@@ -19,6 +19,10 @@ T = TypeVar("T")
 
 logger = logging.getLogger("session_lock.fetch")
 
+SETTLED_AFTER = 0.05
+"""Seconds after it has become idle until a session looks once more: a quiet wake-up that was on its way when the session had
+no room was not sent."""
+
 
 async def fetch(
     hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T]]], *, slots: int, tasks_per_call: int
@@ -28,6 +32,7 @@ async def fetch(
     clock = asyncio.get_running_loop().time
     prefetched = max(0, hold.capacity - slots * tasks_per_call)
     position: str | None = None
+    filled = False  # the last look brought as many tasks as there was room for
     full_look = clock()  # from the start of the order and not from a position: when that was done last
     held_back_since: float | None = None  # free slots, and the share lets them have nothing, since then
 
@@ -56,7 +61,8 @@ async def fetch(
             pause = random.uniform(0.1, 1.0) * settings.poll_interval * min(2**hold.failed_looks, 10)
             await _wait(hold.asked, hold, pause)
             continue
-        position = work.position if len(work.tasks) == room else None
+        was_filled, filled = filled, len(work.tasks) == room
+        position = work.position if filled else None
         if work.tasks:
             held_back_since = None
             continue
@@ -66,6 +72,8 @@ async def fetch(
         elif held_back_since is None:
             held_back_since = clock()
         pause = _pause(hold, work, None if held_back_since is None else clock() - held_back_since)
+        if was_filled:
+            pause = min(pause, SETTLED_AFTER)
         await _wait(hold.asked, hold, pause)  # room alone is no reason to look again
 
 

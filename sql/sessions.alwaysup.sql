@@ -193,7 +193,7 @@ $function$;
 -- transaction, one notification is sent. It is a hint: whoever misses it finds the task at the next poll.
 --   p_quiet  silent while no session of the mapping has room. For NOTIFY holds a lock of the whole database's while
 --            its transaction commits, one after another. A session that looked before this commit and is idle
---            only since then is not told: it finds the task at its next poll.
+--            only since then is not told: it finds the task when it looks once more, soon after, or at its next poll.
 CREATE OR REPLACE FUNCTION session_lock.wake(p_name text, p_quiet boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$

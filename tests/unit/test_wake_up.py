@@ -134,3 +134,22 @@ async def test_a_database_that_cannot_listen_is_polled(caplog: pytest.LogCapture
         assert len(started) == 1
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert told == ["session 1 hears of no wake-ups: OSError: no"]
+
+
+@virtual
+async def test_one_that_has_just_become_idle_looks_once_more() -> None:
+    """A quiet wake-up that was on its way while the session had no room was not sent."""
+
+    class Deaf(Faulty):
+        @asynccontextmanager
+        async def listening(self, wake: Any) -> Any:  # noqa: ARG002
+            yield
+
+    database, started = Deaf(MemoryDatabase({1: "a", 2: "b"})), Started()
+    async with Runner(database, each(started), HOURLY):
+        await until(lambda: database.count("get_work") == 2)  # the one that finds nothing, just before
+        database.inner.add(3, "c")
+        await asyncio.sleep(1)
+        assert (len(started), started[2] < 0.1) == (3, True)
+        await asyncio.sleep(1000)
+        assert database.count("get_work") == 4

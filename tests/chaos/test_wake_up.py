@@ -14,6 +14,7 @@ import pytest
 
 from session_lock import PostgresDatabase, Runner, Settings, SettingsError, TaskTable, each, listener
 from session_lock.catalog import read_shape
+from session_lock.fetch import SETTLED_AFTER
 from session_lock.schema import render
 from session_lock.table import ClaimColumns
 from tests.chaos.test_cancel_everywhere import SteppingLoop
@@ -97,6 +98,8 @@ class Service:
             looking = any(database.begun != database.ended for database in self.databases)
             return before == seen and 0 not in seen and not busy and not looking
 
+        await until(asleep)
+        await asyncio.sleep(2 * SETTLED_AFTER)  # one that has become idle looks once more
         await until(asleep)
 
     async def next_started(self) -> Any:

@@ -173,7 +173,8 @@ class Database(Protocol[T_co]):
     async def start_session(self, *, capacity: int, ttl: float, label: str, app_version: str) -> Lease:
         """Start a session that lives for `ttl` seconds and may hold `capacity` tasks. `label` is for people.
 
-        Not idempotent: a session whose answer was lost holds nothing and expires.
+        Not idempotent: a session whose answer was lost holds nothing and expires. `app_version` is told, and compared where the
+        mapping has `accepts`: `SettingsError` then if it cannot be read.
         """
         ...
 

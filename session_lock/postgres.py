@@ -34,7 +34,7 @@ from session_lock.schema import ENVELOPE
 from session_lock.server import Wanted
 from session_lock.session import Lease
 from session_lock.sqlstate import checked_keys
-from session_lock.table import TaskTable
+from session_lock.table import TaskTable, check_app_version
 from session_lock.tasks import TaskKey
 
 T = TypeVar("T")
@@ -133,6 +133,7 @@ class PostgresDatabase(Calls, Generic[T]):
     async def start_session(
         self, *, capacity: int, ttl: float, label: str = "", app_version: str = ""
     ) -> Lease:
+        check_app_version(self._table, app_version)
         server = await self._met()
         (row,) = await self._call(
             self._work, "start_session", self._wanted.name, server.functions, capacity, ttl,

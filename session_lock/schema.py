@@ -146,6 +146,7 @@ def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
         "position": position(table, shape),
         "from_position": from_position(table, shape),
         **limit_holes(table, shape),
+        **accept_holes(table),
         "index": index,
         "index_qualified": f"{quote_name(task_schema)}.{index}",
         "due_index": due_index,
@@ -189,6 +190,15 @@ def limit_holes(table: TaskTable, shape: Shape) -> dict[str, str]:
         words[f"{kind}_index_qualified"] = f"{quote_name(table.qualified[0])}.{index}"
         words[f"{kind}_index_literal"] = quote_inside_literal(f"{quote_name(table.qualified[0])}.{index}")
     return words | ({"position": in_turns} if rules.any else {})
+
+
+def accept_holes(table: TaskTable) -> dict[str, str]:
+    """Without `accepts` they are constants, which the server's planner takes away."""
+    if table.accepts is None:
+        return {"has_accepts": "false", "accepts": "NULL::text", "acceptable": "true"}
+    accepts = f"({one_line_safe(table.accepts)})"
+    may_take = f"{in_schema('session_lock.may_take', table.schema)}(my.version, {accepts})"
+    return {"has_accepts": "true", "accepts": accepts, "acceptable": may_take}
 
 
 def _boolean(condition: bool) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from session_lock.errors import SettingsError
 from session_lock.limits import AnyLimit, Rules, as_limits, rules_of
 from session_lock.names import BODY_QUOTE, check_name, is_storable, split_direction, split_name, squeeze
+from session_lock.versions import check_readable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,10 @@ class TaskTable:
     fair_by: str | None = None
     """A column whose values take turns, so that a few tasks of one do not wait for the many of another."""
 
+    accepts: str | None = None
+    """The least `app_version` of a Runner that may be given this row, as text (SQL like `pending`), such as
+    `CASE kind WHEN 'refund' THEN '2.4' END`; NULL: any. Defaults to None: nothing is asked."""
+
     schema: str = "session_lock"
     """Where the sessions and functions live."""
 
@@ -119,9 +124,11 @@ class TaskTable:
             raise SettingsError(f"columns names a column twice: {', '.join(self.columns)}")
 
     def _check_expressions(self) -> None:
-        for attribute in ("pending", "finish", "discard"):
+        for attribute in ("pending", "finish", "discard", "accepts"):
             text = getattr(self, attribute)
-            if text is not None and not str(text).strip():
+            if text is not None and not isinstance(text, str):
+                raise SettingsError(f"{attribute} of {self.name!r} is text, not {text!r}")
+            if text is not None and not text.strip():
                 raise SettingsError(f"{attribute} of {self.name!r} is empty")
             if text is not None and not is_storable(text):
                 raise SettingsError(
@@ -178,7 +185,8 @@ def function_set(table: TaskTable, shape: Shape) -> str:
     """`name_hash`, the end of the names of a mapping's functions and index.
 
     The hash covers what the functions' signatures and the index depend on, so a changed mapping is a second set
-    beside the first, and instances of both versions work side by side.
+    beside the first, and instances of both versions work side by side. It leaves out `finish`, `discard`, `accepts` and
+    the numbers of limits: a change of those replaces the functions in place, for instances of all versions.
     """
     covered = repr((
         table.qualified, table.key, shape.key_type, [(c, shape.column_types[c]) for c in table.columns],
@@ -235,6 +243,12 @@ def _readable(name: str) -> str:
 def column_mark(table: TaskTable) -> str:
     """What the comments of our columns begin with: how a column of ours is told from one of the user's."""
     return f"session_lock {table.name}"
+
+
+def check_app_version(table: TaskTable | None, app_version: str) -> None:
+    """`SettingsError` if the mapping asks for a version and this one cannot be read."""
+    if table is not None and table.accepts is not None:
+        check_readable(app_version, table.name)
 
 
 def install_command(table: TaskTable) -> str:

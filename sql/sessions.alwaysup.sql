@@ -240,6 +240,36 @@ AS $function$
   SELECT (whole + (rank <= remaining)::integer)::integer FROM ranked WHERE id = p_id
 $function$;
 
+-- The numbers of a version, to be compared: 2.10 is more than 2.9, 2.0 is 2. A v before them and what comes after them (-rc1, +build)
+-- do not count. NULL: there are none to read, as in a commit's hash.
+CREATE OR REPLACE FUNCTION session_lock.version_numbers(p_version text) RETURNS numeric[]
+LANGUAGE sql IMMUTABLE
+AS $function$
+  SELECT string_to_array(
+    regexp_replace(substring(left(p_version, 100) FROM '^ *[vV]?([0-9]+(?:[.][0-9]+)+|[0-9]+(?![0-9A-Za-z]))'), '([.]0+)+$', ''), '.'
+  )::numeric[]
+$function$;
+
+-- Whether a session of this version may be given a task that needs that one (`accepts` of its mapping): any may if it needs none, and
+-- none may if what it needs cannot be read. (Neither this function nor the one before has settings, so that both are inlined.)
+CREATE OR REPLACE FUNCTION session_lock.may_take(p_version numeric[], p_needed text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+AS $function$
+  SELECT p_needed IS NULL OR coalesce(session_lock.version_numbers(p_needed) <= p_version, false)
+$function$;
+
+-- Of the sessions that share: those that may be given a task that needs this version.
+CREATE OR REPLACE FUNCTION session_lock.sharing_with(
+  p_ids bigint[], p_capacities integer[], p_needed text, OUT ids bigint[], OUT capacities integer[]
+)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  SELECT array_agg(o.id ORDER BY o.id), array_agg(o.capacity ORDER BY o.id)
+    FROM unnest(p_ids, p_capacities) AS o (id, capacity)
+    JOIN session_lock.session AS s ON s.id = o.id
+   WHERE session_lock.may_take(session_lock.version_numbers(s.app_version), p_needed)
+$function$;
+
 -- Bounds the rest of the current transaction by what is left of a lease: a frozen client's connection is closed by the
 -- server then, and its locks with it. A shorter limit that is set already stays.
 CREATE OR REPLACE FUNCTION session_lock.limit_transaction(p_left interval) RETURNS void
@@ -299,6 +329,7 @@ REVOKE ALL ON FUNCTION
   session_lock.hold_session(bigint, uuid),
   session_lock.sessions_of(text, timestamptz),
   session_lock.sweep_sessions(bigint[], bigint[], timestamptz),
+  session_lock.sharing_with(bigint[], integer[], text),
   session_lock.note_idle(bigint, boolean),
   session_lock.forget_cancelled(bigint, text[]),
   session_lock.wake(text, boolean),

@@ -104,6 +104,7 @@ DECLARE
   not_before timestamptz;
   asked      text[];
   cancelled  __key_type__[] := '{}';
+  version    numeric[];  -- the session's, if the mapping asks for one (accepts)
 BEGIN
   -- Ended sessions are read in one statement and used in the next; that is sound only if the next one sees more.
   IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -112,6 +113,9 @@ BEGIN
   END IF;
   SELECT h.name, h.capacity, h.expires_at, h.at INTO my.name, my.capacity, my.expires, my.clock
     FROM session_lock.hold_session(p_id, p_nonce) AS h;
+  IF __has_accepts__ THEN
+    my.version := (SELECT session_lock.version_numbers(s.app_version) FROM session_lock.session AS s WHERE s.id = p_id);
+  END IF;
   -- A client that freezes while it reads a long reply keeps this transaction open, with all its locks. Of the server's timeouts
   -- only that of its socket ends that (and where it has none it complains of the attempt to set it).
   IF version() LIKE '%linux%' THEN
@@ -139,17 +143,28 @@ BEGIN
     my.total := (SELECT sum(c) FROM unnest(my.capacities) AS c);
     my.enough := least(my.total, ceil((cardinality(my.held) + my.want)::numeric * my.total / my.capacity));
     IF __picks__ THEN
-      my.tasks := session_lock.possible__set__(my.enough, my.clock);
+      my.tasks := session_lock.possible__set__(my.enough, my.clock, my.version);
     ELSE
       SELECT count(*) INTO my.tasks
-        FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock LIMIT my.enough) AS task;
+        FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.enough) AS task;
     END IF;
     IF my.tasks > 0 AND my.tasks < my.enough THEN
-      my.share := coalesce(session_lock.share(p_id, my.sharing, my.capacities, my.tasks), 0);
+      IF __has_accepts__ AND NOT __picks__ THEN  -- each task is for those alone that may be given it
+        my.share := coalesce((
+          SELECT sum(session_lock.share(p_id, among.ids, among.capacities, need.tasks))
+            FROM (SELECT task.needed, count(*) AS tasks
+                    FROM (SELECT __accepts__ AS needed FROM __table__ AS t
+                           WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.enough) AS task
+                   GROUP BY task.needed) AS need
+           CROSS JOIN LATERAL session_lock.sharing_with(my.sharing, my.capacities, need.needed) AS among
+        ), 0);
+      ELSE
+        my.share := coalesce(session_lock.share(p_id, my.sharing, my.capacities, my.tasks), 0);
+      END IF;
       my.want := least(my.want, my.share - cardinality(my.held));
       IF __picks__ AND my.want <= 0 THEN  -- all that the limits let it hold: are there tasks that they hold back?
         SELECT count(*) > my.tasks INTO my.limited
-          FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock LIMIT my.tasks + 1) AS task;
+          FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.tasks + 1) AS task;
       END IF;
     END IF;
   END IF;
@@ -163,6 +178,7 @@ BEGIN
       my.cancelled := ARRAY(
         SELECT t.__key__ FROM __table__ AS t
          WHERE (__pending__) AND t.__session_id__ = ANY (my.ended) AND t.__session_id__ || ' ' || t.__key__ = ANY (my.asked)
+           AND __acceptable__
       );
     END IF;
     IF cardinality(my.cancelled) > 0 THEN  -- before any row is locked; what is not claimed below is forgotten below
@@ -173,13 +189,13 @@ BEGIN
   END IF;
 
   -- 5 Claim. A row is claimable if it is pending, due, and free: held by nobody, by a session *known* to be ended, or by
-  --   the caller who does not know it. Locked rows are passed over; too few from the position on means: from the start.
+  --   the caller who does not know it; and acceptable: the caller has the version that it needs, if any. Locked rows are passed over; too few from the position on means: from the start.
   --   A mapping with limits has a function of its own for it, which also sees to them (tasks.limits.alwaysup.sql).
   IF __picks__ AND my.want > 0 THEN
     SELECT p.keys, p.start, p.limited, p.next_at, p.not_before
       INTO my.keys, my.start, my.limited, my.next_at, my.not_before
       FROM session_lock.pick__set__(
-        p_id, my.want, my.held, my.ended, my.clock, my.start, coalesce(cardinality(p_finished), 0) = 0
+        p_id, my.want, my.held, my.ended, my.clock, my.start, coalesce(cardinality(p_finished), 0) = 0, my.version
       ) AS p;
   END IF;
   WHILE my.want > 0 AND NOT __picks__ LOOP
@@ -189,7 +205,7 @@ BEGIN
        WHERE (__pending__) AND t.__available_at__ <= my.clock
          AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
               OR (t.__session_id__ = my.id AND t.__key__ <> ALL (my.held)))
-         AND __from_position__
+         AND __acceptable__ AND __from_position__
        ORDER BY __order_by__
        LIMIT my.want
          FOR NO KEY UPDATE SKIP LOCKED
@@ -228,12 +244,12 @@ BEGIN
   PERFORM session_lock.forget_cancelled(p_id, ARRAY(SELECT k::text FROM unnest(my.held || my.keys) AS k));
 
   -- 6 There was room for more, and all that is due has been walked: when is the next one due, and which sessions do the
-  --   tasks name that are due and not free? (If a limit was in the way, the held ones are walked: they have an index.)
+  --   tasks name that are due and not free, or not for the caller? (If a limit was in the way, the held ones are walked: they have an index.)
   IF my.want > 0 AND cardinality(my.keys) < my.want THEN
     IF NOT my.limited AND (__due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL) THEN
       SELECT extract(epoch FROM t.__available_at__ - my.clock) INTO next_due
         FROM __table__ AS t
-       WHERE (__pending__) AND t.__available_at__ > my.clock AND t.__available_at__ < 'infinity'
+       WHERE (__pending__) AND t.__available_at__ > my.clock AND t.__available_at__ < 'infinity' AND __acceptable__
        ORDER BY t.__available_at__
        LIMIT 1;
     END IF;

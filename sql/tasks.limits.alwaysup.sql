@@ -14,13 +14,15 @@
 -- waits for none: it passes by what is not free.
 
 -- How many tasks could be held at once, as far as p_enough: for the share, in place of a plain count of what is due.
-CREATE OR REPLACE FUNCTION session_lock.possible__set__(p_enough bigint, p_now timestamptz) RETURNS bigint
+CREATE OR REPLACE FUNCTION session_lock.possible__set__(p_enough bigint, p_now timestamptz, p_version numeric[])
+RETURNS bigint
 LANGUAGE plpgsql
 AS $function$
 #variable_conflict use_column
 <<my>>
 DECLARE
   clock    timestamptz := p_now;
+  version  numeric[] := p_version;
   enough   bigint := least(p_enough, __most__);
   rows     bigint;
   number   bigint;
@@ -30,7 +32,7 @@ BEGIN
     FROM (SELECT count(*) AS rows
             FROM (SELECT __value__ AS value
                     FROM __table__ AS t
-                   WHERE (__pending__) AND t.__available_at__ <= my.clock
+                   WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__
                    ORDER BY __order_by__
                    LIMIT my.enough) AS task
            GROUP BY task.value) AS v;
@@ -45,7 +47,7 @@ BEGIN
     SELECT (SELECT __value__ FROM __table__ AS t WHERE (__pending__) AND __value__ > ring.value ORDER BY __value__ LIMIT 1),
            ring.place + 1,
            ring.number + (SELECT count(*) FROM (SELECT FROM __table__ AS t
-                                                 WHERE (__pending__) AND t.__available_at__ <= my.clock AND __value__ = ring.value
+                                                 WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ AND __value__ = ring.value
                                                  LIMIT __most_each__) AS task)
       FROM ring
      WHERE ring.value IS NOT NULL AND ring.place <= 1000 AND ring.number < my.enough
@@ -61,11 +63,13 @@ $function$;
 --   p_want    how many
 --   p_start   the position of an earlier reply
 --   p_waits   whether it may wait for the locks of others
+--   p_version its version, if the mapping asks for one (accepts)
 --
 -- limited: a limit has held tasks back. next_at: when the first of them is due (ordered) or may start (rate). not_before:
 -- before that none may be claimed at all, infinity if time alone does not help.
 CREATE OR REPLACE FUNCTION session_lock.pick__set__(
   p_id bigint, p_want integer, p_held __key_type__[], p_ended bigint[], p_now timestamptz, p_start text, p_waits boolean,
+  p_version numeric[],
   OUT keys __key_type__[], OUT start text, OUT limited boolean, OUT next_at timestamptz, OUT not_before timestamptz
 )
 LANGUAGE plpgsql
@@ -77,6 +81,7 @@ DECLARE
   held     __key_type__[] := p_held;
   ended    bigint[] := p_ended;
   clock    timestamptz := p_now;
+  version  numeric[] := p_version;
   start    text := CASE WHEN NOT __fair__ THEN p_start END;
   self     bigint := CASE WHEN NOT __counts_held__ THEN p_id END;  -- whose unknown tasks are as good as free
   keys     __key_type__[] := '{}';  -- picked: they are the caller's from here on
@@ -173,7 +178,7 @@ BEGIN
                  AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
                       OR (t.__session_id__ = my.self AND t.__key__ <> ALL (my.held)))
                  AND t.__key__ <> ALL (my.keys)
-                 AND __from_position__
+                 AND __acceptable__ AND __from_position__
                ORDER BY __order_by__
                LIMIT my.walk) AS task;
       my.all_seen := my.start IS NULL AND cardinality(my.offer) < my.walk;
@@ -242,14 +247,14 @@ BEGIN
                                     t.__available_at__ <= my.clock
                                     AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
                                          OR (t.__session_id__ = my.self AND t.__key__ <> ALL (my.held)))
-                                    AND t.__key__ <> ALL (my.keys) AS free
+                                    AND t.__key__ <> ALL (my.keys) AND __acceptable__ AS free
                                FROM __table__ AS t
                               WHERE (__pending__) AND __value__ = ring.value
                                 AND (__ordered__
                                      OR (t.__available_at__ <= my.clock
                                          AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
                                               OR (t.__session_id__ = my.self AND t.__key__ <> ALL (my.held)))
-                                         AND t.__key__ <> ALL (my.keys)))
+                                         AND t.__key__ <> ALL (my.keys) AND __acceptable__))
                               ORDER BY __order_by__
                               LIMIT CASE WHEN __ordered__ THEN 1 ELSE my.depth END) AS task
                       WHERE task.free) AS task
@@ -333,7 +338,7 @@ BEGIN
               WHERE (__pending__) AND t.__available_at__ <= my.clock
                 AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
                      OR (t.__session_id__ = my.self AND t.__key__ <> ALL (my.held)))
-                AND t.__key__ <> ALL (my.keys) AND (NOT __ordered__ OR t.__key__ = ANY (my.offer))
+                AND t.__key__ <> ALL (my.keys) AND (NOT __ordered__ OR t.__key__ = ANY (my.offer)) AND __acceptable__
                 AND __value__ = quota.value AND __from_position__
               ORDER BY __order_by__
               LIMIT quota.number
@@ -393,7 +398,7 @@ BEGIN
       SELECT least(min(task.at), my.next_at) INTO my.next_at
         FROM (SELECT t.__available_at__ AS at, __value__ AS value
                 FROM __table__ AS t
-               WHERE (__pending__) AND t.__available_at__ > my.clock AND t.__available_at__ < 'infinity'
+               WHERE (__pending__) AND t.__available_at__ > my.clock AND t.__available_at__ < 'infinity' AND __acceptable__
                ORDER BY t.__available_at__
                LIMIT 100) AS task
        WHERE task.value <> ALL (my.spent)
@@ -419,6 +424,6 @@ END
 $function$;
 
 REVOKE ALL ON FUNCTION
-  session_lock.possible__set__(bigint, timestamptz),
-  session_lock.pick__set__(bigint, integer, __key_type__[], bigint[], timestamptz, text, boolean)
+  session_lock.possible__set__(bigint, timestamptz, numeric[]),
+  session_lock.pick__set__(bigint, integer, __key_type__[], bigint[], timestamptz, text, boolean, numeric[])
 FROM PUBLIC;

@@ -1,7 +1,7 @@
 -- session_lock: takes away what the limits of a mapping added. Run it before tasks.down.sql.
 
-DROP FUNCTION IF EXISTS session_lock.pick__set__(bigint, integer, __key_type__[], bigint[], timestamptz, text, boolean);
-DROP FUNCTION IF EXISTS session_lock.possible__set__(bigint, timestamptz);
+DROP FUNCTION IF EXISTS session_lock.pick__set__(bigint, integer, __key_type__[], bigint[], timestamptz, text, boolean, numeric[]);
+DROP FUNCTION IF EXISTS session_lock.possible__set__(bigint, timestamptz, numeric[]);
 
 SET lock_timeout = '5s';
 DROP INDEX IF EXISTS __values_index_qualified__;

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from session_lock.migrations.accepting import unaccepted
 from session_lock.migrations.sandbox import Connection
 from session_lock.migrations.validation import Examined
 from session_lock.names import quote_name
@@ -25,6 +26,7 @@ async def notes(connection: Connection, table: TaskTable, examined: Examined, ro
         *await _owners(connection, table, examined, role),
         *await _fillfactor(connection, table),
         *await _due(connection, table, examined),
+        *await unaccepted(connection, table),
     ]
 
 

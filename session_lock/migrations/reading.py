@@ -75,7 +75,8 @@ async def peek(connection: Connection, table: TaskTable, limit: int = 10) -> Seq
     """The tasks that would run next, as text, in claim order; none is claimed.
 
     Each has the mapping's key and columns, and once the claim columns are there also `attempts` and `available_at`: those are
-    then left out that are not due, or held by a live session.
+    then left out that are not due, or held by a live session. With `accepts` the mapping has a last one of this name: the least
+    `app_version` of a Runner that will be given the task, or None.
     """
     with sentences(f"{table.table} could not be read"):
         async with at_hand(connection, table), rolled_back(connection):
@@ -104,6 +105,8 @@ def _peek(table: TaskTable, *, installed: bool) -> tuple[str, list[Any]]:
     else:
         order = tuple(part for part in order if part[0] != claim.available_at)
     selected = ", ".join(f"t.{quote_name(column)}::text AS {quote_name(column)}" for column in columns)
+    if table.accepts is not None and "accepts" not in columns:
+        selected += f", ({one_line_safe(table.accepts)})::text AS accepts"
     ordered = ", ".join(f"t.{quote_name(column)}{' DESC' if down else ''}" for column, down in order)
     return (
         f"SELECT {selected} FROM {_source(table)} AS t WHERE {where} ORDER BY {ordered} LIMIT $1",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError
 from session_lock.migrations.assignments import check_assignments
-from session_lock.migrations.expressions import Probe, check_pending, make_probe
+from session_lock.migrations.expressions import Probe, check_accepts, check_pending, make_probe
 from session_lock.migrations.limiting import limit_definitions
 from session_lock.migrations.sandbox import Connection, attempt, rolled_back, sentences
 from session_lock.migrations.shipping import at_hand
@@ -58,6 +58,7 @@ async def examine(connection: Connection, table: TaskTable) -> Examined:
                 await make_probe(connection, table)
                 probe = Probe(connection, table, path)
                 pending = await check_pending(probe)
+                await check_accepts(probe)
                 await _check_order(probe)
                 indexes = await limit_definitions(probe, shape)
                 await check_assignments(probe, "finish", table.finish)

@@ -29,6 +29,7 @@ from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, Tas
 from session_lock.limits import AnyLimit
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
+from session_lock.testing.accepting import MemoryAccepts
 from session_lock.testing.limits import MemoryLimits, Picked
 from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask, divide
 from session_lock.testing.sessions import MemorySessions
@@ -49,7 +50,7 @@ class MemoryDatabase(MemorySessions[T]):
     read. `refuse(key, data)` says why a row cannot be finished, or None; `refuse_discard` why it cannot be discarded.
     `discards=False` is a mapping without `discard`: what is given up is parked. `limits` and `fair_by` are those of a
     `TaskTable`, over items or attributes of the data, or over what `value(key, data)` returns; with an ordered limit
-    tasks come in the order of their keys.
+    tasks come in the order of their keys. `accepts(key, data)` is that of a `TaskTable`: the least `app_version`, or None.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class MemoryDatabase(MemorySessions[T]):
         limits: Sequence[AnyLimit] = (),
         fair_by: str | None = None,
         value: Callable[[TaskKey, T], Any] | None = None,
+        accepts: Callable[[TaskKey, T], str | None] | None = None,
     ) -> None:
+        self._accepts: MemoryAccepts[T] = MemoryAccepts(accepts)
         self._limits: MemoryLimits[T] = MemoryLimits(limits, fair_by, value)
         super().__init__(rows, refuse=refuse, refuse_discard=refuse_discard, discards=discards)
         self._identity = Identity("memory", str(uuid4()), name)
@@ -75,6 +78,7 @@ class MemoryDatabase(MemorySessions[T]):
             return self._identity
 
     async def start_session(self, *, capacity: int, ttl: float, label: str, app_version: str) -> Lease:
+        self._accepts.check(app_version, self._identity.mapping)
         async with self._round_trip() as now:
             session = MemorySession(len(self._sessions) + 1, uuid4(), capacity, now + ttl, label, app_version)
             self._sessions[session.id] = session
@@ -110,7 +114,8 @@ class MemoryDatabase(MemorySessions[T]):
             settled = [self._finish(session, claim) for claim in finished]
             self._end_expired(now)
             want, share = self._room(session, limit, len(held), now, over_share=over_share)
-            free = [row for row in self._in_order() if row.due(now) and self._is_free(row, session, held)]
+            mine = self._accepts.of(session, self._in_order())
+            free = [row for row in mine if row.due(now) and self._is_free(row, session, held)]
             start = self._parse(position)
             rows = [row for row in free if start is None or row.order >= start][:want]
             if len(rows) < want:  # too few from the position on: from the start
@@ -118,7 +123,7 @@ class MemoryDatabase(MemorySessions[T]):
             picked = Picked(rows)
             if self._limits.rules.any and want == 0:
                 # All that the limits let it hold: are there tasks that they hold back?
-                due = [row for row in self._tasks.values() if row.due(now)]
+                due = [row for row in mine if row.due(now)]
                 held_back = share is not None and self._limits.possible(due) < len(due)
                 picked = Picked([], limited=held_back)
             elif self._limits.rules.any:
@@ -128,6 +133,10 @@ class MemoryDatabase(MemorySessions[T]):
                     for row in pending
                     if row.session_id is not None and not self._sessions[row.session_id].ended
                 ]
+                if (
+                    not self._limits.rules.ordered
+                ):  # in order, what it may not be given is in the way all the same
+                    pending = self._accepts.of(session, pending)
                 picked = self._limits.pick(session.id, want, free=free, pending=pending, held=taken, now=now)
             rows = picked.rows
             tasks = [self._claim(row, session, now) for row in rows]
@@ -137,7 +146,7 @@ class MemoryDatabase(MemorySessions[T]):
                 tasks=tasks,
                 settled=settled,
                 position=json.dumps([rows[0].available_at, str(rows[0].key)]) if rows else None,
-                next_due=picked.next_due(self._next_due(now), now) if len(rows) < want else None,
+                next_due=picked.next_due(self._next_due(mine, now), now) if len(rows) < want else None,
                 share=share,
                 limited=picked.limited,
             )
@@ -215,10 +224,14 @@ class MemoryDatabase(MemorySessions[T]):
             return want, None
         total = sum(sharing.values())
         enough = min(total, -(-(held + want) * total // session.capacity))
-        tasks = min(enough, self._limits.possible([row for row in self._tasks.values() if row.due(now)]))
+        due = [row for row in self._accepts.of(session, self._tasks.values()) if row.due(now)]
+        tasks = min(enough, self._limits.possible(due))
         if tasks in {0, enough}:  # nothing to share, or plenty
             return want, None
-        share = divide(tasks, sharing).get(session.id, 0)
+        if self._limits.rules.any:
+            share = divide(tasks, sharing).get(session.id, 0)
+        else:
+            share = self._accepts.share(session, due, sharing, self._sessions)
         return max(0, min(want, share - held)), share
 
     def _is_free(self, row: MemoryTask[T], session: MemorySession, held: Collection[TaskKey]) -> bool:

@@ -139,12 +139,8 @@ class MemoryTable(Generic[T]):
     def _in_order(self) -> list[MemoryTask[T]]:
         return sorted(self._tasks.values(), key=lambda row: row.order)
 
-    def _next_due(self, now: float) -> float | None:
-        later = [
-            row.available_at
-            for row in self._tasks.values()
-            if row.pending and now < row.available_at < math.inf
-        ]
+    def _next_due(self, rows: Iterable[MemoryTask[T]], now: float) -> float | None:
+        later = [row.available_at for row in rows if row.pending and now < row.available_at < math.inf]
         return min(later) - now if later else None
 
     def _standing(self, session: MemorySession, claim: Claim) -> str:

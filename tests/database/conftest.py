@@ -26,6 +26,10 @@ GOOD, FORBIDDEN, STUBBORN, KEPT, UNREADABLE = "ann@example.org", "forbidden", "s
 """Addresses: finishes well · a CHECK refuses its finish · a trigger undoes its finish · a CHECK refuses its discard · `decode` raises."""
 
 
+NEEDS = "substring(address FROM '^needs (.*)$')"
+"""`accepts` of a mapping: a task with the address "needs 2.4" is for Runners of that version, or a later one."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One task, as the application sees it."""
@@ -100,8 +104,10 @@ class Suite:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.harness, name)
 
-    async def start(self, *, capacity: int = 10, ttl: float = 30.0, label: str = "test") -> Lease:
-        return await self.database.start_session(capacity=capacity, ttl=ttl, label=label, app_version="1")
+    async def start(
+        self, *, capacity: int = 10, ttl: float = 30.0, label: str = "test", version: str = "1"
+    ) -> Lease:
+        return await self.database.start_session(capacity=capacity, ttl=ttl, label=label, app_version=version)
 
     async def bump(self, lease: Lease, *, ttl: float = 30.0, draining: bool = False) -> Any:
         return await self.database.bump_session(lease, ttl=ttl, draining=draining)
@@ -156,10 +162,17 @@ class MovableMemoryDatabase(MemoryDatabase[Any]):
         return super().clock() + self.ahead
 
 
+def needed(_: TaskKey, data: Any) -> str | None:
+    """What `NEEDS` says in SQL."""
+    address = data["address"]
+    return address.removeprefix("needs ") if address.startswith("needs ") else None
+
+
 class MemoryHarness:
     def __init__(self, *, discard: bool, key_type: str, limits: Mapping[str, Any]) -> None:
         self.database = MovableMemoryDatabase(
-            **{name: value for name, value in limits.items() if name != "order_by"},
+            **{name: value for name, value in limits.items() if name not in {"order_by", "accepts"}},
+            accepts=needed if "accepts" in limits else None,
             name="email",
             refuse=lambda _, data: "it is so" if data["address"] in {FORBIDDEN, STUBBORN} else None,
             refuse_discard=lambda _, data: "it is so" if data["address"] == KEPT else None,
@@ -460,7 +473,7 @@ async def limited(request: pytest.FixtureRequest, implementation: str) -> AsyncI
 
 
 def under(*limits: Limit | Rate, **more: Any) -> pytest.MarkDecorator:
-    """Under these limits, and `fair_by=` or `order_by=`."""
+    """Under these limits, and `fair_by=`, `order_by=` or `accepts=NEEDS`."""
     return pytest.mark.parametrize("limited", [{"limits": limits, **more}], indirect=True, ids=["limited"])
 
 

@@ -32,7 +32,9 @@ ALWAYS = (
     "tasks.alwaysup.sql",
     "tasks.limits.alwaysup.sql",
 )
-LIMITED = replace(EMAILS, limits=(Limit(3), Limit(1, by="address"), Rate(9, per=60)), fair_by="address")
+LIMITED = replace(
+    EMAILS, limits=(Limit(3), Limit(1, by="address"), Rate(9, per=60)), fair_by="address", accepts="body"
+)
 
 SHAPE = Shape(
     key_type="bigint",
@@ -134,6 +136,8 @@ CREATE TEMP TABLE __table__ (
   __value_index__      bigint,
   __held_by__          bigint,
   __order_by__         integer,
+  __accepts__          text,
+  __acceptable__       boolean,
   __from_position__    boolean,
   __position__         text,
   __select_columns__   text

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from session_lock.errors import SettingsError
 from session_lock.waiting import wait_through
+from session_lock.wording import describe
 
 logger = logging.getLogger("session_lock.runner")
 
@@ -58,7 +59,10 @@ class RunningBlock(ABC):
         if (error := failure_of(block)) is None:
             return
         self.failed = error
-        logger.critical("the %s has died: %s: %s", type(self).__name__, type(error).__name__, error)
+        self._report(error, type(self).__name__)
+
+    def _report(self, error: BaseException, who: str) -> None:
+        logger.critical("the %s has died: %s", who, describe(error))
         if self._on_failure is not None:
             try:
                 self._on_failure(error)

@@ -22,6 +22,8 @@ class Calls:
 
     def __init__(self, connect: Connect, wanted: Wanted) -> None:
         self._wanted = wanted
+        self.address = (connect, wanted.schema, wanted.name)
+        """Two with the same one lead to the same sessions."""
         self._server: Server | None = None
         self._work = Connections(connect, WORK_CONNECTIONS, self._greet)
         self._keepalive = Connections(connect, 1, self._greet)

@@ -27,9 +27,12 @@ OUR_FOLDER = str(Path(__file__).parent) + os.sep
 async def execute(hold: Hold[T], tasker: AsyncTasker[T], tasks_per_call: int) -> None:
     """One slot: batch after batch, until the lease comes to its end."""
     while batch := await hold.next_batch(tasks_per_call):
-        with hold.telemetry.phase("execute", session_id=hold.lease.id, tasks=len(batch)) as phase:
-            phase.error = await _do(hold, tasker, batch)
-        hold.call_ended(batch)
+        try:
+            with hold.telemetry.phase("execute", session_id=hold.lease.id, tasks=len(batch)) as phase:
+                phase.error = await _do(hold, tasker, batch)
+            hold.call_ended(batch)
+        finally:
+            hold.turn.give()
 
 
 async def _do(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> BaseException | None:
@@ -93,6 +96,7 @@ async def _supervise(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> 
         in_time = await _within_its_time(hold, call, batch)
     except asyncio.CancelledError:  # the group is torn down by an error of ours: nobody will judge this call
         call.cancel()
+        hold.turn.keep_for(call)
         raise
     finally:
         del hold.running[call]
@@ -106,6 +110,7 @@ async def _supervise(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> 
         )  # fmt: skip
         call.add_done_callback(_retrieve)
         leave_behind(call)
+        hold.turn.keep_for(call)
         return _End(error=TimeoutError("abandoned"), abandoned=True)
     cancelled = call in hold.cancelling and in_time
     hold.cancelling.discard(call)

@@ -16,6 +16,7 @@ from session_lock.errors import SessionLost, TaskLost
 from session_lock.session import Lease, Session
 from session_lock.settings import Settings
 from session_lock.tasks import Batch, Discard, Failure, Holder, Park, Release, Task, TaskKey, Verdict
+from session_lock.turns import Turns
 from session_lock.waiting import wait_for
 from session_lock.wording import describe
 
@@ -32,7 +33,9 @@ LOST = (SessionLost, TaskLost)
 class HeldTasks(Holder, Generic[T]):
     """Each is ready, then running, then settled with a verdict, and leaves when that is recorded."""
 
-    def __init__(self, lease: Lease, settings: Settings, breaker: Breaker, capacity: int) -> None:
+    def __init__(
+        self, lease: Lease, settings: Settings, breaker: Breaker, capacity: int, turns: Turns
+    ) -> None:
         self.session = Session(lease)
         self.settings = settings
         self.breaker = breaker
@@ -58,6 +61,7 @@ class HeldTasks(Holder, Generic[T]):
         self._lone_until = 0.0  # a lone task waits no longer for records of the others
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self.turn = turns.join(self._may_begin, self.ready_or_ending.set)
         self.try_again_at = self._loop.time()  # with an open breaker: no look before
         if breaker.open:
             self.try_again_at += breaker.pause()
@@ -135,14 +139,21 @@ class HeldTasks(Holder, Generic[T]):
     async def next_batch(self, most: int) -> Batch[T] | None:
         """Up to `most` tasks to begin; None when the lease comes to its end."""
         while self.may_run():
-            if self._may_begin():
+            if not self._may_begin():
+                self.turn.pass_on()
+            elif self.turn.take():
                 batch = Batch([self.ready.popleft() for _ in range(min(most, len(self.ready)))], self)
                 self._begun.update(batch)
                 self.room.set()  # in front of the slots
                 return batch
             self.ready_or_ending.clear()
             left = self._lone_until - self._loop.time()
-            await wait_for(self.ready_or_ending, left if self.lone is not None and left > 0 else None)
+            self.turn.waiting += 1
+            try:
+                await wait_for(self.ready_or_ending, left if self.lone is not None and left > 0 else None)
+            finally:
+                self.turn.waiting -= 1
+        self.turn.pass_on()
         return None
 
     def _may_begin(self) -> bool:

@@ -21,6 +21,7 @@ from session_lock.session import Lease
 from session_lock.settings import Settings
 from session_lock.tasks import Task
 from session_lock.telemetry import Telemetry
+from session_lock.turns import Turns
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,9 +50,10 @@ class Hold(HeldTasks[T]):
         breaker: Breaker,
         *,
         capacity: int,
+        turns: Turns,
         sent_at: float,
     ) -> None:
-        super().__init__(lease, settings, breaker, capacity)
+        super().__init__(lease, settings, breaker, capacity, turns)
         self.database = database
         self.telemetry = telemetry
         self.renewed(sent_at, lease.left)

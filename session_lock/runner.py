@@ -13,13 +13,14 @@ from typing import Any, Generic, TypeVar
 from session_lock import session
 from session_lock.block import RunningBlock, check_on_failure
 from session_lock.breaker import Breaker
-from session_lock.database import Database, DatabaseFinder
+from session_lock.database import Database, DatabaseFinder, Identity
 from session_lock.errors import DatabaseError, SettingsError
 from session_lock.hold import Ending, Hold
 from session_lock.lease import live
 from session_lock.settings import Settings
 from session_lock.tasker import Tasker, asynchronous, each
 from session_lock.telemetry import Telemetry, TracerProvider
+from session_lock.turns import Turns
 from session_lock.waiting import wait_for, wait_through
 from session_lock.wording import describe, level_of
 
@@ -69,6 +70,11 @@ class Runner(RunningBlock, Generic[T]):
         self._telemetry = Telemetry(name, tracer_provider=tracer_provider, idle_spans=idle_spans)
         self._breaker = Breaker(self.settings.breaker_failures, self.settings.poll_interval)
         self._stopping = asyncio.Event()
+        # Of a group, where it is in one: what its Runners share, and whether one of the others is at a database.
+        self._turns = Turns()
+        self._is_taken: Callable[[Identity], bool] = lambda _: False
+        self._identity: Identity | None = None  # where its session is, or was
+        self._has_begun = False  # it has had a session
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hold: Hold[T] | None = None
         self._engine: asyncio.Task[BaseException | None] | None = None
@@ -122,6 +128,11 @@ class Runner(RunningBlock, Generic[T]):
         hold = self._hold
         return hold is not None and hold.ending is None and not self._breaker.open
 
+    @property
+    def name(self) -> str:
+        """What it is called in spans and logs: as it was given, else the mapping's name, which is known from the first session on."""
+        return self._telemetry.name
+
     def wake(self) -> None:
         """Look for work now rather than at the next poll."""
         if self._hold is not None:
@@ -151,7 +162,7 @@ class Runner(RunningBlock, Generic[T]):
             hold = await self._start_session()
             if hold is None:
                 break
-            self._hold = hold
+            self._hold, self._has_begun = hold, True
             if self._stopping.is_set():
                 hold.end(Ending.STOPPED)
             try:
@@ -160,6 +171,9 @@ class Runner(RunningBlock, Generic[T]):
                 raise _first_leaf(group) from group
             finally:
                 self._hold = None
+                hold.turn.leave()
+            if hold.ending is Ending.MOVED:
+                self._identity = None
             if hold.failure is not None:
                 return hold.failure
             if hold.ending is Ending.LOST:  # as it may be for many at once
@@ -175,8 +189,9 @@ class Runner(RunningBlock, Generic[T]):
             try:
                 async with asyncio.timeout(self.settings.call_timeout):
                     database = await self._find_database()
-                    mapping = (await database.identity()).mapping
-                    self._telemetry.name = self._name or mapping
+                    identity = await database.identity()
+                    self._telemetry.name = self._name or identity.mapping
+                    self._arrive_at(identity)
                     with self._telemetry.phase("start", capacity=capacity) as phase:
                         lease = await database.start_session(
                             capacity=capacity,
@@ -197,13 +212,26 @@ class Runner(RunningBlock, Generic[T]):
                 "session %d of %s started",
                 lease.id,
                 self._telemetry.name,
-                extra={"session_id": lease.id, "mapping": mapping},
+                extra={"session_id": lease.id, "mapping": identity.mapping},
             )
             return Hold(
                 lease, database, self.settings, self._telemetry, self._breaker,
-                capacity=capacity, sent_at=sent_at,
+                capacity=capacity, turns=self._turns, sent_at=sent_at,
             )  # fmt: skip
         return None
+
+    def _arrive_at(self, identity: Identity) -> None:
+        """Of two Runners of a group that are given the same shard, the later one does not run: unless it has only moved
+        there, when it waits, for they may be changing places.
+        """
+        if not self._is_taken(identity):
+            self._identity = identity
+            return
+        twice = (
+            f"database {identity.database!r} with the mapping {identity.mapping!r} is in the group twice: "
+            "give each Runner a database of its own"
+        )
+        raise DatabaseError(twice) if self._has_begun else SettingsError(twice)
 
     async def _find_database(self) -> Database[T]:
         """The database of this cycle. A finder that fails is a database that is away."""

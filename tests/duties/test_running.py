@@ -230,7 +230,7 @@ def test_a_database_that_is_away_is_planned_in_later():
     assert log.done == [MIDNIGHT + each * HOUR for each in range(1, 6)]
 
 
-def test_beside_a_runner_in_a_group_and_both_stop_together():
+def test_beside_a_runner_in_a_group_and_one_outlives_the_other():
     log = Log()
     failed: list[BaseException] = []
 
@@ -253,7 +253,9 @@ def test_beside_a_runner_in_a_group_and_both_stop_together():
         with pytest.raises(SchemaError):
             async with group:
                 await asyncio.sleep(5 * HOUR.total_seconds())
-        assert tasks.finished == [1]
+                tasks.add(2, "b")
+                await asyncio.sleep(HOUR.total_seconds())
+        assert tasks.finished == [1, 2]
         assert [str(error) for error in failed] == ["run session-lock install"] == [str(group.failed)]
 
     run_virtual(main(), limit=10**6)

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from session_lock import Batch, DatabaseError, Discard, Release, Retry, Runner, Settings, each
+from session_lock import Batch, DatabaseError, Discard, Release, Retry, Runner, RunnerGroup, Settings, each
 from session_lock import session as sessions
 from session_lock.database import SESSION_EXPIRED
 from session_lock.tasker import in_thread
 from session_lock.testing import MemoryDatabase, VirtualTimeLoop
 from session_lock.testing.rows import MemoryFailure
 from tests.unit.faults import Faulty
-from tests.unit.scenes import rows
+from tests.unit.scenes import rows, table
 from tests.unit.virtual import complaints, left_tasks
 
 
@@ -164,6 +164,23 @@ def moving() -> tuple[Faulty, Runner[Any]]:
     return database, Runner(finder, each(tasker), config)
 
 
+def grouped() -> tuple[Faulty, RunnerGroup]:
+    """Shards that share two calls at once, and one that has fewer tasks than slots."""
+    database, second, third = Faulty(MemoryDatabase(rows(4))), Faulty(MemoryDatabase(rows(3))), table(1)
+    database.others = [second, third]  # type: ignore[attr-defined]
+
+    async def tasker(task: Any) -> None:
+        await asyncio.sleep(0.15)
+
+    config = Settings(
+        concurrency=2, tasks_per_session=3, start_jitter=0, keepalive_interval=0.4, lease_ttl=6, cancel_grace=1, call_timeout=1,
+        drain_timeout=2, shutdown_timeout=2, poll_interval=0.3,
+    )  # fmt: skip
+    return database, RunnerGroup(
+        *(Runner(each_one, each(tasker), config) for each_one in (database, second, third)), concurrency=2
+    )
+
+
 # The sweep -------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +264,7 @@ SCENARIOS = [
     pytest.param(one_by_one, 2.2, "run", id="one by one"),
     pytest.param(isolating, 1.4, "run", id="isolating"),
     pytest.param(moving, 1.8, "run", id="moving"),
+    pytest.param(grouped, 0.8, "run", id="grouped"),
 ]
 
 

@@ -178,7 +178,6 @@ BEGIN
       my.cancelled := ARRAY(
         SELECT t.__key__ FROM __table__ AS t
          WHERE (__pending__) AND t.__session_id__ = ANY (my.ended) AND t.__session_id__ || ' ' || t.__key__ = ANY (my.asked)
-           AND __acceptable__
       );
     END IF;
     IF cardinality(my.cancelled) > 0 THEN  -- before any row is locked; what is not claimed below is forgotten below

@@ -69,6 +69,7 @@ async def test_what_it_may_not_have_keeps_it_from_nothing_behind(limited):
 @accepting
 async def test_each_task_is_divided_among_those_that_may_have_it(limited):
     old, new = await limited.start(), await limited.start(version="2")
+    await limited.add(40, address="needs 3")
     await add_all(limited, *["needs 2"] * 4, *["ann"] * 4)
     assert (await limited.work(old, over_share=False)).share == 2
     work = await limited.work(new, over_share=False)
@@ -146,10 +147,24 @@ async def test_limits_are_over_what_a_session_may_have(limited):
     [any_] = await limited.add()
     old, new = await limited.start(capacity=50), await limited.start(version="2", capacity=50)
     work = await limited.work(old, over_share=False)
-    assert keys(work) == [any_]
-    assert not work.limited
-    assert keys(await limited.work(old, held=[any_], over_share=False)) == []
+    assert (keys(work), work.share, work.limited) == ([any_], 1, False)
+    work = await limited.work(old, held=[any_], over_share=False)
+    assert (keys(work), work.limited) == ([], False)
     assert keys(await limited.work(new)) == newer[:1]
+
+
+@under(Limit(1, by="address"), accepts=NEEDS)
+async def test_the_share_and_the_next_due_time_under_a_limit_are_of_what_it_may_have(limited):
+    old, _ = await limited.start(), await limited.start(version="2")
+    await limited.add(40)
+    await add_all(limited, *[f"needs 2.{number}" for number in range(30)])
+    await limited.add(address="needs 2", after=10)
+    await limited.add(address="bob", after=20)
+    work = await limited.work(old, 5, over_share=False)
+    assert (work.share, len(work.tasks)) == (1, 1)
+    work = await limited.work(old, 5, held=keys(work))
+    assert (work.limited, work.tasks) == (True, [])
+    assert work.next_due == pytest.approx(20, abs=2)
 
 
 @under(Limit(1, by="address", ordered=True), order_by=("id",), accepts="CASE WHEN id % 2 = 1 THEN '2' END")

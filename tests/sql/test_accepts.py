@@ -12,7 +12,7 @@ from session_lock import Limit
 from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError, SettingsError
 from session_lock.migrations import check, install, peek, validate
-from session_lock.table import function_set
+from session_lock.table import TaskTable, function_set
 from tests.sql.schedule import TASKS, fault, open_lab, seen_to_fail
 from tests.support import EMAIL_TABLE, EMAILS
 
@@ -153,3 +153,32 @@ async def test_a_dead_session_is_not_swept_by_who_may_not_take_its_tasks(lab):
     new = await lab.runner()
     await lab.admin.execute("UPDATE session_lock.session SET app_version = '2.4' WHERE id = $1", new.id)
     assert ((await new.get_work()).keys == [key]) is lab.shipped
+
+
+# Value by value ------------------------------------------------------------------------------------------
+
+
+async def claimed(database, table: TaskTable, rows: str, limit: int) -> list[str]:
+    """The addresses that a session without a version is given of these rows (address, body)."""
+    async with open_lab(database, table=replace(table, accepts="body")) as lab:
+        await lab.admin.execute(f"INSERT INTO public.email (address, body) {rows}")
+        keys = (await (await lab.runner()).get_work(limit)).keys
+        query = "SELECT address FROM public.email WHERE id = ANY ($1) ORDER BY 1"
+        return [row["address"] for row in await lab.admin.fetch(query, keys)]
+
+
+async def test_a_value_whose_first_tasks_are_not_for_it_has_its_turn(database):
+    rows = """
+        SELECT 'z', NULL FROM generate_series(1, 40) UNION ALL SELECT v, b FROM unnest('{a,b,c}'::text[]) AS v,
+        unnest('{2,2,2,2,2,NULL}'::text[]) AS b
+    """
+    assert await claimed(database, replace(EMAILS, fair_by="address"), rows, 4) == ["a", "b", "c", "z"]
+
+
+async def test_values_whose_heads_are_not_for_it_take_no_place(database):
+    rows = """
+        SELECT 'z', NULL FROM generate_series(1, 40) UNION ALL SELECT 'not ' || v, '2' FROM generate_series(1, 500) AS v
+        UNION ALL VALUES ('b', NULL)
+    """
+    ordered = replace(EMAILS, limits=(Limit(1, by="address", ordered=True),), order_by=("id",))
+    assert await claimed(database, ordered, rows, 2) == ["b", "z"]

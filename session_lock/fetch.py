@@ -12,6 +12,7 @@ from session_lock import session
 from session_lock.database import Database, Work
 from session_lock.errors import DatabaseError, SessionLost
 from session_lock.hold import Ending, Hold
+from session_lock.moving import still_here
 from session_lock.waiting import wait_for
 from session_lock.wording import describe, level_of
 
@@ -101,7 +102,7 @@ async def _look(
     """One cycle: where is the database, and what has it for us? None if it could not be asked, or the lease ends."""
     settings = hold.settings
     try:
-        if not await _still_here(hold, find):
+        if not await still_here(hold, find):
             return None
         if hold.session.left() <= settings.cancel_grace + settings.call_timeout:
             return None  # a keepalive comes first
@@ -119,25 +120,6 @@ async def _look(
         hold.failed_looks = 0
         return work
     return None
-
-
-async def _still_here(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T]]]) -> bool:
-    """Ask the finder: another database ends this lease, another object for the same database is used from now on."""
-    try:
-        database = await hold.call("the database finder", find())
-    except DatabaseError as error:
-        logger.warning("session %d stays where it is: %s", hold.lease.id, error)
-        return True
-    if database is hold.database:
-        return True
-    if await hold.call("identity", database.identity()) != await hold.call(
-        "identity", hold.database.identity()
-    ):
-        hold.end(Ending.MOVED)
-        return False
-    hold.database = database
-    hold.replaced.set()
-    return True
 
 
 async def _get_work(hold: Hold[T], room: int, position: str | None, *, over_share: bool) -> Work[T]:

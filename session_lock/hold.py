@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from session_lock.breaker import Breaker
-from session_lock.database import Database
+from session_lock.database import Database, Identity
 from session_lock.errors import DatabaseError, SessionLost, TaskLost
 from session_lock.held import CANCELLED, HeldTasks, claims_of
 from session_lock.session import Lease
@@ -49,12 +49,14 @@ class Hold(HeldTasks[T]):
         telemetry: Telemetry,
         breaker: Breaker,
         *,
+        identity: Identity,
         capacity: int,
         turns: Turns,
         sent_at: float,
     ) -> None:
         super().__init__(lease, settings, breaker, capacity, turns)
         self.database = database
+        self.identity = identity
         self.telemetry = telemetry
         self.renewed(sent_at, lease.left)
 
@@ -68,6 +70,8 @@ class Hold(HeldTasks[T]):
         self.asked = asyncio.Event()  # somebody asks for a look at once
         self.beat_now = asyncio.Event()
         self.replaced = asyncio.Event()  # another object stands for the database now
+        self.in_doubt = asyncio.Event()  # the database has not answered: it may be elsewhere
+        self.failed_finds = 0  # questions to the finder in a row that failed
         self.cancelling: set[asyncio.Task[Any]] = set()  # calls that we have cancelled
         self.cancel_keys: set[str] = set()  # tasks whose cancellation was asked for
         self.give_up = self._loop.create_future()  # cancelled calls are waited for no longer
@@ -82,6 +86,14 @@ class Hold(HeldTasks[T]):
 
     async def call(self, what: str, verb: Coroutine[Any, Any, R]) -> R:
         """A verb of the database within the call timeout. The connection of one that is late is given up."""
+        try:
+            return await self.in_time(what, verb)
+        except DatabaseError:
+            self.in_doubt.set()
+            raise
+
+    async def in_time(self, what: str, verb: Coroutine[Any, Any, R]) -> R:
+        """Within the call timeout, whatever is asked."""
         try:
             async with asyncio.timeout(self.settings.call_timeout):
                 return await verb

@@ -14,6 +14,7 @@ from session_lock.finish import finish
 from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
 from session_lock.keepalive import keepalive, watch_deadline
+from session_lock.moving import follow
 from session_lock.tasker import AsyncTasker
 from session_lock.wording import describe
 
@@ -34,6 +35,7 @@ async def live(
         watching = group.create_task(watch_deadline(hold))
         renewing = group.create_task(keepalive(hold, stop))
         recording = group.create_task(finish(hold))
+        following = group.create_task(follow(hold, find))
         slots = [
             group.create_task(execute(hold, tasker, tasks_per_call)) for _ in range(hold.settings.concurrency)
         ]
@@ -46,7 +48,7 @@ async def live(
         hold.stop_recording()
         deadline = asyncio.get_running_loop().time() + hold.settings.shutdown_timeout
         await _await_records(hold, recording)  # 3 they are recorded
-        for phase in (recording, renewing, watching):  # 4 the lease was held until here
+        for phase in (recording, renewing, watching, following):  # 4 the lease was held until here
             phase.cancel()
     await _end(hold, deadline)
 

@@ -216,7 +216,7 @@ class Runner(RunningBlock, Generic[T]):
             )
             return Hold(
                 lease, database, self.settings, self._telemetry, self._breaker,
-                capacity=capacity, turns=self._turns, sent_at=sent_at,
+                identity=identity, capacity=capacity, turns=self._turns, sent_at=sent_at,
             )  # fmt: skip
         return None
 

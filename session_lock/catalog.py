@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol
 
 from session_lock.errors import SchemaError
+from session_lock.names import quote_inside_literal, quote_name
 from session_lock.table import Shape, TaskTable, install_command
 
 KEY_TYPES = {
@@ -108,6 +109,36 @@ def _need(
     if column not in found:
         raise SchemaError(f"{table.table} has no column {column!r} (named by {role}=){_close(column, found)}")
     return found[column]
+
+
+async def check_name_is_free(connection: Connection, table: TaskTable, functions: str) -> None:
+    """Refuse a mapping that is called as one of another table is: their sessions would be one group, and share the tasks of
+    both. `functions` is its set. The table of another one is told by the functions that were installed for it.
+    """
+    ours = ".".join(quote_name(part) for part in table.qualified)
+    rows = await connection.fetch(
+        r"""
+        WITH other (source) AS MATERIALIZED (
+          SELECT substring(p.prosrc FROM 'UPDATE ("(?:[^"]|"")+"\."(?:[^"]|"")+") AS t')
+            FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+           WHERE n.nspname = $1 AND p.proname ~ ('^finish_tasks_' || $2 || '_[0-9a-f]{8}$') AND position($3 IN p.prosrc) > 0
+        )
+        SELECT other.source
+          FROM other, pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE other.source = '"' || replace(n.nspname, '"', '""') || '"."' || replace(c.relname, '"', '""') || '"'
+           AND other.source <> $4
+         LIMIT 1
+        """,
+        table.schema,
+        functions[:-9],
+        f"'{quote_inside_literal(table.name)}'::text",
+        ours,
+    )
+    if rows:
+        raise SchemaError(
+            f"the name {table.name!r} belongs to the mapping of {rows[0]['source']}, so a mapping of {ours} cannot have it: "
+            "give one of the two another name="
+        )
 
 
 async def _no_table(connection: Connection, table: TaskTable) -> str:

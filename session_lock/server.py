@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from session_lock.catalog import read_shape
+from session_lock.catalog import check_name_is_free, read_shape
 from session_lock.connections import Connection
 from session_lock.database import Identity
 from session_lock.errors import DatabaseError, SchemaError
@@ -104,6 +104,7 @@ async def _check_functions(connection: Connection, wanted: Wanted) -> tuple[str,
     functions = wanted.functions
     if wanted.table is not None:
         functions = function_set(wanted.table, await read_shape(connection, wanted.table))
+        await check_name_is_free(connection, wanted.table, functions)
     found = await connection.fetch(
         """
         SELECT p.proname, has_function_privilege(p.oid, 'EXECUTE') AS allowed, format_type(keys.typelem, NULL) AS key_type

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from session_lock.catalog import read_shape
+from session_lock.catalog import check_name_is_free, read_shape
 from session_lock.errors import SchemaError
 from session_lock.migrations.assignments import check_assignments
 from session_lock.migrations.expressions import Probe, check_accepts, check_pending, make_probe
@@ -53,7 +53,7 @@ async def examine(connection: Connection, table: TaskTable) -> Examined:
         async with at_hand(connection, table):
             shape = await read_shape(connection, table)
             await check_claim_columns(connection, table)
-            await _check_name_is_free(connection, table, shape)
+            await check_name_is_free(connection, table, function_set(table, shape))
             async with rolled_back(connection):
                 await make_probe(connection, table)
                 probe = Probe(connection, table, path)
@@ -116,29 +116,6 @@ async def check_claim_columns(connection: Connection, table: TaskTable) -> None:
         if column.type != CLAIM_TYPES[column.role][0]:
             raise SchemaError(
                 f"{where}, of type {column.type} and not {CLAIM_TYPES[column.role][0]}: change it back, or drop it"
-            )
-
-
-async def _check_name_is_free(connection: Connection, table: TaskTable, shape: Shape) -> None:
-    """Two tables of one name would be one group of sessions: shares would be counted over both."""
-    slug = function_set(table, shape)[:-9]
-    title = f"'{quote_inside_literal(table.name)}'::text"
-    rows = await connection.fetch(
-        """
-        SELECT p.prosrc AS body FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
-         WHERE n.nspname = $1 AND p.proname ~ ('^finish_tasks_' || $2 || '_[0-9a-f]{8}$') AND position($3 IN p.prosrc) > 0
-        """,
-        table.schema,
-        slug,
-        title,
-    )
-    ours = ".".join(quote_name(part) for part in table.qualified)
-    for row in rows:
-        match = re.search(r'UPDATE ("(?:[^"]|"")+"\."(?:[^"]|"")+") AS t', row["body"])
-        other = match[1] if match else ours
-        if other != ours and await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", other):
-            raise SchemaError(
-                f"the name {table.name!r} belongs to the mapping of {other}: give one of the two another name="
             )
 
 

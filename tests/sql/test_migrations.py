@@ -12,13 +12,15 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from session_lock import PostgresDatabase, Runner, Settings
 from session_lock.catalog import read_shape
 from session_lock.errors import DatabaseError, SchemaError, SessionLockError, SettingsError
 from session_lock.migrations import check, install, peek, pending_summary, prune, validate
 from session_lock.names import quote_name
 from session_lock.schema import render
 from session_lock.table import ClaimColumns, TaskTable, function_set, index_name
-from tests.support import EMAIL_TABLE, EMAILS, add_emails
+from tests.conftest import APP_ROLE
+from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
 
 @pytest.fixture
@@ -269,13 +271,41 @@ async def test_one_name_for_two_tables_is_refused(admin):
     await admin.execute(
         "ALTER TABLE crm.email DROP session_id, DROP claim_token, DROP attempts, DROP available_at"
     )
-    with pytest.raises(SchemaError, match='the name \'email\' belongs to the mapping of "public"."email"'):
+    refusal = (
+        'the name \'email\' belongs to the mapping of "public"."email", so a mapping of "crm"."email" cannot have it: '
+        "give one of the two another name="
+    )
+    with pytest.raises(SchemaError, match=f"^{re.escape(refusal)}$"):
         await install(admin, replace(EMAILS, table="crm.email"))
+    assert [str(each) for each in await check(admin, replace(EMAILS, table="crm.email"))] == [refusal]
     await install(admin, replace(EMAILS, table="crm.email", name="crm email"))
     await admin.execute("ALTER TABLE public.email RENAME TO letter")
     await install(
         admin, replace(EMAILS, table="public.letter", name="email")
     )  # the same table under its new name
+
+
+async def test_one_name_for_two_tables_is_refused_by_a_runner_too(database, admin):
+    """Files that a migration tool ran were checked by nobody. It is met by a role that may not even look into the schema."""
+    await admin.execute('CREATE SCHEMA "c""rm"; CREATE TABLE "c""rm".email (LIKE public.email INCLUDING ALL)')
+    theirs = replace(EMAILS, table='"c""rm".email')
+    await apply_mapping(admin, EMAILS, grant_to=APP_ROLE)
+    changed = replace(EMAILS, columns=("id", "body"))
+    await apply_mapping(admin, changed, grant_to=APP_ROLE)
+    for mapping in (EMAILS, changed):  # versions of one mapping, side by side
+        async with PostgresDatabase(database.app_dsn, mapping) as emails:
+            assert (await emails.identity()).mapping == "email"
+    await apply_mapping(admin, theirs, grant_to=APP_ROLE)
+    for mapping in (EMAILS, theirs):
+        async with PostgresDatabase(database.app_dsn, mapping) as emails:
+            with pytest.raises(
+                SchemaError, match="belongs to the mapping of .*: give one of the two another name="
+            ):
+                async with asyncio.timeout(20):
+                    await Runner(emails, lambda batch: list(batch), Settings(start_jitter=0)).run()
+    await admin.execute('ALTER TABLE "c""rm".email RENAME TO letter')
+    async with PostgresDatabase(database.app_dsn, EMAILS) as emails:
+        await emails.identity()
 
 
 async def test_a_role_without_rights_is_refused_by_name_with_the_grant(database, admin, app):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -130,12 +129,7 @@ class Duties(Runner[Due]):
                     await self._own.close()
 
     async def _do(self, task: Task[Due]) -> Outcome:
-        call = self._calls.get(task.data.name)
-        if call is not None:
-            return cast("Outcome", await awaitable(call(task)))
-        # Another version's: it goes back and finds its way there; not so soon if nobody is there to do it.
-        known = await self._planned.put_off(task)
-        return Release(after=random.uniform(0.2, 0.5) if known else random.uniform(20, 40))
+        return cast("Outcome", await awaitable(self._calls[task.data.name](task)))
 
 
 class _Planned:
@@ -221,13 +215,6 @@ class _Planned:
         if lacking and standing.lapsed and (missed := sum(due <= standing.at for due in lacking.due)):
             logger.info("duty %s gets %d runs for what was missed", duty.name, missed)
         return lacking
-
-    async def put_off(self, task: Task[Due]) -> bool:
-        try:
-            assert self._lease is not None
-            return await self.database.put_off_run(self._lease, Claim(task.key, task.token))
-        except (DatabaseError, SessionLost):
-            return True
 
     def _now(self) -> datetime:
         """The database's clock, by ours since it was asked."""

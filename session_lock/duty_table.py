@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from session_lock.connections import Connect
-from session_lock.database import Claim
 from session_lock.names import quote_name
 from session_lock.planning import Due, Plan, Standing
 from session_lock.postgres import PostgresDatabase
@@ -49,7 +48,3 @@ class PostgresDuties(PostgresDatabase[Due]):
             [name for name, _ in due], [each for _, each in due],
         )  # fmt: skip
         return [Standing(**dict(row)) for row in rows]
-
-    async def put_off_run(self, lease: Lease, claim: Claim) -> bool:
-        (row,) = await self._call(self._work, "put_off_run", lease.id, lease.nonce, claim.key, claim.token)
-        return bool(row[0])

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import islice, takewhile
 from typing import Literal, Protocol, TypeAlias
 
-from session_lock.database import Claim, Database
+from session_lock.database import Database
 from session_lock.schedules import Schedule
 from session_lock.session import Lease
 
@@ -69,12 +69,9 @@ class DutyDatabase(Database[Due], Protocol):
     async def plan_duties(self, lease: Lease, rank: int, plans: Sequence[Plan]) -> Sequence[Standing]:
         """Declare duties for a session, carry plans out, and say how the duties stand then, in any order.
 
-        `rank` is the id of the first session of this process. Raises as the six verbs do.
+        `rank` is the id of the first session of this process. A session is given runs of those duties alone that it has declared.
+        Raises as the six verbs do.
         """
-        ...
-
-    async def put_off_run(self, lease: Lease, claim: Claim) -> bool:
-        """Say of a claimed run that it is not begun, since this session does not know the duty. Does a live one?"""
         ...
 
 

@@ -193,12 +193,23 @@ def limit_holes(table: TaskTable, shape: Shape) -> dict[str, str]:
 
 
 def accept_holes(table: TaskTable) -> dict[str, str]:
-    """Without `accepts` they are constants, which the server's planner takes away."""
+    """Which tasks a session may be given. Where that is all, they are constants, which the server's planner takes away."""
+    if table.made_by == "duties":
+        declared = f"SELECT FROM {in_schema('session_lock.duty_declaration', table.schema)} AS d WHERE d.name = t.name AND d.session = my.id"
+        return _accepting("t.name", f"EXISTS ({declared})", "sharing_duty")
     if table.accepts is None:
-        return {"has_accepts": "false", "accepts": "NULL::text", "acceptable": "true"}
+        return _accepting("NULL::text", "true")
     accepts = f"({one_line_safe(table.accepts)})"
-    may_take = f"{in_schema('session_lock.may_take', table.schema)}(my.version, {accepts})"
-    return {"has_accepts": "true", "accepts": accepts, "acceptable": may_take}
+    return _accepting(accepts, f"{in_schema('session_lock.may_take', table.schema)}(my.version, {accepts})")
+
+
+def _accepting(accepts: str, acceptable: str, sharing_with: str = "sharing_with") -> dict[str, str]:
+    return {
+        "has_accepts": _boolean(acceptable != "true"),
+        "accepts": accepts,
+        "acceptable": acceptable,
+        "sharing_with": sharing_with,
+    }
 
 
 def _boolean(condition: bool) -> str:

@@ -12,7 +12,7 @@ from session_lock.names import quote_name
 from session_lock.schema import SCHEMA_VERSION
 from session_lock.table import TaskTable, function_set, install_command
 
-SHARED_FUNCTIONS = ("start_session", "bump_session", "plan_duties", "put_off_run")
+SHARED_FUNCTIONS = ("start_session", "bump_session", "plan_duties")
 """Those that all mappings of a schema have in common."""
 
 OWN_FUNCTIONS = ("get_work", "finish_tasks", "finish_in", "release_tasks", "end_session")

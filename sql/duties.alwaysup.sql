@@ -1,9 +1,9 @@
 -- session_lock: the functions that plan duties. Run at every deploy, before the new code starts: CREATE OR REPLACE only.
 -- When a duty is due is worked out by its instances, all alike; here they agree on whose schedule counts and what is planned.
 --
--- Lock order: the own session's row (FOR KEY SHARE), the duties' rows in the order of their names, then runs. A run that was
--- never begun is pending, and each of its claims, if any, was put off by a session that does not know the duty. Whoever claims
--- one at the same time is waited for, and it counts as begun then.
+-- Lock order: the own session's row (FOR KEY SHARE), the duties' rows in the order of their names, then runs. A run is given to
+-- sessions alone that have declared its duty (get_work sees to that). One that was never begun is pending and was never claimed. Whoever
+-- claims one at the same time is waited for, and it counts as begun then.
 
 -- Declares the duties of a session, and plans some of them. The arrays run side by side:
 --   p_names, p_schedules   what the session declares; p_rank: the id of the first session of the same process
@@ -69,7 +69,7 @@ BEGIN
       --   declared it or, if it was overruled by a younger one since, from the end of that.
       IF my.duty.schedule IS DISTINCT FROM my.given.schedule THEN
         DELETE FROM session_lock.duty_run AS r
-         WHERE r.name = my.given.name AND r.finished_at IS NULL AND r.failed_at IS NULL AND coalesce(r.claim_token, 0) <= r.put_off AND r.due_at > my.clock;
+         WHERE r.name = my.given.name AND r.finished_at IS NULL AND r.failed_at IS NULL AND r.claim_token IS NULL AND r.due_at > my.clock;
         my.duty.since := greatest(
           (SELECT d.declared_at FROM session_lock.duty_declaration AS d WHERE d.name = my.given.name AND d.session = p_id),
           (SELECT max(least(s.ended_at, s.expires_at, my.clock))
@@ -85,12 +85,9 @@ BEGIN
       IF my.given.lapsed = NOT my.watched AND my.given.last IS NOT DISTINCT FROM my.duty.last_due THEN
         IF NOT my.watched THEN
           DELETE FROM session_lock.duty_run AS r
-           WHERE r.name = my.given.name AND r.finished_at IS NULL AND r.failed_at IS NULL AND coalesce(r.claim_token, 0) <= r.put_off AND r.due_at <= my.clock
+           WHERE r.name = my.given.name AND r.finished_at IS NULL AND r.failed_at IS NULL AND r.claim_token IS NULL AND r.due_at <= my.clock
              AND NOT EXISTS (SELECT FROM unnest(p_due_names, p_due) AS p (name, due_at)
                               WHERE p.name = my.given.name AND p.due_at = r.due_at);
-          UPDATE session_lock.duty_run AS r SET available_at = r.due_at  -- somebody who could not do it may have put it off
-           WHERE r.name = my.given.name AND r.finished_at IS NULL AND r.failed_at IS NULL AND coalesce(r.claim_token, 0) <= r.put_off
-             AND r.available_at <> r.due_at AND r.available_at < 'infinity';
         END IF;
         INSERT INTO session_lock.duty_run (name, due_at, schedule, available_at)
         SELECT p.name, p.due_at, my.given.schedule, p.due_at
@@ -108,7 +105,7 @@ BEGIN
       END IF;
       my.answer := ARRAY(
         SELECT r.due_at FROM session_lock.duty_run AS r
-         WHERE r.name = my.given.name AND r.finished_at IS NULL AND r.failed_at IS NULL AND coalesce(r.claim_token, 0) <= r.put_off AND r.due_at <= my.clock
+         WHERE r.name = my.given.name AND r.finished_at IS NULL AND r.failed_at IS NULL AND r.claim_token IS NULL AND r.due_at <= my.clock
          ORDER BY r.due_at DESC
          LIMIT 101
       );
@@ -151,9 +148,10 @@ BEGIN
                           WHERE c.name = d.name AND least(s.ended_at, s.expires_at) > p_now - interval '24 hours')
     );
     DELETE FROM session_lock.duty_run AS r
-     WHERE r.name = ANY (v_gone) AND r.finished_at IS NULL AND r.failed_at IS NULL AND coalesce(r.claim_token, 0) <= r.put_off;
-    UPDATE session_lock.duty_run AS r SET failed_at = p_now
-     WHERE r.name = ANY (v_gone) AND r.finished_at IS NULL AND r.failed_at IS NULL AND r.session_id IS NULL;
+     WHERE r.name = ANY (v_gone) AND r.finished_at IS NULL AND r.failed_at IS NULL AND r.claim_token IS NULL;
+    UPDATE session_lock.duty_run AS r SET failed_at = p_now, session_id = NULL
+     WHERE r.name = ANY (v_gone) AND r.finished_at IS NULL AND r.failed_at IS NULL
+       AND NOT EXISTS (SELECT FROM session_lock.session AS s WHERE s.id = r.session_id AND s.ended_at IS NULL);
     DELETE FROM session_lock.duty AS d WHERE d.name = ANY (v_gone);
   END IF;
   WITH gone AS MATERIALIZED (
@@ -167,28 +165,19 @@ BEGIN
 END
 $function$;
 
--- For a session that has claimed a run of a duty which it does not know, before it gives it back: it was not begun. Returns
--- whether a live session does know it.
-CREATE OR REPLACE FUNCTION session_lock.put_off_run(p_id bigint, p_nonce uuid, p_key bigint, p_token bigint) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+-- Of the sessions that share: those that have declared a duty, and so may be given its runs.
+CREATE OR REPLACE FUNCTION session_lock.sharing_duty(
+  p_ids bigint[], p_capacities integer[], p_name text, OUT ids bigint[], OUT capacities integer[]
+)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
-DECLARE
-  v_now  timestamptz;
-  v_name text;
-BEGIN
-  SELECT h.at INTO v_now FROM session_lock.hold_session(p_id, p_nonce) AS h;
-  UPDATE session_lock.duty_run AS r SET put_off = r.put_off + 1
-   WHERE r.id = p_key AND r.session_id = p_id AND r.claim_token = p_token
-  RETURNING r.name INTO v_name;
-  RETURN EXISTS (
-    SELECT FROM session_lock.duty_declaration AS d JOIN session_lock.session AS s ON s.id = d.session
-     WHERE d.name = v_name AND s.ended_at IS NULL AND s.expires_at > v_now
-  );
-END
+  SELECT array_agg(o.id ORDER BY o.id), array_agg(o.capacity ORDER BY o.id)
+    FROM unnest(p_ids, p_capacities) AS o (id, capacity)
+    JOIN session_lock.duty_declaration AS d ON d.session = o.id AND d.name = p_name
 $function$;
 
 REVOKE ALL ON FUNCTION
   session_lock.plan_duties(bigint, uuid, bigint, text[], text[], timestamptz[], boolean[], text[], timestamptz[]),
   session_lock.forget_duties(timestamptz),
-  session_lock.put_off_run(bigint, uuid, bigint, bigint)
+  session_lock.sharing_duty(bigint[], integer[], text)
 FROM PUBLIC;

@@ -2,7 +2,7 @@
 
 DROP FUNCTION IF EXISTS session_lock.plan_duties(bigint, uuid, bigint, text[], text[], timestamptz[], boolean[], text[], timestamptz[]);
 DROP FUNCTION IF EXISTS session_lock.forget_duties(timestamptz);
-DROP FUNCTION IF EXISTS session_lock.put_off_run(bigint, uuid, bigint, bigint);
+DROP FUNCTION IF EXISTS session_lock.sharing_duty(bigint[], integer[], text);
 DROP TABLE IF EXISTS session_lock.duty_run;
 DROP TABLE IF EXISTS session_lock.duty_declaration;
 DROP TABLE IF EXISTS session_lock.duty;

@@ -8,7 +8,6 @@ CREATE TABLE IF NOT EXISTS session_lock.duty_run (
   schedule    text NOT NULL,         -- by which it was planned
   finished_at timestamptz,
   failed_at   timestamptz,           -- given up
-  put_off     integer NOT NULL DEFAULT 0,  -- how many of its claims were by somebody who does not know the duty
   UNIQUE (name, due_at)              -- once in the whole group
 ) WITH (fillfactor = 50);
 

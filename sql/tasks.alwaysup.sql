@@ -104,7 +104,7 @@ DECLARE
   not_before timestamptz;
   asked      text[];
   cancelled  __key_type__[] := '{}';
-  version    numeric[];  -- the session's, if the mapping asks for one (accepts)
+  version    numeric[];  -- the session's, for what the mapping asks of it (accepts)
 BEGIN
   -- Ended sessions are read in one statement and used in the next; that is sound only if the next one sees more.
   IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -156,7 +156,7 @@ BEGIN
                     FROM (SELECT __accepts__ AS needed FROM __table__ AS t
                            WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.enough) AS task
                    GROUP BY task.needed) AS need
-           CROSS JOIN LATERAL session_lock.sharing_with(my.sharing, my.capacities, need.needed) AS among
+           CROSS JOIN LATERAL session_lock.__sharing_with__(my.sharing, my.capacities, need.needed) AS among
         ), 0);
       ELSE
         my.share := coalesce(session_lock.share(p_id, my.sharing, my.capacities, my.tasks), 0);

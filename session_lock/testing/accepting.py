@@ -19,6 +19,10 @@ class MemoryAccepts(Generic[T]):
     def __init__(self, accepts: Callable[[TaskKey, T], str | None] | None) -> None:
         self._accepts = accepts
 
+    @property
+    def asks(self) -> bool:
+        return self._accepts is not None
+
     def check(self, app_version: str, mapping: str) -> None:
         """`SettingsError` if a version is asked for and none can be read."""
         if self._accepts is not None:
@@ -29,11 +33,12 @@ class MemoryAccepts(Generic[T]):
             return None
         return self._accepts(row.key, row.data)
 
+    def suits(self, session: MemorySession, needed: str | None) -> bool:
+        return may_take(session.app_version, needed)
+
     def of(self, session: MemorySession, rows: Iterable[MemoryTask[T]]) -> list[MemoryTask[T]]:
         """Those of the rows that the session may be given."""
-        if self._accepts is None:
-            return list(rows)
-        return [row for row in rows if may_take(session.app_version, self.needed(row))]
+        return [row for row in rows if not self.asks or self.suits(session, self.needed(row))]
 
     def share(
         self,
@@ -45,6 +50,6 @@ class MemoryAccepts(Generic[T]):
         """Its part of what is due and may be given it: each task is for those alone that may be given it."""
         share = 0
         for needed, tasks in Counter(map(self.needed, due)).items():
-            among = {id_: sharing[id_] for id_ in sharing if may_take(sessions[id_].app_version, needed)}
+            among = {id_: sharing[id_] for id_ in sharing if self.suits(sessions[id_], needed)}
             share += divide(tasks, among)[session.id]
         return share

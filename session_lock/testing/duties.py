@@ -5,8 +5,8 @@ It does what `sql/duties.alwaysup.sql` does. Its time of day is the loop's time 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -14,9 +14,9 @@ from itertools import count
 from session_lock.database import Claim
 from session_lock.planning import MOST, Due, Plan, Standing
 from session_lock.session import Lease
-from session_lock.tasks import TaskKey
+from session_lock.testing.accepting import MemoryAccepts
 from session_lock.testing.memory import MemoryDatabase
-from session_lock.testing.rows import Closed, MemoryTask
+from session_lock.testing.rows import Closed, MemorySession, MemoryTask
 
 
 @dataclass(slots=True)
@@ -38,6 +38,22 @@ class _Declaration:
     watches: bool = False
 
 
+class _Declared(MemoryAccepts[Due]):
+    """A session is given runs of those duties alone that it has declared."""
+
+    asks = True
+
+    def __init__(self, declared: Mapping[str, Collection[int]]) -> None:
+        super().__init__(None)
+        self._declared = declared
+
+    def needed(self, row: MemoryTask[Due]) -> str:
+        return _due(row).name
+
+    def suits(self, session: MemorySession, needed: str | None) -> bool:
+        return session.id in self._declared.get(needed or "", ())
+
+
 class MemoryDuties(MemoryDatabase[Due]):
     """A database for `Duties` in the memory of one process. `start` is the time of day at the loop's time 0.
 
@@ -50,7 +66,7 @@ class MemoryDuties(MemoryDatabase[Due]):
         self._start = start.astimezone(UTC) if start.tzinfo else start.replace(tzinfo=UTC)
         self._duties: defaultdict[str, _Duty] = defaultdict(_Duty)
         self._declared: defaultdict[str, dict[int, _Declaration]] = defaultdict(dict)
-        self._put_off: Counter[TaskKey] = Counter()
+        self._accepts = _Declared(self._declared)
         self._ended_at: dict[int, float] = {}
         self._keys = count(1)
 
@@ -77,15 +93,6 @@ class MemoryDuties(MemoryDatabase[Due]):
             standings = [self._plan(lease, min(rank, lease.id), plan) for plan in plans]
             self._forget(now)
         return standings
-
-    async def put_off_run(self, lease: Lease, claim: Claim) -> bool:
-        async with self._round_trip() as now:
-            self._hold(lease, now)
-            run = self._tasks.get(claim.key)
-            if run is None or (run.session_id, run.token) != (lease.id, claim.token):
-                return False
-            self._put_off[run.key] += 1
-            return any(self._sessions[each].live(now) for each in self._declared.get(_due(run).name, ()))
 
     # What they are made of ----------------------------------------------------------------------------------
 
@@ -125,8 +132,6 @@ class MemoryDuties(MemoryDatabase[Due]):
         if not watched:
             unbegun = [run for run in self._unbegun(plan.name) if _due(run).due_at <= now]
             self._withdraw(run for run in unbegun if _due(run).due_at not in plan.due)
-            for run in self._unbegun(plan.name):
-                run.available_at = self._at(_due(run).due_at)
         there = {_due(run).due_at for run in self.runs if _due(run).name == plan.name}
         for due in sorted(set(plan.due) - there):
             self.add(next(self._keys), Due(plan.name, due), available_at=self._at(due))
@@ -143,7 +148,7 @@ class MemoryDuties(MemoryDatabase[Due]):
             pending = [run for run in self.runs if _due(run).name == name and run.pending]
             self._withdraw(run for run in pending if self._is_unbegun(run))
             for run in pending:
-                if not self._is_unbegun(run) and run.session_id is None:
+                if not self._is_unbegun(run) and self._is_nobodys(run):
                     self._close(run, Closed.DISCARDED)
             del self._duties[name], self._declared[name]
 
@@ -151,8 +156,10 @@ class MemoryDuties(MemoryDatabase[Due]):
         return [run for run in self.runs if _due(run).name == name and run.pending and self._is_unbegun(run)]
 
     def _is_unbegun(self, run: MemoryTask[Due]) -> bool:
-        """Each of its claims, if any, was put off."""
-        return run.token <= self._put_off[run.key]
+        return run.token == 0
+
+    def _is_nobodys(self, run: MemoryTask[Due]) -> bool:
+        return run.session_id is None or self._sessions[run.session_id].ended
 
     def _withdraw(self, runs: Iterable[MemoryTask[Due]]) -> None:
         for run in list(runs):

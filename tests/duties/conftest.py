@@ -72,6 +72,9 @@ class MemoryGroup:
     async def expire(self, lease: Any) -> None:
         self.database.expire(lease.id)
 
+    async def pending(self) -> set[Any]:
+        return {run.key for run in self.database.runs if run.pending}
+
     async def runs(self) -> dict[str, list[datetime]]:
         """The due times of what is planned, or done, of each duty."""
         found: dict[str, list[datetime]] = {}
@@ -98,6 +101,10 @@ class PostgresGroup:
         await self._admin.execute(
             "UPDATE session_lock.session SET expires_at = session_lock.clock() WHERE id = $1", lease.id
         )
+
+    async def pending(self) -> set[Any]:
+        query = "SELECT id FROM session_lock.duty_run WHERE finished_at IS NULL AND failed_at IS NULL"
+        return {row["id"] for row in await self._admin.fetch(query)}
 
     async def runs(self) -> dict[str, list[datetime]]:
         rows = await self._admin.fetch(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import Any
 
 import asyncpg
 import pytest
 
-from session_lock.database import Claim, Handback, Outcome
+from session_lock.database import Handback, Outcome
 from session_lock.duties import PostgresDuties, cron, every
 from session_lock.errors import SessionLost
 from session_lock.planning import Plan, plan
@@ -296,57 +295,60 @@ async def test_after_an_outage_with_a_new_schedule_only_what_was_planned_is_know
 
 # Duties that others do not know ---------------------------------------------------------------------------------
 
-
-async def put_off(instance: Instance, tasks: list[Any]) -> list[bool]:
-    """What `Duties` does with runs of duties that it does not know."""
-    known = [await group_of(instance).put_off_run(instance.lease, task.claim) for task in tasks]
-    await group_of(instance).release_tasks(
-        instance.lease, [Handback(task.claim, after=30, give_back_attempt=True) for task in tasks]
-    )
-    return known
+YEARLY = duty(cron("0 0 1 1 *"), "yearly")
 
 
-def group_of(instance: Instance) -> Any:
-    return instance.group.database
-
-
-async def test_a_run_that_was_put_off_was_not_begun(group):
-    daily = duty(cron("0 3 * * *"), missed="skip")
-    stranger = await Instance(group, duty(cron("0 0 1 1 *"), "yearly")).start()
+async def test_a_run_is_given_to_nobody_who_does_not_know_the_duty(group):
+    stranger = await Instance(group, YEARLY).start()
     await stranger.look()
-    owner = await Instance(group, daily).start()
+    owner = await Instance(group, OLD).start()
     await owner.look()
     await group.at(START + 3 * HOUR)
-    assert await put_off(stranger, await stranger.claim()) == [True]
+    assert await stranger.look() == []
+    work = await stranger.database.get_work(stranger.lease, limit=1)
+    assert (work.tasks, work.share) == ([], None)
+    work = await owner.database.get_work(
+        owner.lease, limit=1
+    )  # a stranger has no part of it, also before any patience
+    assert [task.data.due_at for task in work.tasks] == [START + 3 * HOUR]
+
+
+async def test_one_that_a_stranger_walked_by_was_not_begun(group):
+    daily = duty(cron("0 3 * * *"), missed="skip")
+    stranger = await Instance(group, YEARLY).start()
+    owner = await Instance(group, daily).start()
+    await owner.look()
     await owner.end()
     await group.at(START + 4 * HOUR)
-    stranger.database._to_ask_at = 0.0
-    assert await put_off(stranger, await stranger.claim()) == [False]
+    assert await stranger.look() == []
     assert await (await Instance(group, daily).start()).look() == [], "missed, and skipped"
 
 
-async def test_one_that_was_put_off_and_missed_runs_at_once_when_its_duty_is_back(group):
-    stranger = await Instance(group, duty(cron("0 0 1 1 *"), "yearly")).start()
-    await (owner := await Instance(group, OLD).start()).look()
-    await owner.end()
-    await group.at(START + 3 * HOUR)
-    stranger.database._to_ask_at = 0.0
-    assert await put_off(stranger, await stranger.claim()) == [False]
-    assert await (await Instance(group, OLD).start()).look() == [START + 3 * HOUR]
-
-
-async def test_to_put_off_takes_a_claim(group):
-    owner, other = await Instance(group, OLD).start(), await Instance(group, OLD).start()
+async def test_one_that_was_given_back_unbegun_had_begun(group):
+    owner = await Instance(group, OLD).start()
     await owner.look()
     await group.at(START + 3 * HOUR)
     (task,) = await owner.claim()
-    await group.database.put_off_run(other.lease, task.claim)
-    await group.database.put_off_run(owner.lease, Claim(task.claim.key, task.claim.token + 1))
     await group.database.release_tasks(owner.lease, [Handback(task.claim, give_back_attempt=True)])
     await owner.end()
-    await other.end()
     await group.at(START + 3 * DAY)
     assert START + 3 * HOUR in await (await Instance(group, OLD).start()).look(), "it had begun"
+
+
+async def test_one_that_died_with_the_last_who_knew_its_duty_is_given_up_a_day_later(group):
+    stranger = await Instance(group, YEARLY).start()
+    owner = await Instance(group, OLD).start()
+    await owner.look()
+    await group.at(START + 3 * HOUR)
+    (task,) = await owner.claim()
+    await group.expire(owner.lease)
+    await group.at(START + 5 * HOUR)
+    assert await stranger.look() == []
+    assert task.claim.key in await group.pending()
+    await group.at(START + 3 * DAY)
+    await stranger.look()
+    await stranger.look()
+    assert task.claim.key not in await group.pending()
 
 
 async def test_a_duty_that_nobody_has_declared_for_a_day_is_forgotten(group):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -50,19 +50,26 @@ def shipped(table: TaskTable, kind: str) -> tuple[str, ...]:
 
 
 def render(
-    name: str, table: TaskTable, shape: Shape | None, *, role: str | None = None, quiet: bool = False
+    name: str,
+    table: TaskTable,
+    shape: Shape | None,
+    *,
+    role: str | None = None,
+    quiet: bool = False,
+    others: Mapping[str, str] | None = None,
 ) -> str:
     """A file of `sql/` with the mapping's words in its holes and the sessions' schema in place of ours.
 
     What makes a shipped table has holes for names alone: it needs no shape, as there is none before it. `role` is for
-    grants, `quiet` for the trigger that wakes.
+    grants, `quiet` for the trigger that wakes; `others` are words in place of, or beside, the mapping's.
     """
     schema = table.schema if table.schema == DEFAULT_SCHEMA else quote_name(table.schema)
     words = holes(table, shape) if shape else names(table)
     words |= {"schema": schema, "quiet": f"'{str(quiet).lower()}'"} | (
         {"role": quote_name(role)} if role else {}
     )
-    return _fill(_with_schema(source(name), "__schema__"), words)
+    words |= others or {}
+    return fill(_with_schema(source(name), "__schema__"), words)
 
 
 def in_schema(text: str, schema: str) -> str:
@@ -82,7 +89,7 @@ _SCHEMA = re.compile(
 )
 
 
-def _fill(text: str, words: dict[str, str]) -> str:
+def fill(text: str, words: dict[str, str]) -> str:
     """One pass, so that what is filled in is never filled again; a hole without a word is an error of ours."""
 
     def word(match: re.Match[str]) -> str:
@@ -104,6 +111,7 @@ def names(table: TaskTable) -> dict[str, str]:
     return {
         "table": qualified,
         "table_text": quote_literal(qualified),
+        "table_literal": quote_inside_literal(qualified),
         "table_schema": quote_name(table.qualified[0]),
         "name": quote_literal(table.name),
         "title": quote_inside_literal(table.name),
@@ -128,6 +136,7 @@ def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
     claim = table.claim_columns
     return names(table) | {
         "set": f"_{functions}",
+        "set_hash": functions[-8:],
         "key_type": shape.key_type,
         "finish = DEFAULT": one_line_safe(table.finish),
         "discard = DEFAULT": one_line_safe(table.discard or f"{quote_name(claim.available_at)} = 'infinity'"),

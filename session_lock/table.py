@@ -180,6 +180,9 @@ class Shape:
     not_null: frozenset[str]
     """The columns among them that cannot be null."""
 
+    partitions: tuple[tuple[str, str], ...] | None = None
+    """Of a partitioned table: schema and name of each partition that holds rows, by name. None: it is an ordinary table."""
+
 
 def function_set(table: TaskTable, shape: Shape) -> str:
     """`name_hash`, the end of the names of a mapping's functions and index.
@@ -203,6 +206,17 @@ def function_set(table: TaskTable, shape: Shape) -> str:
 def index_name(functions: str) -> str:
     """The name of the index that belongs to a set of functions; it lives in the table's schema."""
     return f"pending_{functions}"
+
+
+def partition_index_name(index: str, partition: tuple[str, str]) -> str:
+    """The name of the part of an index that belongs to one partition, where we build it; it lives in the partition's schema."""
+    digest = hashlib.sha256(repr(partition).encode()).hexdigest()[:8]
+    return f"{partition_index_prefix(index)}{_readable(partition[1])[:30]}_{digest}"
+
+
+def partition_index_prefix(index: str) -> str:
+    """What the names of all parts of an index begin with: its kind and its hash."""
+    return f"{index.partition('_')[0]}_{index[-8:]}_"
 
 
 def limit_index_names(table: TaskTable, functions: str) -> dict[str, str]:

@@ -19,15 +19,25 @@ COMMENT ON COLUMN __table__.__claim_token__ IS '__mark__: counts the claims of t
 COMMENT ON COLUMN __table__.__attempts__ IS '__mark__: how often this task was claimed, less what was given back';
 COMMENT ON COLUMN __table__.__available_at__ IS '__mark__: not claimed before; infinity is parked';
 
--- A concurrent build that failed leaves an invalid index behind, which costs writes and serves nobody.
+-- A concurrent build that failed leaves an invalid index behind, which costs writes and serves nobody. In a partitioned table
+-- also the parts of an index are built so.
 DO $function$
 DECLARE
   v_index text;
 BEGIN
-  FOREACH v_index IN ARRAY ARRAY['__index_literal__', '__values_index_literal__', '__held_index_literal__'] LOOP
-    IF EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass(v_index) AND NOT i.indisvalid) THEN
-      EXECUTE 'DROP INDEX ' || v_index;
-    END IF;
+  FOR v_index IN
+    SELECT i.indexrelid::regclass
+      FROM unnest(ARRAY['__index_literal__', '__values_index_literal__', '__held_index_literal__']) AS name
+      JOIN pg_catalog.pg_index AS i ON i.indexrelid = to_regclass(name)
+     WHERE NOT i.indisvalid
+     UNION ALL
+    SELECT i.indexrelid::regclass
+      FROM pg_partition_tree(to_regclass('__table_literal__')) AS p
+      JOIN pg_catalog.pg_index AS i ON i.indrelid = p.relid
+      JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+     WHERE NOT i.indisvalid AND NOT c.relispartition AND c.relname ~ '^(pending|due|values|held)___set_hash___'
+  LOOP
+    EXECUTE 'DROP INDEX ' || v_index;
   END LOOP;
 END
 $function$;

@@ -7,6 +7,7 @@ import asyncio
 import asyncpg
 
 from session_lock.catalog import read_shape
+from session_lock.indexes import index_steps
 from session_lock.schema import mapping_files, render
 from session_lock.table import TaskTable, function_set
 
@@ -35,13 +36,12 @@ async def apply_mapping(
 ) -> str:
     """Run the mapping's files in their order, as any migration tool would; returns the name of its set of functions."""
     shape = await read_shape(connection, table)
-    for name in (
-        "sessions.up.sql",
-        "sessions.alwaysup.sql",
-        "tasks.up.sql",
-        *mapping_files(table, "index"),
-        *mapping_files(table, "alwaysup"),
-    ):
+    for name in ("sessions.up.sql", "sessions.alwaysup.sql", "tasks.up.sql"):
+        await connection.execute(render(name, table, shape))
+    for name in mapping_files(table, "index"):
+        for statement in index_steps(name, table, shape).values():
+            await connection.execute(statement)
+    for name in mapping_files(table, "alwaysup"):
         await connection.execute(render(name, table, shape))
     if grant_to:
         await connection.execute(render("grants.sql", table, shape, role=grant_to))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from session_lock import queue_table
@@ -15,10 +16,13 @@ from session_lock.cli.common import (
     say,
     with_database,
 )
+from session_lock.indexes import index_steps
 from session_lock.migrations import validate
 from session_lock.migrations.sandbox import Connection
 from session_lock.schema import DEFAULT_SCHEMA, mapping_files, render, shipped
 from session_lock.table import Shape, TaskTable, function_set, has_due_index
+
+DUE_INDEX = "tasks.due.index.sql"
 
 PARTS = {
     "up": "once: the tables of the sessions, and the claim columns",
@@ -38,7 +42,7 @@ def _files_of(part: str, table: TaskTable) -> tuple[str, ...]:
         case "index":
             return mapping_files(table, "index")
         case "due":
-            return ("tasks.due.index.sql",)
+            return (DUE_INDEX,)
         case "always":
             return ("sessions.alwaysup.sql", *shipped(table, "alwaysup"), *mapping_files(table, "alwaysup"))
         case "trigger" | "trigger.down":
@@ -125,7 +129,12 @@ def _text(
 ) -> str:
     if grant_to is not None:
         names = (*names, "grants.sql", *shipped(table, "grants"))
-    files = [render(name, table, shape, role=grant_to, quiet=quiet) for name in names]
+    files: list[str] = []
+    for name in names:
+        if name in mapping_files(table, "index") or name == DUE_INDEX:
+            files += index_steps(name, table, shape).values()
+        else:
+            files.append(render(name, table, shape, role=grant_to, quiet=quiet))
     return "\n".join([_header(table, shape), *files])
 
 
@@ -187,18 +196,23 @@ def _files(
         *(() if shared else (("sessions", ("sessions.up.sql",), ("sessions.down.sql",)),)),
         ("sessions_always", ("sessions.alwaysup.sql",), None),
         (slug, (*shipped(table, "up"), "tasks.up.sql"), _files_of("down", table)),
-        # each of them alone in its file: a tool that sends one as a whole makes a transaction of two statements
-        *(
-            (f"{slug}_{name.removeprefix('tasks.').removesuffix('.sql').replace('.', '_')}", (name,), None)
-            for name in _files_of("index", table)
-        ),
-        *(((f"{slug}_due_index", ("tasks.due.index.sql",), None),) if has_due_index(table) else ()),
+        *((title, text, None) for title, text in _index_files(slug, table, shape)),
         (f"{slug}_always", (*shipped(table, "alwaysup"), *mapping_files(table, "alwaysup")), None),
     )
     files = {}
     for number, (title, up, down) in enumerate(steps, start):
         role = grant_to if title == f"{slug}_always" else None
-        files[f"{number:04}_session_lock_{title}.up.sql"] = _text(up, table, shape, role)
+        files[f"{number:04}_session_lock_{title}.up.sql"] = (
+            up if isinstance(up, str) else _text(up, table, shape, role)
+        )
         if down:
             files[f"{number:04}_session_lock_{title}.down.sql"] = _text(down, table, shape, None)
     return files
+
+
+def _index_files(slug: str, table: TaskTable, shape: Shape) -> Iterator[tuple[str, str]]:
+    """Title and text: each build alone in its file, as a tool that sends one as a whole makes a transaction of two statements."""
+    for name in (*_files_of("index", table), *([DUE_INDEX] if has_due_index(table) else [])):
+        title = f"{slug}_{name.removeprefix('tasks.').removesuffix('.sql').replace('.', '_')}"
+        for step, text in index_steps(name, table, shape).items():
+            yield f"{title}{step and f'_{step}'}", f"{_header(table, shape)}\n{text}"

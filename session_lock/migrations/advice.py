@@ -17,6 +17,11 @@ FILLFACTOR = 80
 """Above it there is too little room in a page for two more versions of its rows."""
 
 
+OF_THE_TABLE = """c.oid IN (SELECT to_regclass(format('%I.%I', $1::text, $2::text))::oid
+                         UNION ALL SELECT p.relid FROM pg_partition_tree(to_regclass(format('%I.%I', $1::text, $2::text))) AS p)"""
+"""The condition for a table `c` being the task table, or one of its partitions."""
+
+
 async def notes(connection: Connection, table: TaskTable, examined: Examined, role: str | None) -> list[str]:
     return [
         *await _triggers(connection, table),
@@ -51,16 +56,17 @@ async def _due(connection: Connection, table: TaskTable, examined: Examined) -> 
 
 async def _triggers(connection: Connection, table: TaskTable) -> list[str]:
     rows = await connection.fetch(
-        """
-        SELECT g.tgname AS name, pg_get_triggerdef(g.oid) AS definition, (g.tgtype & 1) > 0 AS for_rows,
+        f"""
+        SELECT g.tgname AS name, c.relispartition AS of_partition, format('%I.%I', n.nspname, c.relname) AS partition, pg_get_triggerdef(g.oid) AS definition, (g.tgtype & 1) > 0 AS for_rows,
                (g.tgtype & 2) > 0 AS before, (g.tgtype & ~19) = 0 AS only_updates, g.tgqual IS NOT NULL AS has_when,
                ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
                       WHERE a.attrelid = g.tgrelid AND a.attnum = ANY (g.tgattr)) AS of_columns
           FROM pg_catalog.pg_trigger AS g
           JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid
           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-         WHERE n.nspname = $1 AND c.relname = $2 AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND (g.tgtype & 16) > 0
-         ORDER BY g.tgname
+         WHERE {OF_THE_TABLE}
+           AND g.tgparentid = 0 AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND (g.tgtype & 16) > 0
+         ORDER BY c.relispartition, partition, g.tgname
         """,
         *table.qualified,
     )
@@ -97,8 +103,9 @@ async def _triggers(connection: Connection, table: TaskTable) -> list[str]:
             remedy = f"WHEN ({changed})"
         else:
             remedy = f"UPDATE OF {', '.join(quote_name(c['name']) for c in others)}"
+        where = f" of {row['partition']}" if row["of_partition"] else ""
         texts.append(
-            f"the trigger {row['name']!r} fires at every claim and release too; to spare it: {remedy}"
+            f"the trigger {row['name']!r}{where} fires at every claim and release too; to spare it: {remedy}"
         )
     return texts
 
@@ -130,7 +137,14 @@ async def _row_security(connection: Connection, table: TaskTable, examined: Exam
 
 async def _publications(connection: Connection, table: TaskTable) -> list[str]:
     rows = await connection.fetch(
-        "SELECT pubname AS name FROM pg_catalog.pg_publication_tables WHERE schemaname = $1 AND tablename = $2 ORDER BY 1",
+        f"""
+        SELECT DISTINCT t.pubname AS name
+          FROM pg_catalog.pg_publication_tables AS t
+          JOIN pg_catalog.pg_namespace AS n ON n.nspname = t.schemaname
+          JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
+         WHERE {OF_THE_TABLE}
+         ORDER BY 1
+        """,
         *table.qualified,
     )
     return [
@@ -142,14 +156,14 @@ async def _publications(connection: Connection, table: TaskTable) -> list[str]:
 
 async def _indexes(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
     rows = await connection.fetch(
-        """
+        f"""
         SELECT DISTINCT i.indexrelid::regclass::text AS full_name, x.relname AS name, a.attname AS column
           FROM pg_catalog.pg_index AS i
           JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
           JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
           JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
-         WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = ANY ($3)
+         WHERE {OF_THE_TABLE} AND NOT x.relispartition AND a.attname = ANY ($3)
            AND (a.attnum = ANY (i.indkey) OR EXISTS (
                  SELECT FROM pg_catalog.pg_depend AS d
                   WHERE d.objid = i.indexrelid AND d.refobjid = c.oid AND d.refobjsubid = a.attnum))
@@ -227,21 +241,24 @@ async def _function_owner(
 
 
 async def _fillfactor(connection: Connection, table: TaskTable) -> list[str]:
-    options = await connection.fetchval(
-        """
-        SELECT coalesce(c.reloptions, '{}') FROM pg_catalog.pg_class AS c
-          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-         WHERE n.nspname = $1 AND c.relname = $2
+    rows = await connection.fetch(
+        f"""
+        SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relispartition AS of_partition,
+               coalesce((SELECT o.option_value::integer FROM pg_options_to_table(c.reloptions) AS o
+                          WHERE o.option_name = 'fillfactor'), 100) AS fillfactor
+          FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE {OF_THE_TABLE} AND c.relkind = 'r'
+         ORDER BY n.nspname, c.relname
         """,
         *table.qualified,
     )
-    given = next(
-        (int(option.partition("=")[2]) for option in options if option.startswith("fillfactor=")), 100
-    )
-    if given <= FILLFACTOR:
+    full = [row for row in rows if row["fillfactor"] > FILLFACTOR]
+    if not full:
         return []
-    name = ".".join(quote_name(part) for part in table.qualified)
-    remedy = f"ALTER TABLE {name} SET (fillfactor = 50)"
+    name, more = full[0]["name"], f" (as have {len(full) - 1} more partitions)" if len(full) > 1 else ""
+    where = f"the partition {name}" if full[0]["of_partition"] else table.table
+    quoted = ".".join(quote_name(part) for part in table.qualified)
+    remedy = f"ALTER TABLE {name if full[0]['of_partition'] else quoted} SET (fillfactor = 50)"
     return [
-        f"{table.table} has fillfactor {given}: claims are cheaper with room in the pages (30 % measured): {remedy}"
+        f"{where} has fillfactor {full[0]['fillfactor']}{more}: claims are cheaper with room in the pages (30 % measured): {remedy}"
     ]

@@ -15,6 +15,7 @@ from session_lock.migrations.functions import (
     task_functions,
 )
 from session_lock.migrations.limiting import wrong_indexes
+from session_lock.migrations.partitions import incomplete
 from session_lock.migrations.sandbox import Connection, RightsError, rolled_back, sentences
 from session_lock.migrations.shipping import due_index, is_there, shipped_rights, shipped_table
 from session_lock.migrations.validation import (
@@ -181,11 +182,14 @@ async def pending_index(connection: Connection, table: TaskTable, examined: Exam
         )
     if not rows:
         return [Difference(f"{where} is missing: {INSTALL}")]
+    if wrong := await incomplete(connection, table, name):
+        return [Difference(f"{where} {wrong}: {INSTALL}")]
     if not rows[0]["valid"]:
         return [Difference(f"{where} is invalid (its build failed, or is not done yet): {INSTALL}")]
     wanted = [f"{column}{' DESC' if down else ''}" for column, down in table.order]
     if (rows[0]["columns"], rows[0]["pending"], rows[0]["method"]) != (wanted, examined.pending, "btree"):
-        return [Difference(f"{where} has another definition: DROP INDEX CONCURRENTLY, then {INSTALL}")]
+        drop = "DROP INDEX CONCURRENTLY" if examined.shape.partitions is None else "DROP INDEX"
+        return [Difference(f"{where} has another definition: {drop}, then {INSTALL}")]
     return []
 
 

@@ -11,10 +11,10 @@ from session_lock.errors import DatabaseError
 from session_lock.migrations.comparison import claim_columns, pending_index, rights, session_tables
 from session_lock.migrations.functions import is_newer, session_functions, shipped_functions, task_functions
 from session_lock.migrations.limiting import wrong_indexes
+from session_lock.migrations.partitions import build_index, check_partition_rights
 from session_lock.migrations.sandbox import PINNED, Connection, sentences
 from session_lock.migrations.shipping import at_hand, due_index, shipped_table
 from session_lock.migrations.validation import Examined, check_rights, check_schema_is_ours, examine
-from session_lock.names import quote_name
 from session_lock.schema import mapping_files, render, shipped
 from session_lock.table import TaskTable, due_index_name, function_set, index_name, limit_index_names
 
@@ -34,6 +34,7 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
     with sentences(f"{table.name!r} was not installed"):
         async with at_hand(connection, table):
             await check_rights(connection, table, grant_to=grant_to)
+            await check_partition_rights(connection, table)
         await check_schema_is_ours(connection, table)
     with sentences(f"the installation of {table.name!r} stopped half-way (run it again)"):
         async with _turn(connection, table), _quiet_settings(connection):
@@ -52,8 +53,7 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
             done += await _build_indexes(connection, table, examined)
             if await due_index(connection, table, shape):
                 name = due_index_name(function_set(table, shape))
-                await _drop_invalid(connection, table, name)
-                await connection.execute(render("tasks.due.index.sql", table, shape))
+                await build_index(connection, table, shape, "tasks.due.index.sql", name)
                 done.append(f"built the index {name} on {table.table}")
             if await task_functions(connection, table, examined):
                 for file in mapping_files(table, "alwaysup"):
@@ -70,13 +70,11 @@ async def _build_indexes(connection: Connection, table: TaskTable, examined: Exa
     done, functions = [], function_set(table, examined.shape)
     if await pending_index(connection, table, examined):
         name = index_name(functions)
-        await _drop_invalid(connection, table, name)
-        await connection.execute(render("tasks.index.sql", table, examined.shape))
+        await build_index(connection, table, examined.shape, "tasks.index.sql", name)
         done.append(f"built the index {name} on {table.table}")
     if await wrong_indexes(connection, table, examined.limit_indexes):
         for file, name in limit_index_names(table, functions).items():
-            await _drop_invalid(connection, table, name)
-            await connection.execute(render(file, table, examined.shape))
+            await build_index(connection, table, examined.shape, file, name)
         done.append(f"built the indexes of the limits of {table.name!r} on {table.table}")
     return done
 
@@ -134,11 +132,3 @@ async def _quiet_settings(connection: Connection) -> AsyncIterator[None]:
         yield
     finally:
         await connection.fetch(change, list(before), list(before.values()))
-
-
-async def _drop_invalid(connection: Connection, table: TaskTable, name: str) -> None:
-    """What a build that failed has left: it serves nobody, and its name is taken."""
-    full_name = f"{quote_name(table.qualified[0])}.{quote_name(name)}"
-    invalid = "SELECT EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass($1) AND NOT i.indisvalid)"
-    if await connection.fetchval(invalid, full_name):
-        await connection.execute(f"DROP INDEX CONCURRENTLY {full_name}")

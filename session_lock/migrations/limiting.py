@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from session_lock.errors import SchemaError
 from session_lock.migrations.expressions import PROBE, Probe
+from session_lock.migrations.partitions import incomplete
 from session_lock.migrations.sandbox import Connection, attempt, rolled_back
 from session_lock.names import quote_name
 from session_lock.schema import render
@@ -49,8 +50,9 @@ async def wrong_indexes(
         async with rolled_back(connection):  # for the search_path that expressions are printed under
             rows = await connection.fetch(
                 """
-                SELECT i.indisvalid AND i.indisready AS valid, pg_get_indexdef(i.indexrelid) AS definition
-                  FROM pg_catalog.pg_index AS i
+                SELECT i.indisvalid AND i.indisready AS valid, pg_get_indexdef(i.indexrelid) AS definition,
+                       c.relkind::text AS kind
+                  FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
                  WHERE i.indexrelid = to_regclass($1) AND i.indrelid = to_regclass($2)
                 """,
                 f"{schema}.{quote_name(name)}",
@@ -58,8 +60,11 @@ async def wrong_indexes(
             )
         if not rows:
             found.append(f"{where} is missing: ")
+        elif wrong := await incomplete(connection, table, name):
+            found.append(f"{where} {wrong}: ")
         elif not rows[0]["valid"]:
             found.append(f"{where} is invalid (its build failed, or is not done yet): ")
         elif rows[0]["definition"].partition(" USING ")[2] != wanted:
-            found.append(f"{where} has another definition: DROP INDEX CONCURRENTLY, then ")
+            drop = "DROP INDEX CONCURRENTLY" if rows[0]["kind"] == "i" else "DROP INDEX"
+            found.append(f"{where} has another definition: {drop}, then ")
     return found

@@ -10,6 +10,7 @@ from typing import Any
 from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError
 from session_lock.limits import Rate
+from session_lock.migrations.partitions import drop_whole
 from session_lock.migrations.sandbox import Connection, sentences
 from session_lock.names import quote_inside_literal, quote_name
 from session_lock.table import TaskTable, function_set
@@ -69,8 +70,11 @@ async def prune(
                 table.name,
                 timedelta(days=1, seconds=longest),
             )
-        for index in await _old_indexes(connection, table, current, list(old)):
-            await connection.execute(f"DROP INDEX CONCURRENTLY {index}")
+        for index, is_whole in await _old_indexes(connection, table, current, list(old)):
+            if is_whole:
+                await drop_whole(connection, index)
+            else:
+                await connection.execute(f"DROP INDEX CONCURRENTLY {index}")
             done.append(f"dropped the index {index}")
     for number, what in (
         (len(sessions), "session"),
@@ -127,11 +131,13 @@ async def _refuse_if_used(connection: Connection, table: TaskTable, old: list[st
         )
 
 
-async def _old_indexes(connection: Connection, table: TaskTable, current: str, old: list[str]) -> list[str]:
-    """Those of the versions that were dropped now, and what an earlier prune may have left: no functions, but our column."""
+async def _old_indexes(
+    connection: Connection, table: TaskTable, current: str, old: list[str]
+) -> list[tuple[str, bool]]:
+    """Each, and whether it is that of a partitioned table, parts included. Those of the versions that were dropped now, and what an earlier prune may have left: no functions, but our column."""
     rows = await connection.fetch(
         """
-        SELECT format('%I.%I', n.nspname, x.relname) AS index
+        SELECT format('%I.%I', n.nspname, x.relname) AS index, x.relkind = 'I' AS is_whole
           FROM pg_catalog.pg_index AS i
           JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
           JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
@@ -151,4 +157,4 @@ async def _old_indexes(connection: Connection, table: TaskTable, current: str, o
         [f"{kind}_{each}" for kind in ("pending", "due", "values", "held") for each in old],
         table.claim_columns.available_at,
     )
-    return [row["index"] for row in rows]
+    return [(row["index"], row["is_whole"]) for row in rows]

@@ -17,6 +17,7 @@ from pglast import ast as pg
 
 import session_lock
 from session_lock.catalog import read_shape
+from session_lock.indexes import index_steps
 from session_lock.limits import Limit, Rate
 from session_lock.schema import SCHEMA_VERSION, SERVED_VERSION, render, source, sql_root
 from session_lock.table import Shape
@@ -24,7 +25,8 @@ from tests.support import EMAIL_TABLE, EMAILS, apply_mapping
 
 FILES = sorted(each.name for each in sql_root().iterdir() if each.name.endswith(".sql"))
 INDEXES = ("tasks.index.sql", "tasks.due.index.sql", "tasks.values.index.sql", "tasks.held.index.sql")
-ONCE = ("sessions.up.sql", "duties.up.sql", "tasks.up.sql", "queue.up.sql", "queue.index.sql", *INDEXES)
+WHOLE = "tasks.whole.index.sql"
+ONCE = ("sessions.up.sql", "duties.up.sql", "tasks.up.sql", "queue.up.sql", "queue.index.sql", *INDEXES, WHOLE)
 ALWAYS = (
     "queue.alwaysup.sql",
     "sessions.alwaysup.sql",
@@ -51,6 +53,8 @@ SHAPE = Shape(
 def text_of(name: str, form: str) -> str:
     """Files of limits, which no other mapping has, are rendered for one that has them all."""
     table = LIMITED if re.match(r"tasks\.(limits|values|held)\.", name) else EMAILS
+    if name == WHOLE and form == "rendered":
+        return index_steps("tasks.index.sql", EMAILS, replace(SHAPE, partitions=()))["whole"]
     return source(name) if form == "as it stands" else render(name, table, SHAPE, role="app")
 
 
@@ -89,7 +93,7 @@ def test_these_are_all_the_files():
         "sessions.alwaysup.sql", "sessions.down.sql", "sessions.up.sql",
         "tasks.alwaysup.sql", "tasks.down.sql", "tasks.due.index.sql", "tasks.held.index.sql", "tasks.index.sql",
         "tasks.limits.alwaysup.sql", "tasks.limits.down.sql", "tasks.trigger.down.sql", "tasks.trigger.sql",
-        "tasks.up.sql", "tasks.values.index.sql",
+        "tasks.up.sql", "tasks.values.index.sql", "tasks.whole.index.sql",
     ]  # fmt: skip
 
 
@@ -142,6 +146,8 @@ CREATE TEMP TABLE __table__ (
   __order_by__         integer,
   __accepts__          text,
   __acceptable__       boolean,
+  __whole_columns__    integer,
+  __whole_rows__       boolean,
   __from_position__    boolean,
   __position__         text,
   __select_columns__   text
@@ -161,6 +167,7 @@ async def test_the_task_files_run_as_they_stand(database):
             "sessions.alwaysup.sql",
             "tasks.up.sql",
             *INDEXES,
+            WHOLE,
             "tasks.alwaysup.sql",
             "tasks.limits.alwaysup.sql",
             "tasks.trigger.sql",
@@ -396,6 +403,10 @@ EXCUSED = {
     "tasks.up.sql": {
         "require-statement-timeout": "instant once it has its lock, and that wait is limited",
         "prefer-bigint-over-int": "attempts are few",
+    },
+    WHOLE: {
+        "require-statement-timeout": "as before",
+        "require-concurrent-index-creation": "a partitioned table has none; what is in its partitions was built so",
     },
     "tasks.trigger.sql": {
         "require-statement-timeout": "instant once it has its lock, and that wait is limited"

@@ -255,7 +255,8 @@ async def test_an_installation_that_died_in_the_middle_is_healed_by_the_next(dat
         with pytest.raises(asyncpg.RaiseError, match="is invalid: its build has failed") as refused:
             await admin.execute(builds[-1])  # as a migration tool would
         assert (
-            refused.value.hint == f"DROP INDEX CONCURRENTLY {part_of(shape, 1).removeprefix('public.')}, and run what builds it again"
+            refused.value.hint
+            == f"DROP INDEX CONCURRENTLY {part_of(shape, 1).removeprefix('public.')}, and run what builds it again"
         )
     assert f"built the index {index} on public.event" in await install(admin, EVENTS)
     assert await parts(admin) == dict.fromkeys(NAMES, True)

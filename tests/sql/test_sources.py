@@ -26,7 +26,15 @@ from tests.support import EMAIL_TABLE, EMAILS, apply_mapping
 FILES = sorted(each.name for each in sql_root().iterdir() if each.name.endswith(".sql"))
 INDEXES = ("tasks.index.sql", "tasks.due.index.sql", "tasks.values.index.sql", "tasks.held.index.sql")
 WHOLE = "tasks.whole.index.sql"
-ONCE = ("sessions.up.sql", "duties.up.sql", "tasks.up.sql", "queue.up.sql", "queue.index.sql", *INDEXES, WHOLE)
+ONCE = (
+    "sessions.up.sql",
+    "duties.up.sql",
+    "tasks.up.sql",
+    "queue.up.sql",
+    "queue.index.sql",
+    *INDEXES,
+    WHOLE,
+)
 ALWAYS = (
     "queue.alwaysup.sql",
     "sessions.alwaysup.sql",

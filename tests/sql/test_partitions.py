@@ -368,7 +368,7 @@ async def test_the_notes_are_about_what_is_of_a_partition_too(admin):
         "CREATE INDEX mine ON public.event_0 (claim_token); CREATE INDEX ours ON public.event (attempts)"
     )
     told = await notes(admin, EVENTS)
-    assert len([text for text in told if "'everywhere' fires" in text]) == 1
+    assert len([text for text in told if "trigger 'everywhere'" in text]) == 1
     assert len([text for text in told if "'here' of public.event_0 fires" in text]) == 1
     assert len([text for text in told if "publication 'news'" in text]) == 1
     assert len([text for text in told if re.match(r"the index (public\.)?(mine|ours) contains", text)]) == 2

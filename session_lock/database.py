@@ -161,6 +161,8 @@ class Identity:
     """PostgreSQL: the cluster's system identifier."""
     database: str
     mapping: str
+    schema: str = ""
+    """PostgreSQL: where its sessions live."""
 
 
 class Database(Protocol[T_co]):

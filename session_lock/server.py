@@ -75,7 +75,7 @@ async def meet(connection: Connection, wanted: Wanted, known: Server | None) -> 
             f"database {row['database']} has no schema {wanted.schema} with the functions of session_lock, or this role "
             f"may not use it; run: {wanted.remedy} --grant-to ROLE"
         )
-    identity = Identity(row["system"], row["database"], wanted.name)
+    identity = Identity(row["system"], row["database"], wanted.name, wanted.schema)
     if known is not None and identity == known.identity:
         functions, key_type = known.functions, known.key_type
     else:

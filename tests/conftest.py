@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import NoReturn
@@ -173,15 +173,28 @@ async def template(server_dsn: str) -> AsyncIterator[str]:
         await _execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture
-async def database(server_dsn: str, template: str) -> AsyncIterator[TestDatabase]:
-    """A fresh copy of the template, dropped after the test, whoever is still connected."""
+@asynccontextmanager
+async def _fresh_database(server_dsn: str, template: str) -> AsyncIterator[TestDatabase]:
     name = f"test_{secrets.token_hex(6)}"
     await _execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
         yield TestDatabase(_dsn(server_dsn, database=name), name)
     finally:
         await _execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database(server_dsn: str, template: str) -> AsyncIterator[TestDatabase]:
+    """A fresh copy of the template, dropped after the test, whoever is still connected."""
+    async with _fresh_database(server_dsn, template) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+async def elsewhere(server_dsn: str, template: str) -> AsyncIterator[TestDatabase]:
+    """Another one, for tests of several."""
+    async with _fresh_database(server_dsn, template) as fresh:
+        yield fresh
 
 
 # Leaked tasks --------------------------------------------------------------------------------------

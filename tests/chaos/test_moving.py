@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
-import pytest
 
 from session_lock import PostgresDatabase, Runner, Settings, each
 from session_lock.embedded import Server, temp_postgres
 from tests.chaos.standby import make_synchronous, standby_of
-from tests.conftest import APP_ROLE, TestDatabase, _dsn, _execute
+from tests.conftest import APP_ROLE, TestDatabase
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
 SETTINGS = Settings(
@@ -40,15 +37,6 @@ async def until(admin: asyncpg.Connection, condition: str) -> None:
 
 
 ALL_DONE = "NOT EXISTS (SELECT FROM email WHERE sent_at IS NULL)"
-
-
-@pytest.fixture
-async def elsewhere(server_dsn: str, template: str) -> AsyncIterator[TestDatabase]:
-    """Another database on the same server."""
-    name = f"test_{secrets.token_hex(6)}"
-    await _execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield TestDatabase(_dsn(server_dsn, database=name), name)
-    await _execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def test_a_database_that_moves_while_all_slots_are_busy(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
 
 from session_lock import PostgresDatabase, Runner, Settings, each
 from session_lock.embedded import Server, temp_postgres
+from session_lock.table import ClaimColumns
 from tests.chaos.standby import make_synchronous, standby_of
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
@@ -76,6 +78,21 @@ async def test_a_database_that_moves_while_all_slots_are_busy(
         assert await there.fetchval("SELECT count(*) FROM session_lock.session") == 1
     await here.close()
     await there.close()
+
+
+async def test_the_same_name_in_another_schema_is_another_place(database: TestDatabase) -> None:
+    admin = await prepared(database.admin_dsn, 1, role=APP_ROLE)
+    columns = ClaimColumns(session_id="s2", claim_token="t2", attempts="a2", available_at="d2")
+    theirs = replace(EMAILS, schema="other", claim_columns=columns)
+    await apply_mapping(admin, theirs, grant_to=APP_ROLE)
+    async with (
+        PostgresDatabase(database.app_dsn, EMAILS) as one,
+        PostgresDatabase(database.app_dsn, theirs) as two,
+        PostgresDatabase(lambda: asyncpg.connect(database.app_dsn), EMAILS) as again,
+    ):
+        assert await one.identity() != await two.identity()
+        assert await one.identity() == await again.identity()
+    await admin.close()
 
 
 async def test_a_server_that_dies_and_whose_database_is_elsewhere(database: TestDatabase) -> None:

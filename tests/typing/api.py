@@ -76,4 +76,11 @@ async def main() -> None:
     async with Runner(typed, send) as runner:
         assert_type(runner, Runner[Email])
         assert_type(runner.failed, BaseException | None)
-    await RunnerGroup(runner, Runner(MemoryDatabase[Email]({}), send)).run()
+    group = RunnerGroup(runner, Runner(MemoryDatabase[Email]({}), send), concurrency=2, on_failure=print)
+
+    async def find() -> MemoryDatabase[Email]:
+        return MemoryDatabase({})
+
+    group.add(Runner(find, send))
+    await group.remove(runner)
+    await group.run()

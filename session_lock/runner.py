@@ -73,7 +73,7 @@ class Runner(RunningBlock, Generic[T]):
         # Of a group, where it is in one: what its Runners share, and whether one of the others is at a database.
         self._turns = Turns()
         self._is_taken: Callable[[Identity], bool] = lambda _: False
-        self._identity: Identity | None = None  # where its session is, or was
+        self._identity: Identity | None = None  # where its session is, or is about to start
         self._has_begun = False  # it has had a session
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hold: Hold[T] | None = None
@@ -172,10 +172,9 @@ class Runner(RunningBlock, Generic[T]):
             finally:
                 self._hold = None
                 hold.turn.leave()
-            if hold.ending is Ending.MOVED:
-                self._identity = None
             if hold.failure is not None:
                 return hold.failure
+            self._identity = None
             if hold.ending is Ending.LOST:  # as it may be for many at once
                 await wait_for(self._stopping, self.settings.poll_interval * random.random())
         return None
@@ -203,6 +202,7 @@ class Runner(RunningBlock, Generic[T]):
             except (DatabaseError, TimeoutError) as error:
                 if isinstance(error, DatabaseError) and not error.retryable:
                     raise
+                self._identity = None
                 failures += 1
                 logger.log(level_of(failures), "no session yet: %s", str(error) or type(error).__name__)
                 longest = min(self.settings.poll_interval * 2 ** min(failures, 8), 10.0)

@@ -415,6 +415,32 @@ async def test_shards_that_change_places_wait_for_each_other() -> None:
     assert [keys for _, keys in taskers[1].begun] == [[1], [3]]
 
 
+@virtual
+async def test_shards_that_change_places_while_they_are_down_do_not_wait_for_each_other_for_ever() -> None:
+    here, there = table(0), table(0)
+    places = [here, there]
+
+    def finder(number: int) -> Any:
+        async def find() -> Any:
+            return places[number]
+
+        return find
+
+    group = RunnerGroup(*(Runner(finder(number), do_all, settings()) for number in range(2)), concurrency=2)
+    async with group:
+        await until(lambda: group.ready)
+        for database in (here, there):
+            database.expire(1)
+            database.fail("start_session")
+        await until(lambda: here.count("start_session") > 3 and there.count("start_session") > 3)
+        places.reverse()
+        for database in (here, there):
+            database.heal()
+            database.add(1, CANARY)
+        await until(lambda: here.finished == there.finished == [1] and group.ready)
+    assert group.failed is None
+
+
 # One that is down ----------------------------------------------------------------------------------------
 
 

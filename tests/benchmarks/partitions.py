@@ -15,7 +15,7 @@ from tests.support import apply_mapping
 
 PARTITIONS = (0, 8, 32, 128)
 BATCHES = (1, 100)
-TASKS, CALLS, WARM_UP, REPETITIONS = 100_000, 200, 20, 3
+TASKS, CALLS, WARM_UP, REPETITIONS = 100_000, 200, 20, 5
 
 EVENTS = TaskTable(
     "public.event", key="id", pending="done_at IS NULL", finish="done_at = now()", columns=("id", "body")
@@ -57,16 +57,19 @@ async def milliseconds_of_a_call(dsn: str, batch: int) -> float:
 
 
 async def main() -> None:
+    found: dict[tuple[int, int], list[float]] = {}
     with temp_postgres(max_locks_per_transaction=256) as server:
-        for batch in BATCHES:
-            for partitions in PARTITIONS:
-                found = []
-                for _ in range(REPETITIONS):
+        for _ in range(
+            REPETITIONS
+        ):  # outermost, so that a busy minute of the machine is not one case's alone
+            for batch in BATCHES:
+                for partitions in PARTITIONS:
                     await make_table(server.dsn, partitions)
-                    found.append(await milliseconds_of_a_call(server.dsn, batch))
-                print(
-                    f"{batch:3} tasks a call, {partitions:3} partitions: {median(found):5.1f} ms", flush=True
-                )
+                    times = found.setdefault((batch, partitions), [])
+                    times.append(await milliseconds_of_a_call(server.dsn, batch))
+    for (batch, partitions), times in found.items():
+        spread = f"{median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
+        print(f"{batch:3} tasks a call, {partitions:3} partitions: {spread} ms")
 
 
 if __name__ == "__main__":

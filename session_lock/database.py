@@ -82,7 +82,7 @@ class Cancellation(StrEnum):
     PARKED = "parked"
     """As it is done where the mapping has no `discard`."""
     ASKED = "asked"
-    """A live session holds it. It hears so at its next keepalive, cancels the run and discards the task; unless it finishes
+    """A live session holds it. It hears so at once, or at its next keepalive, cancels the run and discards the task; unless it finishes
     it before. If it gives the task back, or dies, the task is discarded all the same and not run again."""
     CLOSED = "closed"
     """It was not pending: finished, discarded, or closed by the application."""
@@ -180,9 +180,10 @@ class Database(Protocol[T_co]):
         """
         ...
 
-    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool) -> Beat:
+    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool, running: int = 0) -> Beat:
         """Keepalive: the lease ends `ttl` seconds from now, or later if it did. `draining` takes it out of the shares.
 
+        `running` is how many tasks are in calls of the tasker, for people who look.
         A session that has expired is lost, also if nobody has noticed yet.
         """
         ...
@@ -195,6 +196,7 @@ class Database(Protocol[T_co]):
         held: Collection[TaskKey] = (),
         position: str | None = None,
         over_share: bool = False,
+        at_once: int | None = None,
         finished: Sequence[Claim] = (),
     ) -> Work[T_co]:
         """Finish `finished`, then claim up to `limit` more tasks: pending, due, and free.
@@ -203,6 +205,10 @@ class Database(Protocol[T_co]):
         is not in `held`: a claim whose answer was lost). A task that is locked by somebody is passed over. `limit` is cut
         to the session's capacity and, unless `over_share`, to its share; to nothing while the session drains or its mapping
         is paused. One call at a time per session.
+
+        `at_once` is how many of these the tasker could begin at once. Where work is scarce, that is where a share is worked
+        out, there are no more: what is not begun stays for others. If there are fewer, those that hold more than their share
+        are asked to release what they have not begun.
         """
         ...
 
@@ -213,8 +219,10 @@ class Database(Protocol[T_co]):
         """
         ...
 
-    async def release_tasks(self, lease: Lease, handbacks: Sequence[Handback]) -> Sequence[Settled]:
-        """Give tasks back: RELEASED, DISCARDED, PARKED, ALREADY_YOURS, LOST, UNKNOWN, LOCKED or REFUSED for each."""
+    async def release_tasks(
+        self, lease: Lease, handbacks: Sequence[Handback], *, wake: bool = False
+    ) -> Sequence[Settled]:
+        """Give tasks back, with `wake` for the others to have them at once: RELEASED, DISCARDED, PARKED, ALREADY_YOURS, LOST, UNKNOWN, LOCKED or REFUSED for each."""
         ...
 
     async def end_session(self, lease: Lease, claims: Sequence[Claim]) -> None:
@@ -229,9 +237,12 @@ class Database(Protocol[T_co]):
         """As `finish_in`, on a synchronous connection, in the thread of a synchronous tasker."""
         ...
 
-    def listening(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+    def listening(
+        self, wake: Callable[[], None], *, lease: Lease | None = None, asked: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[None]:
         """Within the block `wake` is called, in the event loop, when there may be new tasks. A hint: looking is the truth.
 
+        `asked` is called when something is asked of the session `lease`; the answer to a keepalive says what.
         Entering does not wait, and nothing that goes wrong is raised.
         """
         ...

@@ -154,12 +154,19 @@ class _Planned:
         held: Collection[TaskKey] = (),
         position: str | None = None,
         over_share: bool = False,
+        at_once: int | None = None,
         finished: Sequence[Claim] = (),
     ) -> Work[Due]:
         if lease is not self._lease or self._is_to_ask():
             await self._plan(lease)
         work = await self.database.get_work(
-            lease, limit=limit, held=held, position=position, over_share=over_share, finished=finished
+            lease,
+            limit=limit,
+            held=held,
+            position=position,
+            over_share=over_share,
+            at_once=at_once,
+            finished=finished,
         )
         if (
             work.tasks or work.next_due is None
@@ -174,8 +181,8 @@ class _Planned:
         ]
         return replace(work, tasks=tasks)
 
-    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool) -> Beat:
-        beat = await self.database.bump_session(lease, ttl=ttl, draining=draining)
+    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool, running: int = 0) -> Beat:
+        beat = await self.database.bump_session(lease, ttl=ttl, draining=draining, running=running)
         if lease is self._lease and not draining and self._is_to_ask():
             # Nobody looks while all slots are taken; and what is not planned when another schedule comes is lost.
             with suppress(DatabaseError, SessionLost, TimeoutError):

@@ -25,13 +25,10 @@ SETTLED_AFTER = 0.05
 no room was not sent."""
 
 
-async def fetch(
-    hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T]]], *, slots: int, tasks_per_call: int
-) -> None:
+async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T]]]) -> None:
     """Claim until the lease comes to its end. As long as tasks come it does not sleep."""
     settings = hold.settings
     clock = asyncio.get_running_loop().time
-    prefetched = max(0, hold.capacity - slots * tasks_per_call)
     position: str | None = None
     filled = False  # the last look brought as many tasks as there was room for
     full_look = clock()  # from the start of the order and not from a position: when that was done last
@@ -44,19 +41,20 @@ async def fetch(
             await _wait(hold.healed, hold, hold.try_again_at - clock())
             continue
         room = hold.room_for()
-        if hold.paused or room <= 0 or len(hold.ready) > prefetched // 2:
+        if hold.paused or room <= 0 or len(hold.ready) > hold.ahead() // 2:
             held_back_since = None
             hold.room.clear()
             await _wait(hold.room, hold, settings.poll_interval if hold.paused else None)
             continue
 
         hold.asked.clear()  # who asks from here on may have seen what this look does not
+        hold.room.clear()
         if position is None or clock() - full_look >= settings.poll_interval:
             # What lies before the position (tasks of the dead, rows that committed late) waits no longer than a poll.
             position, full_look = None, clock()
         over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
-        held, hold.freed = len(hold.held), False
-        work = await _look(hold, find, room, position, over_share=over_share)
+        held, at_once, hold.freed = len(hold.held), hold.at_once(), False
+        work = await _look(hold, find, room, position, at_once=at_once, over_share=over_share)
         if work is None:
             position = None
             pause = random.uniform(0.1, 1.0) * settings.poll_interval * min(2**hold.failed_looks, 10)
@@ -68,14 +66,15 @@ async def fetch(
             held_back_since = None
             continue
         # A session that was merely idle keeps to its share: what comes next is for all.
-        if work.share is None or work.share > held or len(hold.running) == slots or hold.ready:
+        if work.share is None or work.share > held or at_once == 0:
             held_back_since = None
         elif held_back_since is None:
             held_back_since = clock()
         pause = _pause(hold, work, None if held_back_since is None else clock() - held_back_since)
         if was_filled:
             pause = min(pause, SETTLED_AFTER)
-        await _wait(hold.asked, hold, pause)  # room alone is no reason to look again
+        # Room alone is no reason to look again; unless there may be tasks that could not begin, and work is scarce.
+        await _wait(hold.room if at_once == 0 and work.share is not None else hold.asked, hold, pause)
 
 
 async def listen(hold: Hold[T]) -> None:
@@ -84,7 +83,7 @@ async def listen(hold: Hold[T]) -> None:
         database = hold.database
         hold.replaced.clear()
         try:
-            async with database.listening(hold.look):
+            async with database.listening(hold.look, lease=hold.lease, asked=hold.beat_now.set):
                 await hold.replaced.wait()
         except Exception as error:  # noqa: BLE001 (a database that does not keep its contract)
             logger.warning("session %d hears of no wake-ups: %s", hold.lease.id, describe(error))
@@ -96,8 +95,7 @@ async def _look(
     find: Callable[[], Coroutine[Any, Any, Database[T]]],
     room: int,
     position: str | None,
-    *,
-    over_share: bool,
+    **scarce: Any,
 ) -> Work[T] | None:
     """One cycle: where is the database, and what has it for us? None if it could not be asked, or the lease ends."""
     settings = hold.settings
@@ -106,7 +104,7 @@ async def _look(
             return None
         if hold.session.left() <= settings.cancel_grace + settings.call_timeout:
             return None  # a keepalive comes first
-        work = await _get_work(hold, room, position, over_share=over_share)
+        work = await _get_work(hold, room, position, **scarce)
     except SessionLost as error:
         hold.lost(error)
     except DatabaseError as error:
@@ -122,14 +120,12 @@ async def _look(
     return None
 
 
-async def _get_work(hold: Hold[T], room: int, position: str | None, *, over_share: bool) -> Work[T]:
+async def _get_work(hold: Hold[T], room: int, position: str | None, **scarce: Any) -> Work[T]:
     sent_at = session.lease_clock()
     with hold.telemetry.phase("fetch", may_be_idle=True, session_id=hold.lease.id, room=room) as phase:
         work = await hold.call(
             "get_work",
-            hold.database.get_work(
-                hold.lease, limit=room, held=list(hold.held), position=position, over_share=over_share
-            ),
+            hold.database.get_work(hold.lease, limit=room, held=list(hold.held), position=position, **scarce),
         )
         phase.idle = not work.tasks
         phase.set(tasks=len(work.tasks))

@@ -14,7 +14,7 @@ from session_lock.database import Handback, Outcome, Settled
 from session_lock.errors import DatabaseError, SessionLost
 from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
-from session_lock.tasks import Discard, Failure, Finish, Park, Release, Task, TaskKey, Verdict
+from session_lock.tasks import Discard, Failure, Finish, HandOver, Park, Release, Task, TaskKey, Verdict
 from session_lock.waiting import wait_for
 from session_lock.wording import describe, level_of, text_of
 
@@ -114,8 +114,9 @@ async def _record(hold: Hold[T], settlements: list[Settlement[T]]) -> list[Settl
         settlements[:] = [*again, *given_back]  # should the next call fail, these are through
     if given_back:
         handbacks = [_handback(task, verdict) for task, verdict in given_back]
+        wake = any(isinstance(verdict, HandOver) for _, verdict in given_back)
         again += await _call(
-            hold, "release", given_back, lambda: hold.database.release_tasks(hold.lease, handbacks)
+            hold, "release", given_back, lambda: hold.database.release_tasks(hold.lease, handbacks, wake=wake)
         )
     return again
 
@@ -177,6 +178,8 @@ def _handback(task: Task[Any], verdict: Verdict) -> Handback:
         case Release(after):
             far = after is not None and after > LONGEST_DELAY
             return Handback(claim, after=math.inf if far else after, give_back_attempt=True)
+        case HandOver():
+            return Handback(claim, give_back_attempt=True)
         case Discard(reason):
             return Handback(claim, discard=True, error=_storable(reason) or None)
         case Park(error):

@@ -13,9 +13,21 @@ from typing import Any, Generic, TypeVar
 from session_lock.breaker import Breaker
 from session_lock.database import Claim, ClaimedTask
 from session_lock.errors import SessionLost, TaskLost
+from session_lock.pace import Pace
 from session_lock.session import Lease, Session
 from session_lock.settings import Settings
-from session_lock.tasks import Batch, Discard, Failure, Holder, Park, Release, Task, TaskKey, Verdict
+from session_lock.tasks import (
+    Batch,
+    Discard,
+    Failure,
+    HandOver,
+    Holder,
+    Park,
+    Release,
+    Task,
+    TaskKey,
+    Verdict,
+)
 from session_lock.turns import Turns
 from session_lock.waiting import wait_for
 from session_lock.wording import describe
@@ -26,6 +38,9 @@ logger = logging.getLogger("session_lock.runner")
 
 CANCELLED = Discard("cancelled on request")
 
+SOON = 0.1
+"""Seconds: what will be begun here within them is not worth to be handed over."""
+
 LOST = (SessionLost, TaskLost)
 """Says nothing of the instance: the task may have been finished by a call that failed after that."""
 
@@ -34,12 +49,14 @@ class HeldTasks(Holder, Generic[T]):
     """Each is ready, then running, then settled with a verdict, and leaves when that is recorded."""
 
     def __init__(
-        self, lease: Lease, settings: Settings, breaker: Breaker, capacity: int, turns: Turns
+        self, lease: Lease, settings: Settings, *, breaker: Breaker, pace: Pace, turns: Turns, capacity: int
     ) -> None:
         self.session = Session(lease)
         self.settings = settings
         self.breaker = breaker
+        self.pace = pace
         self.capacity = capacity
+        self.busy = 0  # slots that have a batch
         self.held: dict[TaskKey, Task[T]] = {}  # claimed and not yet recorded, in claim order
         self.ready: deque[Task[T]] = deque()  # of these: not begun
         self.running: dict[asyncio.Task[Any], Batch[T]] = {}  # of these: in a call of the tasker
@@ -76,11 +93,23 @@ class HeldTasks(Holder, Generic[T]):
 
     # Tasks come in -----------------------------------------------------------------------------------------
 
+    def at_once(self) -> int:
+        """How many more tasks could begin at once."""
+        return max(0, self._free() - len(self.ready))
+
+    def _free(self) -> int:
+        return (self.settings.concurrency - self.busy) * self.pace.tasks_per_call
+
+    def ahead(self) -> int:
+        """How many tasks may be claimed that cannot begin at once."""
+        most = max(0, self.capacity - self.settings.concurrency * self.pace.tasks_per_call)
+        return self.pace.begun_within(self.settings.prefetch_time, most)
+
     def room_for(self) -> int:
         """How many more tasks may be claimed now."""
         if self.lone is not None:
             return 0
-        room = self.capacity - len(self.held)
+        room = min(self.capacity - len(self.held), self._free() + self.ahead() - len(self.ready))
         if self._wary:
             room = min(room, 1 - len(self.ready))
         if self.breaker.open:
@@ -97,7 +126,7 @@ class HeldTasks(Holder, Generic[T]):
             self._lone_until = self._loop.time() + self.settings.call_timeout
             for task in [task for task in self.ready if task is not self.lone]:
                 self.ready.remove(task)
-                self.keep(task, Release())
+                self.keep(task, HandOver())
         if self.breaker.open:  # since these were asked for, perhaps
             self.give_back(len(self.ready) - (self._loop.time() >= self.try_again_at))
 
@@ -144,6 +173,7 @@ class HeldTasks(Holder, Generic[T]):
             elif self.turn.take():
                 batch = Batch([self.ready.popleft() for _ in range(min(most, len(self.ready)))], self)
                 self._begun.update(batch)
+                self.busy += 1
                 self.room.set()  # in front of the slots
                 return batch
             self.ready_or_ending.clear()
@@ -166,7 +196,12 @@ class HeldTasks(Holder, Generic[T]):
     def give_back(self, count: int | None = None) -> None:
         """Release tasks that were not begun, the latest first (default: all of them), attempts included."""
         for _ in range(len(self.ready) if count is None else min(count, len(self.ready))):
-            self.keep(self.ready.pop(), Release())
+            self.keep(self.ready.pop(), HandOver())
+
+    def hand_over(self, count: int) -> None:
+        """Others have nothing to do and ask for so many: release as many that will not be begun here soon."""
+        soon = self.pace.begun_within(SOON, len(self.ready))
+        self.give_back(max(0, min(count, len(self.ready) - soon)))
 
     def left_overdue(self, call: asyncio.Task[Any], batch: Batch[T]) -> None:
         """The call goes on after its time limit: nothing waits for it any more but its own slot."""
@@ -241,6 +276,8 @@ class HeldTasks(Holder, Generic[T]):
 
     def call_ended(self, batch: Batch[T]) -> None:
         """The tasker is done with a batch, whose tasks all have their verdicts."""
+        self.busy -= 1
+        self.room.set()
         self._not_lone(batch)
         # A lone task that waits shall find these recorded.
         self._lone_until = self._loop.time() + self.settings.call_timeout

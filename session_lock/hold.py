@@ -17,6 +17,7 @@ from session_lock.breaker import Breaker
 from session_lock.database import Database, Identity
 from session_lock.errors import DatabaseError, SessionLost, TaskLost
 from session_lock.held import CANCELLED, HeldTasks, claims_of
+from session_lock.pace import Pace
 from session_lock.session import Lease
 from session_lock.settings import Settings
 from session_lock.tasks import Task
@@ -47,14 +48,15 @@ class Hold(HeldTasks[T]):
         database: Database[T],
         settings: Settings,
         telemetry: Telemetry,
-        breaker: Breaker,
         *,
         identity: Identity,
+        breaker: Breaker,
+        pace: Pace,
         capacity: int,
         turns: Turns,
         sent_at: float,
     ) -> None:
-        super().__init__(lease, settings, breaker, capacity, turns)
+        super().__init__(lease, settings, breaker=breaker, pace=pace, turns=turns, capacity=capacity)
         self.database = database
         self.identity = identity
         self.telemetry = telemetry

@@ -35,7 +35,10 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
                 beat = await hold.call(
                     "bump_session",
                     hold.database.bump_session(
-                        hold.lease, ttl=settings.lease_ttl, draining=hold.ending is not None
+                        hold.lease,
+                        ttl=settings.lease_ttl,
+                        draining=hold.ending is not None,
+                        running=sum(map(len, hold.running.values())),
                     ),
                 )
         except SessionLost as error:
@@ -62,7 +65,7 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
         hold.renewed(sent_at, beat.left)
         hold.paused = beat.pause
         if beat.give_back:
-            hold.give_back(beat.give_back)
+            hold.hand_over(beat.give_back)
         if beat.cancel:
             hold.cancel_tasks(beat.cancel)
         if beat.drain:

@@ -40,7 +40,7 @@ async def live(
             group.create_task(execute(hold, tasker, tasks_per_call)) for _ in range(hold.settings.concurrency)
         ]
         listening = group.create_task(listen(hold))
-        fetching = group.create_task(fetch(hold, find, slots=len(slots), tasks_per_call=tasks_per_call))
+        fetching = group.create_task(fetch(hold, find))
 
         await asyncio.wait({fetching})  # 1 from here on nothing is claimed
         listening.cancel()

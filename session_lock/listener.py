@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -63,16 +63,22 @@ def check_listen(listen: object) -> None:
         )
 
 
+def asked_of(session_id: int) -> str:
+    """What is sent when something is asked of a session (`tell` in sql/sessions.alwaysup.sql)."""
+    return f"\t{session_id}"
+
+
 @asynccontextmanager
 async def listening(
-    connect: Connect, schema: str, mapping: str, wake: Callable[[], None]
+    connect: Connect, schema: str, calls: Mapping[str, Callable[[], None]]
 ) -> AsyncIterator[None]:
-    """Within the block `wake` is called for each wake-up of the mapping, and whenever one may have been missed.
+    """Within the block each of `calls` is made when its payload is heard, and whenever that may have been missed.
 
-    `schema` is the name of the channel. Entering waits for nothing. The last one to leave closes the connection.
+    A mapping's name is a wake-up, `asked_of(id)` is for a session alone. `schema` is the name of the channel. Entering waits for
+    nothing. The last one to leave closes the connection.
     """
     listener = _listener(connect, schema)
-    token = listener.join(mapping, wake)
+    token = listener.join(calls)
     try:
         yield
     finally:
@@ -101,7 +107,7 @@ class Listener:
         self._forget = forget
         self._connect = connect
         self._connections = Connections(connect, 1, self._listen, **OPTIONS)
-        self._wakes: dict[object, tuple[str, Callable[[], None]]] = {}
+        self._wakes: dict[object, Mapping[str, Callable[[], None]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._left = asyncio.Event()  # by the last one
         self._lost = asyncio.Event()  # the connection; or, so that nobody sleeps, it is not needed any more
@@ -111,9 +117,9 @@ class Listener:
 
     # Those who share it ----------------------------------------------------------------------------------
 
-    def join(self, mapping: str, wake: Callable[[], None]) -> object:
+    def join(self, calls: Mapping[str, Callable[[], None]]) -> object:
         token = object()
-        self._wakes[token] = mapping, wake
+        self._wakes[token] = calls
         if self._task is None:
             self._task = asyncio.create_task(self._live(), name="session_lock listener")
         return token
@@ -132,10 +138,11 @@ class Listener:
         finally:
             hurry.cancel()
 
-    def _wake_all(self, mapping: str | None = None) -> None:
-        for name, wake in list(self._wakes.values()):
-            if mapping in {None, name}:
-                wake()
+    def _wake_all(self, payload: str | None = None) -> None:
+        for calls in list(self._wakes.values()):
+            for heard, call in calls.items():
+                if payload in {None, heard}:
+                    call()
 
     # The connection --------------------------------------------------------------------------------------
 

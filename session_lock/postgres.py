@@ -27,7 +27,7 @@ from session_lock.database import (
 )
 from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.finishing import Finishing
-from session_lock.listener import check_listen, listening
+from session_lock.listener import asked_of, check_listen, listening
 from session_lock.names import quote_name
 from session_lock.queue_table import parsed, selected
 from session_lock.schema import ENVELOPE
@@ -141,8 +141,9 @@ class PostgresDatabase(Calls, Generic[T]):
         )  # fmt: skip
         return Lease(row["id"], row["nonce"], row["left"])
 
-    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool) -> Beat:
-        (row,) = await self._call(self._keepalive, "bump_session", lease.id, lease.nonce, ttl, draining)
+    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool, running: int = 0) -> Beat:
+        options = [ttl, draining, running]
+        (row,) = await self._call(self._keepalive, "bump_session", lease.id, lease.nonce, *options)
         return Beat(row["left"], row["give_back"], row["pause"], row["drain"], tuple(row["cancel_keys"]))
 
     async def get_work(
@@ -153,6 +154,7 @@ class PostgresDatabase(Calls, Generic[T]):
         held: Collection[TaskKey] = (),
         position: str | None = None,
         over_share: bool = False,
+        at_once: int | None = None,
         finished: Sequence[Claim] = (),
     ) -> Work[T]:
         settled: Sequence[Settled] = ()
@@ -162,7 +164,7 @@ class PostgresDatabase(Calls, Generic[T]):
         async def ask(
             limit: int, finished: Sequence[Claim], columns: str = everything
         ) -> list[asyncpg.Record]:
-            options = [limit, list(held), position, over_share, *_columns(finished)]
+            options = [limit, list(held), position, over_share, at_once, *_columns(finished)]
             return await self._call(self._work, "get_work", lease.id, lease.nonce, *options, columns=columns)
 
         try:
@@ -212,11 +214,13 @@ class PostgresDatabase(Calls, Generic[T]):
 
         return await _by_halves(finish, claims, lambda claim: claim.key)
 
-    async def release_tasks(self, lease: Lease, handbacks: Sequence[Handback]) -> Sequence[Settled]:
+    async def release_tasks(
+        self, lease: Lease, handbacks: Sequence[Handback], *, wake: bool = False
+    ) -> Sequence[Settled]:
         async def release(part: Sequence[Handback]) -> Sequence[Settled]:
             rows = await self._call(
                 self._work, "release_tasks", lease.id, lease.nonce, *_columns([h.claim for h in part]),
-                [h.after for h in part], [h.give_back_attempt for h in part], [h.discard for h in part], [h.error for h in part],
+                [h.after for h in part], [h.give_back_attempt for h in part], [h.discard for h in part], [h.error for h in part], wake,
             )  # fmt: skip
             return [self._settled(*row) for row in rows]
 
@@ -247,10 +251,15 @@ class PostgresDatabase(Calls, Generic[T]):
             rows = await self._call(self._work, "retry_tasks", wanted)
         return [self._key(row[0]) if self._key else row[0] for row in rows]
 
-    def listening(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+    def listening(
+        self, wake: Callable[[], None], *, lease: Lease | None = None, asked: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[None]:
         if self._listen is None:
             return nullcontext()
-        return listening(self._listen, self._schema, self._wanted.name, wake)
+        calls = {self._wanted.name: wake}
+        if lease is not None and asked is not None:
+            calls[asked_of(lease.id)] = asked
+        return listening(self._listen, self._schema, calls)
 
     # In a transaction of the user's --------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from session_lock.database import Database, DatabaseFinder, Identity
 from session_lock.errors import DatabaseError, SettingsError
 from session_lock.hold import Ending, Hold
 from session_lock.lease import live
+from session_lock.pace import Pace
 from session_lock.settings import Settings
 from session_lock.tasker import Tasker, asynchronous, each
 from session_lock.telemetry import Telemetry, TracerProvider
@@ -69,6 +70,7 @@ class Runner(RunningBlock, Generic[T]):
         self._name = name
         self._telemetry = Telemetry(name, tracer_provider=tracer_provider, idle_spans=idle_spans)
         self._breaker = Breaker(self.settings.breaker_failures, self.settings.poll_interval)
+        self._pace = Pace(self.settings.concurrency, self._tasks_per_call)
         self._stopping = asyncio.Event()
         # Of a group, where it is in one: what its Runners share, and whether one of the others is at a database.
         self._turns = Turns()
@@ -215,8 +217,8 @@ class Runner(RunningBlock, Generic[T]):
                 extra={"session_id": lease.id, "mapping": identity.mapping},
             )
             return Hold(
-                lease, database, self.settings, self._telemetry, self._breaker,
-                identity=identity, capacity=capacity, turns=self._turns, sent_at=sent_at,
+                lease, database, self.settings, self._telemetry, identity=identity, breaker=self._breaker,
+                pace=self._pace, turns=self._turns, capacity=capacity, sent_at=sent_at,
             )  # fmt: skip
         return None
 

@@ -274,7 +274,17 @@ ENVELOPE = (
 """The first columns of what get_work returns; the mapping's own follow."""
 
 
-ARGUMENTS = ("p_id", "p_nonce", "p_limit", "p_held", "p_position", "p_over_share", "p_finished", "p_tokens")
+ARGUMENTS = (
+    "p_id",
+    "p_nonce",
+    "p_limit",
+    "p_held",
+    "p_position",
+    "p_over_share",
+    "p_at_once",
+    "p_finished",
+    "p_tokens",
+)
 """The parameters of get_work, which share a name space with the columns of its result; `$1` to `$n` are theirs too."""
 
 

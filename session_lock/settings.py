@@ -51,10 +51,18 @@ class Settings:
     concurrency: int = 10
     """Calls of the tasker at once. Defaults to 10."""
 
-    tasks_per_session: int | None = None
-    """The most tasks a session holds, running and prefetched: its capacity.
+    prefetch: int | None = None
+    """Tasks that are claimed ahead, at most, while all calls are busy: a call that ends finds its next tasks at hand.
+    0: none. Defaults to one batch; under `each`, to the concurrency."""
 
-    Defaults to `concurrency * batch_size` and one prefetched batch; under `each`, to twice the concurrency.
+    prefetch_time: float = 1.0
+    """And only as many as will be begun within this time, as calls go: so nothing is claimed ahead of tasks that take a minute.
+    Nor is it where work is scarce. `inf`: bounded by `prefetch` alone. Defaults to 1."""
+
+    tasks_per_session: int | None = None
+    """The most tasks a session holds, running and prefetched: its capacity, by which it has its share of scarce work.
+
+    Defaults to `concurrency * batch_size` and `prefetch`; under `each`, to `concurrency` and `prefetch`.
     """
 
     start_jitter: float | None = None
@@ -93,30 +101,35 @@ class Settings:
             )
 
     def _check_values(self) -> None:
-        may_be_zero = {"guard", "patience", "drain_timeout", "start_jitter"}
+        may_be_zero = {"guard", "patience", "drain_timeout", "start_jitter", "prefetch", "prefetch_time"}
         if self.on_stuck != "abandon":
             raise SettingsError(f'on_stuck={self.on_stuck!r} is not known; it must be "abandon"')
         if not isinstance(self.retry, Retry):
             raise SettingsError(f"retry is a Retry, not {type(self.retry).__name__}")
-        may_be_none = {"tasks_per_session", "start_jitter", "task_timeout", "breaker_failures"}
+        may_be_none = {"prefetch", "tasks_per_session", "start_jitter", "task_timeout", "breaker_failures"}
         for each in fields(self):
             value = getattr(self, each.name)
             if each.name in {"on_stuck", "retry"} or (value is None and each.name in may_be_none):
                 continue
-            counts = each.name in {"batch_size", "concurrency", "tasks_per_session", "breaker_failures"}
+            counts = each.name in {
+                "batch_size", "concurrency", "prefetch", "tasks_per_session", "breaker_failures",
+            }  # fmt: skip
             if isinstance(value, bool) or not isinstance(value, int if counts else (int, float)):
                 raise SettingsError(
                     f"{each.name}={value!r} must be {'a whole number' if counts else 'a number of seconds'}"
                 )
-            least = 1 if counts else 0
-            if value < least or not math.isfinite(value) or (value == 0 and each.name not in may_be_zero):
+            least = 1 if counts and each.name not in may_be_zero else 0
+            endless = not math.isfinite(value) and (each.name, value) != ("prefetch_time", math.inf)
+            if value < least or endless or (value == 0 and each.name not in may_be_zero):
                 raise SettingsError(
-                    f"{each.name}={value!r} must be {'at least 1' if counts else 'a positive number of seconds'}"
+                    f"{each.name}={value!r} must be {f'at least {least}' if counts else 'a positive number of seconds'}"
                 )
 
     def capacity(self, tasks_per_call: int) -> int:
         """How many tasks a session may hold whose tasker takes up to `tasks_per_call` tasks a call."""
         if self.tasks_per_session is not None:
             return self.tasks_per_session
-        prefetched = self.batch_size if tasks_per_call > 1 else self.concurrency
-        return self.concurrency * tasks_per_call + prefetched
+        prefetch = self.prefetch
+        if prefetch is None:
+            prefetch = self.batch_size if tasks_per_call > 1 else self.concurrency
+        return self.concurrency * tasks_per_call + prefetch

@@ -60,7 +60,12 @@ class Park:
     error: str
 
 
-Verdict: TypeAlias = Finish | Release | Discard | Failure | Park
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """The task was not begun, and is for others to have at once."""
+
+
+Verdict: TypeAlias = Finish | Release | HandOver | Discard | Failure | Park
 
 
 # Tasks and batches ----------------------------------------------------------------------------------------

@@ -6,12 +6,12 @@ GRANT USAGE ON SCHEMA session_lock TO __role__;
 GRANT EXECUTE ON FUNCTION
   session_lock.schema_version(),
   session_lock.start_session(text, text, integer, double precision, text, text, text),
-  session_lock.bump_session(bigint, uuid, double precision, boolean),
+  session_lock.bump_session(bigint, uuid, double precision, boolean, integer),
   session_lock.wake(text, boolean),
-  session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, __key_type__[], bigint[]),
+  session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, integer, __key_type__[], bigint[]),
   session_lock.finish_tasks__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.finish_in__set__(bigint, uuid, __key_type__[], bigint[]),
-  session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[]),
+  session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[], boolean),
   session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.cancel_task__set__(__key_type__),
   session_lock.retry_tasks__set__(__key_type__[])

@@ -38,22 +38,24 @@ $function$;
 
 -- The keepalive: moves the end of the lease to p_ttl from now, never backwards, and brings back what others ask of
 -- this session. An expired session is never revived, also if nobody has ended it yet: someone may be about to.
+-- p_running is how many tasks are in calls of its tasker, for people who look.
 CREATE OR REPLACE FUNCTION session_lock.bump_session(
-  p_id bigint, p_nonce uuid, p_ttl double precision, p_draining boolean,
+  p_id bigint, p_nonce uuid, p_ttl double precision, p_draining boolean, p_running integer,
   OUT "left" double precision, OUT give_back integer, OUT pause boolean, OUT drain boolean, OUT cancel_keys text[]
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 #variable_conflict use_column
 DECLARE
-  v_name    text;
-  v_expires timestamptz;
-  v_now     timestamptz;
+  v_name     text;
+  v_draining boolean;
+  v_expires  timestamptz;
+  v_now      timestamptz;
 BEGIN
   -- give_back is read under the row's lock and cleared in the same transaction: it is told once. To drain or to pause is a
   -- state, and told each time; so is what it is to cancel, until the task is settled: an answer may be lost.
-  SELECT s.name, s.expires_at, s.give_back, s.drain_requested, s.cancel_keys
-    INTO v_name, v_expires, bump_session.give_back, bump_session.drain, bump_session.cancel_keys
+  SELECT s.name, s.draining, s.expires_at, s.give_back, s.drain_requested, s.cancel_keys
+    INTO v_name, v_draining, v_expires, bump_session.give_back, bump_session.drain, bump_session.cancel_keys
     FROM session_lock.session AS s
    WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL
      FOR NO KEY UPDATE;
@@ -64,8 +66,11 @@ BEGIN
 
   v_expires := greatest(v_expires, v_now + make_interval(secs => p_ttl));
   UPDATE session_lock.session AS s
-     SET expires_at = v_expires, draining = s.draining OR p_draining, give_back = 0
+     SET expires_at = v_expires, draining = s.draining OR p_draining, give_back = 0, running = coalesce(p_running, 0)
    WHERE s.id = p_id;
+  IF p_draining AND NOT v_draining THEN  -- the shares of the others have grown
+    PERFORM session_lock.wake(v_name, true);
+  END IF;
   "left" := extract(epoch FROM v_expires - v_now);
   pause := EXISTS (SELECT FROM session_lock.pause AS p WHERE p.name = v_name);
 END
@@ -97,9 +102,10 @@ $function$;
 -- there are any: under FOR UPDATE, so that none ends beneath an open claim or finish of its own, and with SKIP LOCKED, so
 -- that nobody waits for one that is in its finishing transaction.
 -- The caller must use the list in a *later* statement: what an ended session claimed is visible to that one.
+-- counted is how many tasks one of those that share has counted within the last second, if they were many.
 CREATE OR REPLACE FUNCTION session_lock.sessions_of(
   p_name text, p_now timestamptz,
-  OUT ended bigint[], OUT expired bigint[], OUT sharing bigint[], OUT capacities integer[]
+  OUT ended bigint[], OUT expired bigint[], OUT sharing bigint[], OUT capacities integer[], OUT counted integer
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
@@ -112,8 +118,10 @@ BEGIN
            coalesce(array_agg(s.id) FILTER (WHERE s.ended_at >= s.expires_at), '{}'),
            coalesce(array_agg(s.id ORDER BY s.id) FILTER (WHERE live.sharing), '{}'),
            coalesce(array_agg(s.capacity ORDER BY s.id) FILTER (WHERE live.sharing), '{}'),
+           (array_agg(s.counted ORDER BY s.counted_at DESC)
+              FILTER (WHERE live.sharing AND s.counted_at > p_now - interval '1 second'))[1],
            coalesce(bool_or(s.ended_at IS NULL AND s.expires_at <= p_now), false)
-      INTO ended, expired, sharing, capacities, v_expired
+      INTO ended, expired, sharing, capacities, counted, v_expired
       FROM session_lock.session AS s,
            LATERAL (SELECT s.ended_at IS NULL AND s.expires_at > p_now AND NOT s.draining AND NOT v_paused) AS live (sharing)
      WHERE s.name = p_name AND s.swept_at IS NULL;
@@ -126,6 +134,9 @@ BEGIN
          FOR UPDATE SKIP LOCKED
     )
     UPDATE session_lock.session AS s SET ended_at = p_now FROM expired WHERE s.id = expired.id;
+    IF FOUND THEN
+      PERFORM session_lock.wake(p_name, true);
+    END IF;
   END LOOP;
 END
 $function$;
@@ -163,15 +174,89 @@ BEGIN
 END
 $function$;
 
--- At the end of a look for work: whether it left the session with room. Written only when that changes, and never waited
--- for, since the caller holds task rows by now: it is a hint, and the next look gives it again.
-CREATE OR REPLACE FUNCTION session_lock.note_idle(p_id bigint, p_idle boolean) RETURNS void
+-- At the end of a look for work: whether it left the session with room (written only when that changes), and how many tasks it
+-- has counted, if they were many. Never waited for, since the caller holds task rows by now: it is a hint, and the next
+-- look gives it again.
+CREATE OR REPLACE FUNCTION session_lock.note_look(p_id bigint, p_idle boolean, p_counted bigint, p_now timestamptz) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
   WITH changed AS MATERIALIZED (
-    SELECT s.id FROM session_lock.session AS s WHERE s.id = p_id AND s.idle <> p_idle FOR NO KEY UPDATE SKIP LOCKED
+    SELECT s.id FROM session_lock.session AS s
+     WHERE s.id = p_id AND (s.idle <> p_idle OR p_counted IS NOT NULL)
+       FOR NO KEY UPDATE SKIP LOCKED
   )
-  UPDATE session_lock.session AS s SET idle = p_idle FROM changed WHERE s.id = changed.id
+  UPDATE session_lock.session AS s
+     SET idle = p_idle, counted = coalesce(p_counted, s.counted),
+         counted_at = CASE WHEN p_counted IS NULL THEN s.counted_at ELSE p_now END
+    FROM changed WHERE s.id = changed.id
+$function$;
+
+-- How many of p_tasks each session may hold: its part by capacity, whole numbers by the largest remainder, ties to the
+-- lower id (so 4 tasks on 3 equal sessions are 2, 1, 1). The parts of all sessions add up to p_tasks.
+CREATE OR REPLACE FUNCTION session_lock.shares(p_ids bigint[], p_capacities integer[], p_tasks bigint)
+RETURNS TABLE (id bigint, share integer)
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $function$
+  WITH part AS (  -- in whole numbers, so that equal remainders are equal
+    SELECT s.id,
+           p_tasks * s.capacity / sum(s.capacity) OVER () AS whole,
+           p_tasks * s.capacity % sum(s.capacity) OVER () AS remainder
+      FROM unnest(p_ids, p_capacities) AS s (id, capacity)
+  ), ranked AS (
+    SELECT part.id, whole,
+           row_number() OVER (ORDER BY remainder DESC, part.id) AS rank,
+           p_tasks - sum(whole) OVER () AS remaining
+      FROM part
+  )
+  SELECT ranked.id, (whole + (rank <= remaining)::integer)::integer FROM ranked
+$function$;
+
+-- That of one session; NULL for one that is not among them.
+CREATE OR REPLACE FUNCTION session_lock.share(p_id bigint, p_ids bigint[], p_capacities integer[], p_tasks bigint)
+RETURNS integer
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $function$
+  SELECT s.share FROM session_lock.shares(p_ids, p_capacities, p_tasks) AS s WHERE s.id = p_id
+$function$;
+
+-- Tells sessions, when the transaction commits, that something is asked of them: they hear what in the answer to their next
+-- keepalive, which they send at once. On the channel of the wake-ups: a tab, and the session's id.
+CREATE OR REPLACE FUNCTION session_lock.tell(p_ids bigint[]) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  SELECT pg_notify((parse_ident($name$session_lock.tell$name$))[1], E'\t' || id) FROM unnest(p_ids) AS t (id)
+$function$;
+
+-- On behalf of a session that has nothing to do and found nothing to claim: those that hold more than their share of what there
+-- is (p_tasks) are asked to release what they hold above it and have not begun, and told so. p_counts are the tasks that p_holders
+-- hold. Nobody is waited for, and nobody is asked again within 0.2 seconds, however many have nothing to do.
+CREATE OR REPLACE FUNCTION session_lock.ask_for_tasks(
+  p_sharing bigint[], p_capacities integer[], p_tasks bigint, p_holders bigint[], p_counts bigint[], p_now timestamptz
+) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+  v_asked bigint[];
+BEGIN
+  WITH above AS (
+    SELECT part.id, holder.held - part.share AS surplus
+      FROM session_lock.shares(p_sharing, p_capacities, p_tasks) AS part
+      JOIN unnest(p_holders, p_counts) AS holder (id, held) ON holder.id = part.id
+     WHERE holder.held > part.share
+  ), asked AS MATERIALIZED (
+    SELECT s.id FROM session_lock.session AS s
+     WHERE s.id IN (SELECT above.id FROM above) AND (s.asked_at IS NULL OR s.asked_at <= p_now - interval '0.2 seconds')
+     ORDER BY s.id
+       FOR NO KEY UPDATE SKIP LOCKED
+  ), done AS (
+    UPDATE session_lock.session AS s SET give_back = above.surplus, asked_at = p_now
+      FROM asked JOIN above ON above.id = asked.id
+     WHERE s.id = asked.id
+    RETURNING s.id
+  )
+  SELECT array_agg(done.id) INTO v_asked FROM done;
+  PERFORM session_lock.tell(v_asked);
+END
 $function$;
 
 -- At the end of a look for work, too: what it was asked to cancel and does not hold (any more) is forgotten. Not waited for either.
@@ -218,26 +303,6 @@ BEGIN
   PERFORM session_lock.wake(TG_ARGV[0], TG_ARGV[1]::boolean);
   RETURN NULL;
 END
-$function$;
-
--- How many of p_tasks a session may hold: its part by capacity, whole numbers by the largest remainder, ties to the
--- lower id (so 4 tasks on 3 equal sessions are 2, 1, 1). The parts of all sessions add up to p_tasks.
-CREATE OR REPLACE FUNCTION session_lock.share(p_id bigint, p_ids bigint[], p_capacities integer[], p_tasks bigint)
-RETURNS integer
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-AS $function$
-  WITH part AS (  -- in whole numbers, so that equal remainders are equal
-    SELECT s.id,
-           p_tasks * s.capacity / sum(s.capacity) OVER () AS whole,
-           p_tasks * s.capacity % sum(s.capacity) OVER () AS remainder
-      FROM unnest(p_ids, p_capacities) AS s (id, capacity)
-  ), ranked AS (
-    SELECT id, whole,
-           row_number() OVER (ORDER BY remainder DESC, id) AS rank,
-           p_tasks - sum(whole) OVER () AS remaining
-      FROM part
-  )
-  SELECT (whole + (rank <= remaining)::integer)::integer FROM ranked WHERE id = p_id
 $function$;
 
 -- The numbers of a version, to be compared: 2.10 is more than 2.9, 2.0 is 2. A v before them and what comes after them (-rc1, +build)
@@ -325,12 +390,14 @@ $function$;
 
 REVOKE ALL ON FUNCTION
   session_lock.start_session(text, text, integer, double precision, text, text, text),
-  session_lock.bump_session(bigint, uuid, double precision, boolean),
+  session_lock.bump_session(bigint, uuid, double precision, boolean, integer),
   session_lock.hold_session(bigint, uuid),
   session_lock.sessions_of(text, timestamptz),
   session_lock.sweep_sessions(bigint[], bigint[], timestamptz),
   session_lock.sharing_with(bigint[], integer[], text),
-  session_lock.note_idle(bigint, boolean),
+  session_lock.note_look(bigint, boolean, bigint, timestamptz),
+  session_lock.ask_for_tasks(bigint[], integer[], bigint, bigint[], bigint[], timestamptz),
+  session_lock.tell(bigint[]),
   session_lock.forget_cancelled(bigint, text[]),
   session_lock.wake(text, boolean),
   session_lock.wake_on_insert(),

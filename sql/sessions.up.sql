@@ -20,6 +20,10 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
   drain_requested boolean NOT NULL DEFAULT false,           -- somebody asked it to drain; it hears so at its next keepalive
   idle            boolean NOT NULL DEFAULT false,           -- its last look left it with room: a quiet wake-up is for it
   give_back       integer NOT NULL DEFAULT 0,               -- unstarted tasks that others ask it to release
+  asked_at        timestamptz,                              -- when they did so last
+  running         integer NOT NULL DEFAULT 0,               -- tasks in calls of its tasker, at its last keepalive; for people
+  counted         integer,                                  -- tasks that it counted for its share, where they were many
+  counted_at      timestamptz,
   cancel_keys     text[] NOT NULL DEFAULT '{}',             -- running tasks that it is asked to cancel
   label           text NOT NULL DEFAULT '',                 -- host:pid, for people; never an identity
   app_version     text NOT NULL DEFAULT '',

@@ -8,7 +8,7 @@
 --
 -- What holds them together:
 --   * Lock order, everywhere: the own session's row (FOR KEY SHARE), then task rows in key order; what is noted in the
---     session's row after that (note_idle) waits for nobody.
+--     session's row after that (note_look) waits for nobody.
 --   * A claim is (session, token). The token is the row's own counter: it only grows, and is never cleared.
 --   * Finish, discard and release clear the session of a row and nothing else of the claim. So a row with my token and
 --     no session is one that I have settled; and a row opened again by hand is claimable at once.
@@ -57,6 +57,8 @@ $function$;
 --                 lost; it is claimed again here, with a new token.
 --   p_position    the position of an earlier reply, or NULL to look from the start: a hint, never a promise
 --   p_over_share  it had nothing to do for its patience: the share does not bind it now
+--   p_at_once     how many of these its tasker could begin at once: where work is scarce it gets no more, so that what is not begun
+--                 stays for others; and if it finds fewer, those that hold more than their share are asked for theirs
 --   p_finished, p_tokens   claims to finish first (as finish_tasks does)
 --
 -- Returns rows of three kinds:
@@ -68,7 +70,7 @@ $function$;
 --              (seconds), task_share (how many tasks the session may hold; NULL where the share does not bind: there is
 --              plenty, or nobody to share with); outcome is 'limited' if a limit of the mapping has held tasks back.
 CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
-  p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_over_share boolean,
+  p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_over_share boolean, p_at_once integer,
   p_finished __key_type__[], p_tokens bigint[]
 ) RETURNS TABLE (
   kind text, task_key __key_type__, task_token bigint, task_attempt integer, outcome text,
@@ -94,9 +96,12 @@ DECLARE
   total      bigint;
   enough     bigint;
   tasks      bigint;
+  counted    integer;
+  many       bigint;
   share      integer;
   start      text := p_position;
   named      bigint[];
+  counts     bigint[];
   gone       bigint[];
   keys       __key_type__[] := '{}';
   limited    boolean := false;
@@ -132,21 +137,30 @@ BEGIN
   END IF;
 
   -- 2 Who has ended, who shares. From here on the ended ones are known, and never more than they.
-  SELECT s.ended, s.expired, s.sharing, s.capacities INTO my.ended, my.expired, my.sharing, my.capacities
+  SELECT s.ended, s.expired, s.sharing, s.capacities, s.counted
+    INTO my.ended, my.expired, my.sharing, my.capacities, my.counted
     FROM session_lock.sessions_of(my.name, my.clock) AS s;
 
   -- 3 The share, for who may be given work at all (not while it drains, or the mapping is paused): of the tasks that are
-  --   there, held ones included, counted no further than it takes to allow all that is wanted. Alone, or after its
-  --   patience, a session takes what it has room for.
+  --   there, held ones included, counted no further than it takes to allow all that is wanted. More than 1000 are counted by
+  --   one session for all, once in a second. Alone, or after its patience, a session takes what it has room for.
   my.want := CASE WHEN p_id = ANY (my.sharing) THEN least(p_limit, my.capacity - cardinality(my.held)) ELSE 0 END;
-  IF my.want > 0 AND NOT p_over_share AND cardinality(my.sharing) > 1 THEN
+  IF my.want > 0 AND p_over_share AND cardinality(my.sharing) > 1 THEN
+    my.want := least(my.want, p_at_once);
+  ELSIF my.want > 0 AND cardinality(my.sharing) > 1 THEN
     my.total := (SELECT sum(c) FROM unnest(my.capacities) AS c);
     my.enough := least(my.total, ceil((cardinality(my.held) + my.want)::numeric * my.total / my.capacity));
-    IF __picks__ THEN
-      my.tasks := session_lock.possible__set__(my.enough, my.clock, my.version);
+    IF my.enough > 1000 AND my.counted IS NOT NULL THEN
+      my.tasks := my.counted;
     ELSE
-      SELECT count(*) INTO my.tasks
-        FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.enough) AS task;
+      my.many := CASE WHEN my.enough > 1000 THEN my.total ELSE my.enough END;
+      IF __picks__ THEN
+        my.tasks := session_lock.possible__set__(my.many, my.clock, my.version);
+      ELSE
+        SELECT count(*) INTO my.tasks
+          FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.many) AS task;
+      END IF;
+      my.many := CASE WHEN my.enough > 1000 AND my.tasks > 1000 AND NOT __has_accepts__ THEN my.tasks END;
     END IF;
     IF my.tasks > 0 AND my.tasks < my.enough THEN
       IF __has_accepts__ AND NOT __picks__ THEN  -- each task is for those alone that may be given it
@@ -161,8 +175,8 @@ BEGIN
       ELSE
         my.share := coalesce(session_lock.share(p_id, my.sharing, my.capacities, my.tasks), 0);
       END IF;
-      my.want := least(my.want, my.share - cardinality(my.held));
-      IF __picks__ AND my.want <= 0 THEN  -- all that the limits let it hold: are there tasks that they hold back?
+      my.want := least(my.want, my.share - cardinality(my.held), p_at_once);
+      IF __picks__ AND my.share <= cardinality(my.held) THEN  -- all that the limits let it hold: are there tasks that they hold back?
         SELECT count(*) > my.tasks INTO my.limited
           FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.tasks + 1) AS task;
       END IF;
@@ -239,11 +253,12 @@ BEGIN
      ORDER BY c.rank;
   END IF;
 
-  PERFORM session_lock.note_idle(p_id, p_id = ANY (my.sharing) AND cardinality(my.keys) < p_limit);
+  PERFORM session_lock.note_look(p_id, p_id = ANY (my.sharing) AND cardinality(my.keys) < p_limit, my.many, my.clock);
   PERFORM session_lock.forget_cancelled(p_id, ARRAY(SELECT k::text FROM unnest(my.held || my.keys) AS k));
 
   -- 6 There was room for more, and all that is due has been walked: when is the next one due, and which sessions do the
-  --   tasks name that are due and not free, or not for the caller? (If a limit was in the way, the held ones are walked: they have an index.)
+  --   tasks name that are due and not free, or not for the caller? (If a limit was in the way, the held ones are walked: they have an
+  --   index.) A caller who could begin more asks those that hold more than their share.
   IF my.want > 0 AND cardinality(my.keys) < my.want THEN
     IF NOT my.limited AND (__due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL) THEN
       SELECT extract(epoch FROM t.__available_at__ - my.clock) INTO next_due
@@ -260,12 +275,18 @@ BEGIN
     END IF;
   END IF;
   IF my.want > 0 AND cardinality(my.keys) < my.want AND (__counts_held__ OR NOT my.limited) THEN
-    my.named := ARRAY(
-      SELECT DISTINCT t.__session_id__
-        FROM __table__ AS t
-       WHERE (__pending__) AND (__counts_held__ OR t.__available_at__ <= my.clock)
-         AND t.__session_id__ IS NOT NULL AND t.__session_id__ <> my.id
-    );
+    SELECT coalesce(array_agg(holder.id), '{}'), coalesce(array_agg(holder.held), '{}') INTO my.named, my.counts
+      FROM (
+        SELECT t.__session_id__ AS id, count(*) FILTER (WHERE __acceptable__) AS held
+          FROM __table__ AS t
+         WHERE (__pending__) AND (__counts_held__ OR t.__available_at__ <= my.clock)
+           AND t.__session_id__ IS NOT NULL AND t.__session_id__ <> my.id
+         GROUP BY t.__session_id__
+      ) AS holder;
+    IF p_at_once > cardinality(my.keys) AND cardinality(my.named) > 0 THEN
+      my.tasks := cardinality(my.held) + cardinality(my.keys) + (SELECT sum(c) FROM unnest(my.counts) AS c);
+      PERFORM session_lock.ask_for_tasks(my.sharing, my.capacities, my.tasks, my.named, my.counts, my.clock);
+    END IF;
     my.gone := session_lock.sweep_sessions(my.ended, my.named, my.clock);
     IF cardinality(my.gone) > 0 THEN
       my.keys := ARRAY(
@@ -391,11 +412,12 @@ $function$;
 --   p_give_back whether the attempt does not count
 --   p_discard   whether to discard it in the table's own words; a mapping without such words parks it instead
 --   p_errors    what went wrong, kept in session_lock.failure; NULL: nothing did
+--   p_wake      the others shall have them at once: they are woken, if they have room
 -- A task that the session was asked to cancel is discarded all the same, unless it is parked.
 -- For each key one of: released · discarded · parked · already yours · lost · locked · unknown.
 CREATE OR REPLACE FUNCTION session_lock.release_tasks__set__(
   p_id bigint, p_nonce uuid, p_keys __key_type__[], p_tokens bigint[],
-  p_after double precision[], p_give_back boolean[], p_discard boolean[], p_errors text[]
+  p_after double precision[], p_give_back boolean[], p_discard boolean[], p_errors text[], p_wake boolean
 ) RETURNS TABLE (task_key __key_type__, outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
 AS $function$
@@ -477,6 +499,11 @@ BEGIN
     );
   END IF;
 
+  IF p_wake THEN
+    UPDATE session_lock.session AS s SET idle = false WHERE s.id = p_id AND s.idle;  -- whoever has room, it is not this one
+    PERFORM session_lock.wake(my.name, true);
+  END IF;
+
   RETURN QUERY
   SELECT s.key,
          CASE s.standing
@@ -497,8 +524,8 @@ END
 $function$;
 
 -- Ends the session and gives back what it still holds, with the attempts, since it stops in good order. What it does not
--- know that it holds, and rows that somebody has locked, are claimable by the others because it has ended. True if it
--- was this call that ended it.
+-- know that it holds, and rows that somebody has locked, are claimable by the others because it has ended. They are woken.
+-- True if it was this call that ended it.
 CREATE OR REPLACE FUNCTION session_lock.end_session__set__(
   p_id bigint, p_nonce uuid, p_keys __key_type__[], p_tokens bigint[]
 ) RETURNS boolean
@@ -507,11 +534,12 @@ AS $function$
 #variable_conflict use_column
 <<my>>
 DECLARE
+  name   text;
   asked  text[];
   held   __key_type__[];
   closed __key_type__[];
 BEGIN
-  SELECT s.cancel_keys INTO my.asked
+  SELECT s.name, s.cancel_keys INTO my.name, my.asked
     FROM session_lock.session AS s WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL FOR UPDATE;
   IF NOT FOUND THEN
     RETURN false;
@@ -525,13 +553,14 @@ BEGIN
    WHERE t.__key__ = ANY (my.held);
   UPDATE __table__ AS t SET __session_id__ = NULL WHERE t.__key__ = ANY (my.closed);
   UPDATE session_lock.session AS s SET ended_at = session_lock.clock() WHERE s.id = p_id;
+  PERFORM session_lock.wake(my.name, true);
   RETURN true;
 END
 $function$;
 
 -- From outside, by whoever may: a task is not to be done any more. One that nobody runs is discarded in the table's own words
--- (parked, where the mapping has none). One that a live session holds is asked for: its holder, who hears so at its next
--- keepalive, cancels the run and discards it. The request stands until the claim is over: if it is given back, or left behind
+-- (parked, where the mapping has none). One that a live session holds is asked for: its holder, who is told (and hears so at
+-- its next keepalive at the latest), cancels the run and discards it. The request stands until the claim is over: if it is given back, or left behind
 -- by a session that has ended, the task is discarded then. Returns one of
 -- discarded · parked · asked · closed (it was not pending) · unknown (there is no such row) · locked (ask again).
 CREATE OR REPLACE FUNCTION session_lock.cancel_task__set__(p_key __key_type__) RETURNS text
@@ -568,6 +597,7 @@ BEGIN
         UPDATE session_lock.session AS s
            SET cancel_keys = array_append(array_remove(s.cancel_keys, p_key::text), p_key::text)
          WHERE s.id = my.holder;
+        PERFORM session_lock.tell(ARRAY[my.holder]);
         RETURN 'asked';
       END IF;
     END IF;
@@ -623,10 +653,10 @@ $function$;
 
 REVOKE ALL ON FUNCTION
   session_lock.standing__set__(bigint, __key_type__[], bigint[]),
-  session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, __key_type__[], bigint[]),
+  session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, integer, __key_type__[], bigint[]),
   session_lock.finish_tasks__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.finish_in__set__(bigint, uuid, __key_type__[], bigint[]),
-  session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[]),
+  session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[], boolean),
   session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.cancel_task__set__(__key_type__),
   session_lock.retry_tasks__set__(__key_type__[])

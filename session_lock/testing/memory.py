@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -41,6 +42,9 @@ LOCK_TIMEOUT = 2.0
 """Seconds that `end_session` waits for an open transaction of its own session."""
 
 LOCK_POLL = 0.01
+
+ASKED_AGAIN = 0.2
+"""Seconds between two times that a session is asked for tasks."""
 
 
 class MemoryDatabase(MemorySessions[T]):
@@ -84,11 +88,14 @@ class MemoryDatabase(MemorySessions[T]):
             self._sessions[session.id] = session
         return Lease(session.id, session.nonce, ttl)
 
-    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool) -> Beat:
+    async def bump_session(self, lease: Lease, *, ttl: float, draining: bool, running: int = 0) -> Beat:
         async with self._round_trip() as now:
             session = self._hold(lease, now)
             session.expires_at = max(session.expires_at, now + ttl)
-            session.draining = session.draining or draining
+            session.running = running
+            if draining and not session.draining:
+                session.draining = True
+                self._wake_idle(now)
             beat = Beat(
                 left=session.expires_at - now,
                 give_back=session.give_back,
@@ -107,13 +114,14 @@ class MemoryDatabase(MemorySessions[T]):
         held: Collection[TaskKey] = (),
         position: str | None = None,
         over_share: bool = False,
+        at_once: int | None = None,
         finished: Sequence[Claim] = (),
     ) -> Work[T]:
         async with self._round_trip() as now:
             session = self._hold(lease, now)
             settled = [self._finish(session, claim) for claim in finished]
             self._end_expired(now)
-            want, share = self._room(session, limit, len(held), now, over_share=over_share)
+            want, share = self._room(session, limit, len(held), now, at_once=at_once, over_share=over_share)
             mine = self._accepts.of(session, self._in_order())
             free = [row for row in mine if row.due(now) and self._is_free(row, session, held)]
             start = self._parse(position)
@@ -121,12 +129,11 @@ class MemoryDatabase(MemorySessions[T]):
             if len(rows) < want:  # too few from the position on: from the start
                 rows = free[:want]
             picked = Picked(rows)
-            if self._limits.rules.any and want == 0:
+            if self._limits.rules.any and want == 0 and share is not None and share <= len(held):
                 # All that the limits let it hold: are there tasks that they hold back?
                 due = [row for row in mine if row.due(now)]
-                held_back = share is not None and self._limits.possible(due) < len(due)
-                picked = Picked([], limited=held_back)
-            elif self._limits.rules.any:
+                picked = Picked([], limited=self._limits.possible(due) < len(due))
+            elif self._limits.rules.any and want > 0:
                 pending = [row for row in self._in_order() if row.pending]
                 taken = [
                     row
@@ -141,6 +148,9 @@ class MemoryDatabase(MemorySessions[T]):
             rows = picked.rows
             tasks = [self._claim(row, session, now) for row in rows]
             session.forget_cancelled({*held, *(row.key for row in rows)})
+            session.idle = session.id in self._sharing(now) and len(rows) < limit
+            if len(rows) < want and len(rows) < (at_once or 0):
+                self._ask_for_tasks(session, len(held) + len(rows), now)
             return Work(
                 left=session.expires_at - now,
                 tasks=tasks,
@@ -156,14 +166,20 @@ class MemoryDatabase(MemorySessions[T]):
             session = self._hold(lease, now)
             return [self._finish(session, claim) for claim in claims]
 
-    async def release_tasks(self, lease: Lease, handbacks: Sequence[Handback]) -> Sequence[Settled]:
+    async def release_tasks(
+        self, lease: Lease, handbacks: Sequence[Handback], *, wake: bool = False
+    ) -> Sequence[Settled]:
         async with self._round_trip() as now:
             session = self._hold(lease, now)
-            return [self._release(session, handback, now) for handback in handbacks]
+            settled = [self._release(session, handback, now) for handback in handbacks]
+            if wake:
+                session.idle = False
+                self._wake_idle(now)
+            return settled
 
     async def end_session(self, lease: Lease, claims: Sequence[Claim]) -> None:
         await self._until_free(lease)
-        async with self._round_trip():
+        async with self._round_trip() as now:
             session = self._sessions.get(lease.id)
             if session is None or session.nonce != lease.nonce or session.ended:
                 return
@@ -175,6 +191,7 @@ class MemoryDatabase(MemorySessions[T]):
                     case "closed":
                         self._tasks[claim.key].session_id = None
             session.ended = True
+            self._wake_idle(now)
 
     async def finish_in(self, connection: MemoryTransaction, lease: Lease, claims: Sequence[Claim]) -> None:
         """As the protocol says; `connection` is a `MemoryTransaction`."""
@@ -210,18 +227,32 @@ class MemoryDatabase(MemorySessions[T]):
             raise SessionLost(f"session {lease.id} is not live")
         return session
 
-    def _room(
-        self, session: MemorySession, limit: int, held: int, now: float, *, over_share: bool
-    ) -> tuple[int, int | None]:
-        """How many tasks to claim, and the share, if it was worked out."""
-        sharing = {
+    def _sharing(self, now: float) -> dict[int, int]:
+        """The capacities of the sessions that may be given work, by id."""
+        return {
             each.id: each.capacity
             for each in self._sessions.values()
             if each.live(now) and not each.draining and not self._paused
         }
+
+    def _room(
+        self,
+        session: MemorySession,
+        limit: int,
+        held: int,
+        now: float,
+        *,
+        at_once: int | None,
+        over_share: bool,
+    ) -> tuple[int, int | None]:
+        """How many tasks to claim, and the share, if it was worked out."""
+        sharing = self._sharing(now)
         want = max(0, min(limit, session.capacity - held)) if session.id in sharing else 0
-        if want == 0 or over_share or len(sharing) < 2:
+        if want == 0 or len(sharing) < 2:
             return want, None
+        begun = want if at_once is None else min(want, at_once)
+        if over_share:
+            return begun, None
         total = sum(sharing.values())
         enough = min(total, -(-(held + want) * total // session.capacity))
         due = [row for row in self._accepts.of(session, self._tasks.values()) if row.due(now)]
@@ -232,7 +263,17 @@ class MemoryDatabase(MemorySessions[T]):
             share = divide(tasks, sharing).get(session.id, 0)
         else:
             share = self._accepts.share(session, due, sharing, self._sessions)
-        return max(0, min(want, share - held)), share
+        return max(0, min(begun, share - held)), share
+
+    def _ask_for_tasks(self, session: MemorySession, own: int, now: float) -> None:
+        """Those that hold more than their share are asked for what is above it, on behalf of one that has nothing to do."""
+        counts = Counter(row.session_id for row in self._tasks.values() if row.due(now))
+        held = {id_: own if id_ == session.id else counts[id_] for id_ in self._sharing(now)}
+        for id_, share in divide(sum(held.values()), self._sharing(now)).items():
+            other = self._sessions[id_]
+            if id_ != session.id and held[id_] > share and now - other.asked_at >= ASKED_AGAIN:
+                other.give_back, other.asked_at = held[id_] - share, now
+                self._tell(id_)
 
     def _is_free(self, row: MemoryTask[T], session: MemorySession, held: Collection[TaskKey]) -> bool:
         if row.locked:

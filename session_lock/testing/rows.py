@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -97,8 +98,13 @@ class MemorySession:
     expired: bool = False
     """Whether it was ended by others, since its lease had run out."""
     draining: bool = False
+    idle: bool = False
+    """Its last look left it with room."""
     drain_requested: bool = False
     give_back: int = 0
+    asked_at: float = -math.inf
+    running: int = 0
+    """Tasks in calls of its tasker, at its last keepalive."""
     cancel_keys: tuple[str, ...] = ()
     transactions: list[MemoryTransaction] = field(default_factory=list, repr=False)
 

@@ -52,10 +52,12 @@ class MemorySessions(MemoryTable[T]):
     def ask_to_drain(self, session_id: int) -> None:
         """Ask the session to drain: it hears so at its next keepalive, as of all that follows here."""
         self._sessions[session_id].drain_requested = True
+        self._tell(session_id)
 
     def ask_to_give_back(self, session_id: int, count: int) -> None:
         """Ask the session to release `count` unstarted tasks."""
         self._sessions[session_id].give_back = count
+        self._tell(session_id)
 
     async def cancel(self, key: TaskKey) -> Cancellation:
         """As `PostgresDatabase.cancel`."""
@@ -69,6 +71,7 @@ class MemorySessions(MemoryTable[T]):
             holder = None if row.session_id is None else self._sessions[row.session_id]
             if holder is not None and holder.live(now):
                 holder.cancel_keys = (*(each for each in holder.cancel_keys if each != str(key)), str(key))
+                self._tell(holder.id)
                 return Cancellation.ASKED
             if row.locked or (holder is not None and not holder.ended):
                 return Cancellation.LOCKED
@@ -105,8 +108,14 @@ class MemorySessions(MemoryTable[T]):
         holder = None if row.session_id is None else self._sessions[row.session_id]
         return holder is not None and holder.ended and str(row.key) in holder.cancel_keys
 
+    def _wake_idle(self, now: float) -> None:
+        """A quiet wake-up: for nobody, unless there is a session that has room."""
+        if any(each.idle and each.live(now) and not each.draining for each in self._sessions.values()):
+            self._wake()
+
     def _end_expired(self, now: float) -> None:
         """Whoever looks for work ends the sessions that have expired, unless they are in a finishing transaction."""
         for session in self._sessions.values():
             if not session.ended and not session.live(now) and not session.in_transaction:
                 session.ended = session.expired = True
+                self._wake_idle(now)

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from session_lock.database import Cancellation, Claim, Handback, Outcome, Settled
 from session_lock.errors import RowRefusedError
+from session_lock.session import Lease
 from session_lock.tasks import TaskKey
 from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask
 from session_lock.testing.transaction import MemoryTransaction
@@ -36,6 +37,7 @@ class MemoryTable(Generic[T]):
         self._discards = discards
         self._tasks: dict[TaskKey, MemoryTask[T]] = {}
         self._wakes: dict[object, Callable[[], None]] = {}
+        self._told: dict[int, Callable[[], None]] = {}  # by session
         self._finished: list[TaskKey] = []
         for key, data in dict(rows).items():
             self.add(key, data, available_at=-math.inf)
@@ -61,14 +63,25 @@ class MemoryTable(Generic[T]):
         self._wake()
 
     @asynccontextmanager
-    async def listening(self, wake: Callable[[], None]) -> AsyncIterator[None]:
-        """Within the block `wake` is called whenever a row is added or opened again."""
+    async def listening(
+        self, wake: Callable[[], None], *, lease: Lease | None = None, asked: Callable[[], None] | None = None
+    ) -> AsyncIterator[None]:
+        """Within the block `wake` is called whenever a row is added, opened again or handed over; `asked` as the protocol says."""
         token = object()
         self._wakes[token] = wake
+        if lease is not None and asked is not None:
+            self._told[lease.id] = asked
         try:
             yield
         finally:
             del self._wakes[token]
+            if lease is not None:
+                self._told.pop(lease.id, None)
+
+    def _tell(self, session_id: int) -> None:
+        """Something is asked of the session."""
+        if session_id in self._told:
+            self._told[session_id]()
 
     def _wake(self) -> None:
         for wake in list(self._wakes.values()):

@@ -116,9 +116,9 @@ END
 $function$;
 
 -- Work for a session: records what it has finished, takes over from the dead, and claims up to p_limit tasks. p_held are
--- the keys that it knows it holds. Rows of three kinds: 'outcome' (of p_finished), 'task', and last one 'state'.
+-- the keys that it knows it holds, p_at_once how many tasks it could begin at once. Rows of three kinds: 'outcome' (of p_finished), 'task', and last one 'state'.
 CREATE OR REPLACE FUNCTION session_lock.get_work_TODO_NAME(
-  p_id bigint, p_nonce uuid, p_limit integer, p_held TODO_KEY_TYPE[], p_position text, p_over_share boolean,
+  p_id bigint, p_nonce uuid, p_limit integer, p_held TODO_KEY_TYPE[], p_position text, p_over_share boolean, p_at_once integer,
   p_finished TODO_KEY_TYPE[], p_tokens bigint[]
 ) RETURNS TABLE (
   kind text, task_key TODO_KEY_TYPE, task_token bigint, task_attempt integer, outcome text,
@@ -144,6 +144,7 @@ DECLARE
   v_want       integer;
   v_keys       TODO_KEY_TYPE[] := '{}';
   v_named      bigint[];
+  v_counts     bigint[];
   v_gone       bigint[];
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN  -- else a later statement sees no more
@@ -165,13 +166,15 @@ BEGIN
 
   -- 3 The share, where there is less than all could take together. Counted no further than that.
   v_want := CASE WHEN p_id = ANY (v_sharing) THEN least(p_limit, v_capacity - cardinality(v_held)) ELSE 0 END;
-  IF v_want > 0 AND NOT p_over_share AND cardinality(v_sharing) > 1 THEN
+  IF v_want > 0 AND p_over_share AND cardinality(v_sharing) > 1 THEN
+    v_want := least(v_want, p_at_once);
+  ELSIF v_want > 0 AND cardinality(v_sharing) > 1 THEN
     v_total := (SELECT sum(c) FROM unnest(v_capacities) AS c);
     SELECT count(*) INTO v_tasks
       FROM (SELECT FROM TODO_TASKS AS t WHERE (TODO_PENDING) AND t.available_at <= v_clock LIMIT v_total) AS task;
     IF v_tasks > 0 AND v_tasks < v_total THEN
       v_share := coalesce(session_lock.share(p_id, v_sharing, v_capacities, v_tasks), 0);
-      v_want := least(v_want, v_share - cardinality(v_held));
+      v_want := least(v_want, v_share - cardinality(v_held), p_at_once);  -- nothing is taken ahead
     END IF;
   END IF;
 
@@ -207,15 +210,23 @@ BEGIN
      ORDER BY claim.rank;
   END IF;
 
-  PERFORM session_lock.note_idle(p_id, p_id = ANY (v_sharing) AND cardinality(v_keys) < p_limit);  -- for quiet wake-ups
+  -- For quiet wake-ups.
+  PERFORM session_lock.note_look(p_id, p_id = ANY (v_sharing) AND cardinality(v_keys) < p_limit, NULL, v_clock);
 
   -- 5 All that is due has been walked: an ended session that none of the tasks names leaves the list, and tasks of
-  --   sessions whose rows somebody deleted are freed.
+  --   sessions whose rows somebody deleted are freed. A caller who could begin more asks those that hold more than their share.
   IF v_want > 0 AND cardinality(v_keys) < v_want THEN
-    v_named := ARRAY(
-      SELECT DISTINCT t.session_id FROM TODO_TASKS AS t
-       WHERE (TODO_PENDING) AND t.available_at <= v_clock AND t.session_id IS NOT NULL AND t.session_id <> p_id
-    );
+    SELECT coalesce(array_agg(h.id), '{}'), coalesce(array_agg(h.held), '{}') INTO v_named, v_counts
+      FROM (
+        SELECT t.session_id AS id, count(*) AS held
+          FROM TODO_TASKS AS t
+         WHERE (TODO_PENDING) AND t.available_at <= v_clock AND t.session_id IS NOT NULL AND t.session_id <> p_id
+         GROUP BY t.session_id
+      ) AS h;
+    IF p_at_once > cardinality(v_keys) AND cardinality(v_named) > 0 THEN
+      v_tasks := cardinality(v_held) + cardinality(v_keys) + (SELECT sum(c) FROM unnest(v_counts) AS c);
+      PERFORM session_lock.ask_for_tasks(v_sharing, v_capacities, v_tasks, v_named, v_counts, v_clock);
+    END IF;
     v_gone := session_lock.sweep_sessions(v_ended, v_named, v_clock);
     IF cardinality(v_gone) > 0 THEN
       v_keys := ARRAY(
@@ -239,11 +250,12 @@ END
 $function$;
 
 -- Gives tasks back, each in its own way (the arrays run side by side): p_after seconds from now (NULL: in its old
--- place; infinity: parked), p_give_back: the attempt does not count, p_discard: given up, p_errors: what went wrong.
+-- place; infinity: parked), p_give_back: the attempt does not count, p_discard: given up, p_errors: what went wrong. p_wake: the
+-- others shall have them at once.
 -- For each key: released · discarded · parked · already yours · lost · locked · unknown.
 CREATE OR REPLACE FUNCTION session_lock.release_tasks_TODO_NAME(
   p_id bigint, p_nonce uuid, p_keys TODO_KEY_TYPE[], p_tokens bigint[],
-  p_after double precision[], p_give_back boolean[], p_discard boolean[], p_errors text[]
+  p_after double precision[], p_give_back boolean[], p_discard boolean[], p_errors text[], p_wake boolean
 ) RETURNS TABLE (task_key TODO_KEY_TYPE, outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
 AS $function$
@@ -295,6 +307,10 @@ BEGIN
     END IF;
     RETURN NEXT;
   END LOOP;
+  IF p_wake THEN  -- for the others, at once
+    UPDATE session_lock.session AS s SET idle = false WHERE s.id = p_id AND s.idle;
+    PERFORM session_lock.wake(v_name, true);
+  END IF;
 END
 $function$;
 
@@ -307,9 +323,11 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 AS $function$
 #variable_conflict use_column
 DECLARE
+  v_name text;
   v_held TODO_KEY_TYPE[];
 BEGIN
-  PERFORM FROM session_lock.session AS s WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL FOR UPDATE;
+  SELECT s.name INTO v_name
+    FROM session_lock.session AS s WHERE s.id = p_id AND s.nonce = p_nonce AND s.ended_at IS NULL FOR UPDATE;
   IF NOT FOUND THEN
     RETURN false;
   END IF;
@@ -318,6 +336,7 @@ BEGIN
   );
   UPDATE TODO_TABLE AS t SET session_id = NULL, attempts = greatest(t.attempts - 1, 0) WHERE t.TODO_KEY = ANY (v_held);
   UPDATE session_lock.session AS s SET ended_at = session_lock.clock() WHERE s.id = p_id;
+  PERFORM session_lock.wake(v_name, true);  -- its tasks are for the others
   RETURN true;
 END
 $function$;
@@ -325,9 +344,9 @@ $function$;
 -- Everybody may execute a new function; these act with the rights of their owner.
 REVOKE ALL ON FUNCTION
   session_lock.standing_TODO_NAME(bigint, TODO_KEY_TYPE[], bigint[]),
-  session_lock.get_work_TODO_NAME(bigint, uuid, integer, TODO_KEY_TYPE[], text, boolean, TODO_KEY_TYPE[], bigint[]),
+  session_lock.get_work_TODO_NAME(bigint, uuid, integer, TODO_KEY_TYPE[], text, boolean, integer, TODO_KEY_TYPE[], bigint[]),
   session_lock.finish_tasks_TODO_NAME(bigint, uuid, TODO_KEY_TYPE[], bigint[]),
   session_lock.finish_in_TODO_NAME(bigint, uuid, TODO_KEY_TYPE[], bigint[]),
-  session_lock.release_tasks_TODO_NAME(bigint, uuid, TODO_KEY_TYPE[], bigint[], double precision[], boolean[], boolean[], text[]),
+  session_lock.release_tasks_TODO_NAME(bigint, uuid, TODO_KEY_TYPE[], bigint[], double precision[], boolean[], boolean[], text[], boolean),
   session_lock.end_session_TODO_NAME(bigint, uuid, TODO_KEY_TYPE[], bigint[])
 FROM PUBLIC;

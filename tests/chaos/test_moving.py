@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from tests.conftest import APP_ROLE, TestDatabase
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
 SETTINGS = Settings(
+    prefetch_time=math.inf,
     start_jitter=0, poll_interval=0.2, keepalive_interval=0.5, call_timeout=1, cancel_grace=0.5, guard=0.2, lease_ttl=20,
     concurrency=3, tasks_per_session=9, drain_timeout=8, shutdown_timeout=1,
 )  # fmt: skip

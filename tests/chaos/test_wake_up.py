@@ -507,7 +507,7 @@ def test_left_or_cancelled_between_any_two_steps_nothing_stays(
     monkeypatch.setattr(listener, "LONGEST_PAUSE", 0.002)
 
     async def listen() -> None:
-        async with listener.listening(database.app_dsn, "session_lock", "email", lambda: None):
+        async with listener.listening(database.app_dsn, "session_lock", {"email": lambda: None}):
             await asyncio.Event().wait()
 
     async def one_run(stop_at: int) -> int:

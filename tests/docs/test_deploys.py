@@ -31,7 +31,7 @@ async def do(task):
     print("begun", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
 
-asyncio.run(page["serve"](sys.argv[1], page["jobs"], do, Settings(start_jitter=0, concurrency=1, keepalive_interval=0.1)))
+asyncio.run(page["serve"](sys.argv[1], page["jobs"], do, Settings(start_jitter=0, concurrency=1, keepalive_interval=0.1, prefetch_time=float("inf"))))
 """
 
 

@@ -211,7 +211,7 @@ class Actor:
 
     async def bump(self, ttl: float = 30, *, draining: bool = False) -> asyncpg.Record:
         return await self.connection.fetchrow(
-            "SELECT * FROM session_lock.bump_session($1, $2, $3, $4)", self.id, self.nonce, ttl, draining
+            "SELECT * FROM session_lock.bump_session($1, $2, $3, $4, 0)", self.id, self.nonce, ttl, draining
         )
 
     async def get_work(
@@ -221,12 +221,13 @@ class Actor:
         held: Sequence[int] = (),
         position: str | None = None,
         over_share: bool = True,
+        at_once: int | None = None,
         finished: Mapping[int, int] | None = None,
     ) -> Work:
         done = finished or {}
         rows = await self.connection.fetch(
-            f"SELECT * FROM session_lock.get_work_{self.functions}($1, $2, $3, $4, $5, $6, $7, $8)",
-            self.id, self.nonce, limit, list(held), position, over_share, list(done), list(done.values()),
+            f"SELECT * FROM session_lock.get_work_{self.functions}($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            self.id, self.nonce, limit, list(held), position, over_share, at_once, list(done), list(done.values()),
         )  # fmt: skip
         tasks = [row for row in rows if row["kind"] == "task"]
         state = rows[-1]
@@ -265,9 +266,9 @@ class Actor:
     ) -> dict[int, str]:
         count = len(claims)
         rows = await self.connection.fetch(
-            f"SELECT * FROM session_lock.release_tasks_{self.functions}($1, $2, $3, $4, $5, $6, $7, $8)",
+            f"SELECT * FROM session_lock.release_tasks_{self.functions}($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             self.id, self.nonce, list(claims), list(claims.values()),
-            [after] * count, [give_back] * count, [discard] * count, [error] * count,
+            [after] * count, [give_back] * count, [discard] * count, [error] * count, False,
         )  # fmt: skip
         return {row["task_key"]: row["outcome"] for row in rows}
 

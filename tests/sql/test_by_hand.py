@@ -175,7 +175,7 @@ async def test_what_is_a_task_and_in_which_order_is_said_by_three_tables(shop):
 async def test_what_decode_gets(shop):
     runner = await start(shop)
     rows = await runner.connection.fetch(
-        "SELECT * FROM session_lock.get_work_packing($1, $2, 1, '{}', NULL, false, '{}', '{}')",
+        "SELECT * FROM session_lock.get_work_packing($1, $2, 1, '{}', NULL, false, NULL, '{}', '{}')",
         runner.id,
         runner.nonce,
     )
@@ -296,7 +296,7 @@ async def test_a_stale_claim_has_no_say_in_how_a_good_one_is_given_back(shop):
     rows = await runner.connection.fetch(
         """
         SELECT * FROM session_lock.release_tasks_packing(
-          $1, $2, '{1,1,1}', '{1,2,2}', '{NULL,NULL,NULL}', '{true,true,true}', '{true,false,false}', '{NULL,NULL,NULL}'
+          $1, $2, '{1,1,1}', '{1,2,2}', '{NULL,NULL,NULL}', '{true,true,true}', '{true,false,false}', '{NULL,NULL,NULL}', false
         )
         """,
         runner.id, runner.nonce,

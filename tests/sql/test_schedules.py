@@ -40,7 +40,7 @@ async def found_by(actor, calls=3):
 
 BUMP_READS_CLOCK_FIRST = fault(
     "bump reads the clock before it waits", SESSIONS,
-    ("  v_now     timestamptz;\n", "  v_now     timestamptz := session_lock.clock();\n"),
+    ("  v_now      timestamptz;\n", "  v_now      timestamptz := session_lock.clock();\n"),
     ("  v_now := session_lock.clock();  -- after the wait for the lock, not before it\n", ""),
 )  # fmt: skip
 HOLD_READS_CLOCK_FIRST = fault(
@@ -758,9 +758,9 @@ async def test_the_same_claim_twice_in_one_call_is_one_claim(lab):
         }
 
     assert await twice("finish_tasks", keys[0]) == {"finished"}
-    assert await twice("release_tasks", keys[1], ", '{NULL,NULL}', '{t,t}', '{t,t}', '{NULL,NULL}'") == {
-        "discarded"
-    }
+    assert await twice(
+        "release_tasks", keys[1], ", '{NULL,NULL}', '{t,t}', '{t,t}', '{NULL,NULL}', false"
+    ) == {"discarded"}
     await runner.execute(
         f"SELECT session_lock.finish_in_{lab.functions}({runner.id}, '{runner.nonce}', '{{{keys[2]},{keys[2]}}}', '{{1,1}}')"
     )
@@ -1188,7 +1188,9 @@ async def test_d18_four_tasks_on_three_sessions_are_two_one_one(lab):
 
 
 @seen_to_fail(
-    fault("shares by the order of ids alone", SESSIONS, ("ORDER BY remainder DESC, id", "ORDER BY id"))
+    fault(
+        "shares by the order of ids alone", SESSIONS, ("ORDER BY remainder DESC, part.id", "ORDER BY part.id")
+    )
 )
 async def test_shares_follow_the_capacities_and_draining_ones_have_none(lab):
     await lab.add(8)

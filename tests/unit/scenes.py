@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,8 +25,8 @@ def table(count: int = 0, **options: Any) -> Faulty:
 
 
 def settings(**changes: Any) -> Settings:
-    """Without jitter at the start."""
-    return Settings(**{"start_jitter": 0, **changes})
+    """Without jitter at the start, and with tasks claimed ahead however long the calls take."""
+    return Settings(**{"start_jitter": 0, "prefetch_time": math.inf, **changes})
 
 
 async def do_all(batch: Batch[str]) -> list[Task[str]]:

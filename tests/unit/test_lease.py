@@ -762,7 +762,7 @@ async def test_an_error_that_cannot_be_stored_gives_its_task_back_without_it() -
     database = table(1)
     inner = database.inner.release_tasks
 
-    async def release_tasks(lease: Any, handbacks: Any) -> Any:
+    async def release_tasks(lease: Any, handbacks: Any, **wake: Any) -> Any:
         if any(each.error and "€" in each.error for each in handbacks):
             return [Settled(each.claim.key, Outcome.REFUSED, "no such character") for each in handbacks]
         return await inner(lease, handbacks)

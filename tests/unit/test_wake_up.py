@@ -23,8 +23,8 @@ class Listened(Faulty):
     listening_now = 0
 
     @asynccontextmanager
-    async def listening(self, wake: Any) -> Any:
-        async with self.inner.listening(wake):
+    async def listening(self, wake: Any, **asked: Any) -> Any:
+        async with self.inner.listening(wake, **asked):
             self.listening_now += 1
             try:
                 yield
@@ -123,7 +123,7 @@ async def test_who_stands_for_the_database_is_listened_to() -> None:
 @virtual
 async def test_a_database_that_cannot_listen_is_polled(caplog: pytest.LogCaptureFixture) -> None:
     class Deaf(Faulty):
-        def listening(self, wake: Any) -> Any:
+        def listening(self, wake: Any, **asked: Any) -> Any:
             raise OSError("no")
 
     database, started = Deaf(MemoryDatabase()), Started()
@@ -142,7 +142,7 @@ async def test_one_that_has_just_become_idle_looks_once_more() -> None:
 
     class Deaf(Faulty):
         @asynccontextmanager
-        async def listening(self, wake: Any) -> Any:  # noqa: ARG002
+        async def listening(self, wake: Any, **asked: Any) -> Any:  # noqa: ARG002
             yield
 
     database, started = Deaf(MemoryDatabase({1: "a", 2: "b"})), Started()

@@ -1,0 +1,194 @@
+"""What a Runner claims ahead, and what it gives back when others have nothing to do."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+
+from session_lock import Runner, Settings, each
+from session_lock.pace import Pace
+from session_lock.testing import MemoryDatabase
+from tests.unit.faults import Faulty
+from tests.unit.virtual import now, until, virtual
+
+
+class Sleeping:
+    """A tasker under `each`: it takes so many seconds, and notes who began what, and when."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.begun: dict[Any, float] = {}
+
+    async def __call__(self, task: Any) -> None:
+        assert task.key not in self.begun
+        self.begun[task.key] = now()
+        await asyncio.sleep(self.seconds)
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(**{"start_jitter": 0, "concurrency": 2, "keepalive_interval": 5, **changes})
+
+
+def held(database: MemoryDatabase[Any]) -> dict[int | None, int]:
+    counts: dict[int | None, int] = {}
+    for row in database._tasks.values():
+        if row.pending:
+            counts[row.session_id] = counts.get(row.session_id, 0) + 1
+    return counts
+
+
+# How far ahead ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mean", "seconds", "most", "expected"),
+    [
+        (None, 1.0, 10, 0),  # nobody knows yet
+        (None, math.inf, 10, 10),
+        (60.0, math.inf, 10, 10),
+        (60.0, 1.0, 10, 0),
+        (0.0, 1.0, 10, 10),
+        (0.001, 1.0, 10, 10),
+        (0.5, 1.0, 10, 10),  # 4 slots begin 8 calls of 5 tasks
+        (2.0, 1.0, 50, 10),  # 2 calls
+        (0.5, 1.0, 40, 40),
+        (0.5, 0.0, 40, 0),
+    ],
+)
+def test_what_is_begun_within_a_time(mean: float | None, seconds: float, most: int, expected: int) -> None:
+    pace = Pace(4, 5)
+    if mean is not None:
+        pace.ended(mean)
+    assert pace.begun_within(seconds, most) == expected
+
+
+def test_newer_calls_weigh_more() -> None:
+    pace = Pace(1, 1)
+    for seconds in (100.0, *[0.001] * 40):
+        pace.ended(seconds)
+    assert pace.begun_within(1.0, 10) == 10
+    pace.ended(100.0)
+    assert pace.begun_within(1.0, 10) == 0
+
+
+@virtual
+async def test_of_long_tasks_none_is_claimed_ahead_and_of_short_ones_as_many_as_are_allowed() -> None:
+    for seconds, expected in ((60.0, 2), (0.01, 4)):
+        database = MemoryDatabase(dict.fromkeys(range(200), "a"))
+        most = 0
+        async with Runner(database, each(Sleeping(seconds)), settings()):
+            for _ in range(100):
+                await asyncio.sleep(0.005)
+                most = max(most, held(database).get(1, 0))
+        assert most == expected
+
+
+@virtual
+async def test_prefetch_says_how_many_at_most() -> None:
+    for prefetch in (0, 7):
+        database, most = MemoryDatabase(dict.fromkeys(range(400), "a")), 0
+        async with Runner(database, each(Sleeping(0.01)), settings(prefetch=prefetch)):
+            for _ in range(100):
+                await asyncio.sleep(0.005)
+                most = max(most, held(database).get(1, 0))
+        assert max(2, prefetch) <= most <= 2 + prefetch
+
+
+# Hand-over -------------------------------------------------------------------------------------------------
+
+
+async def a_hoarder(seconds: float, tasks: int = 8, **changes: Any) -> Any:
+    """A Runner that was alone, and holds eight tasks, of which it runs two."""
+    database = Faulty(MemoryDatabase(dict.fromkeys(range(tasks), "a")))
+    tasker = Sleeping(seconds)
+    hoarder = Runner(database, each(tasker), settings(prefetch=6, prefetch_time=math.inf, **changes))
+    await hoarder.__aenter__()
+    await until(lambda: held(database.inner).get(1) == tasks)
+    return database, tasker, hoarder
+
+
+@virtual
+async def test_a_joiner_with_nothing_to_do_is_given_what_others_have_not_begun() -> None:
+    database, first, hoarder = await a_hoarder(60)
+    second = Sleeping(60)
+    await asyncio.sleep(10)
+    joined = now()
+    async with Runner(database, each(second), settings()):
+        await until(lambda: len(second.begun) == 2)
+        assert now() - joined < 0.1  # it is told, and does not wait for a keepalive
+        assert set(first.begun).isdisjoint(second.begun)
+        await asyncio.sleep(20)
+        # Of 8 tasks the share of the one with 8 of 12 is 5: it has kept 2 running, and what is above its share is gone.
+        assert held(database.inner)[1] == 5
+        await until(lambda: not database.inner.pending, within=400)
+    await hoarder.__aexit__(None, None, None)
+    assert len(first.begun) + len(second.begun) == 8  # each was begun once
+    assert all(row.attempts == 1 for row in database.inner._tasks.values())
+
+
+@virtual
+async def test_without_being_told_it_hears_at_its_next_keepalive() -> None:
+    database, _, hoarder = await a_hoarder(60)
+    database.inner._tell = lambda _: None
+    second = Sleeping(60)
+    await asyncio.sleep(11.6)  # after its second keepalive
+    joined = now()
+    async with Runner(database, each(second), settings()):
+        await until(lambda: len(second.begun) == 2)
+        assert 0.5 < now() - joined < 6.7  # a keepalive, and the joiner's poll
+    await hoarder.__aexit__(None, None, None)
+
+
+@virtual
+async def test_what_will_be_begun_at_once_is_kept() -> None:
+    database, first, hoarder = await a_hoarder(0.04)
+    await until(lambda: len(database.inner.finished) == 2)
+    async with Runner(database, each(Sleeping(0.04)), settings()):
+        await until(lambda: not database.inner.pending)
+    await hoarder.__aexit__(None, None, None)
+    assert not database.count("release_tasks")
+    assert len(first.begun) == 8
+
+
+@virtual
+async def test_what_is_running_is_never_moved() -> None:
+    database = Faulty(MemoryDatabase(dict.fromkeys(range(2), "a")))
+    first, second = Sleeping(30), Sleeping(30)
+    async with Runner(database, each(first), settings()):
+        await until(lambda: len(first.begun) == 2)
+        async with Runner(database, each(second), settings()):
+            await asyncio.sleep(20)
+    assert (len(first.begun), len(second.begun)) == (2, 0)
+    assert sorted(database.inner.finished) == [0, 1]
+    assert not database.count("release_tasks")
+
+
+@virtual
+async def test_where_work_is_scarce_a_free_slot_looks_at_once() -> None:
+    """Nothing is claimed ahead there; so a slot that comes free finds its next task without a poll."""
+    database = MemoryDatabase(dict.fromkeys(range(12), "a"))
+    taskers = [Sleeping(1), Sleeping(1)]
+    hourly = settings(poll_interval=3600)
+    async with Runner(database, each(taskers[0]), hourly), Runner(database, each(taskers[1]), hourly):
+        await until(lambda: not database.pending)
+        assert now() == pytest.approx(3, abs=0.1)
+    assert [len(tasker.begun) for tasker in taskers] == [6, 6]
+
+
+@virtual
+async def test_a_stop_hands_over_what_was_not_begun_at_once() -> None:
+    database, first, hoarder = await a_hoarder(60, drain_timeout=100)
+    second = Sleeping(60)
+    async with Runner(database, each(second), settings(concurrency=8, poll_interval=3600)):
+        await asyncio.sleep(1)
+        before = len(second.begun)
+        hoarder.stop()
+        stopped = now()
+        await until(lambda: len(second.begun) == 6)
+        assert now() - stopped < 0.1
+        assert before < 6
+        await hoarder.__aexit__(None, None, None)
+    assert len(first.begun) == 2

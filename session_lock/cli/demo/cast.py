@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from itertools import count
-from typing import Self
+from typing import Any, Self
 
 from session_lock.cli.demo.part import Part, Report
 from session_lock.errors import SessionLockError
@@ -59,6 +59,10 @@ class RunnerProcess:
     @property
     def works(self) -> bool:
         return self.state in {State.RUNNING, State.THAWED}
+
+    def terminate(self) -> None:
+        """As a deploy does it, and gracefully."""
+        self.process.terminate()
 
     def kill(self, at: datetime) -> None:
         self.process.kill()
@@ -106,7 +110,7 @@ class Cast:
 
     def __init__(self, part: Part) -> None:
         self._part = part
-        """All have the same one, but for the name."""
+        """All have the same one, but for the name, and for what is each one's own."""
         self.runners: list[RunnerProcess] = []
         self._names = (f"R{number}" for number in count(1))
         self._following: set[asyncio.Task[None]] = set()
@@ -121,8 +125,8 @@ class Cast:
         if self._following:
             await asyncio.wait(self._following)
 
-    async def start(self) -> RunnerProcess:
-        part = replace(self._part, name=next(self._names))
+    async def start(self, **own: Any) -> RunnerProcess:
+        part = replace(self._part, name=next(self._names), own=own)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "session_lock.cli.demo.runner",
             stdin=PIPE, stdout=PIPE, stderr=PIPE, process_group=0,

@@ -37,7 +37,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--scenario", choices=SCENARIOS, default="files", help="what is done; defaults to files"
     )
-    parser.add_argument("--runners", metavar="N", type=_runners, default=3, help="processes; defaults to 3")
+    parser.add_argument(
+        "--runners", metavar="N", type=_runners, help="processes; defaults to 3, for deploy to 5"
+    )
     parser.add_argument(
         "--dir", metavar="PATH", type=Path, help="the files below PATH, not those of the standard library"
     )
@@ -97,7 +99,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
         raise SettingsError(f"the scenario {arguments.scenario} has no {wrong[0]}: leave it out")
     return kind(
         Wish(
-            arguments.runners,
+            arguments.runners or kind.runners,
             tasks=arguments.tasks,
             seconds=arguments.seconds,
             directory=arguments.dir,

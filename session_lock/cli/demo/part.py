@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -24,6 +24,9 @@ class Part:
     """Seconds that a call of the tasker takes longer than it needs to."""
 
     batch_size: int
+
+    own: dict[str, Any] = field(default_factory=dict)
+    """What only this one is told, and only in its scenario."""
 
 
 @dataclass(slots=True)

@@ -17,10 +17,12 @@ LAST_BLOWS = 0.75
 """Of the work: between them lie all rounds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     runners: int
     tasks: int
+    """So far, where they are added by and by."""
+
     seconds: float
     kill: bool
     freeze: bool

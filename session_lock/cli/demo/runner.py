@@ -1,7 +1,7 @@
 """One runner process of the demo: `python -m session_lock.cli.demo.runner`, started by `cast`.
 
 What it needs comes in the environment variable SESSION_LOCK_DEMO_RUNNER, as JSON. Each line that it prints is a JSON object
-about it. It stops gracefully when its stdin is closed, which is also what happens when its parent dies.
+about it. It stops gracefully upon SIGTERM, and when its stdin is closed, which is also what happens when its parent dies.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from dataclasses import asdict
 
@@ -32,6 +33,7 @@ async def main(part: Part) -> None:
         scenario.database(backstage := Backstage(part, pool, report)) as database,
     ):
         runner = scenario.runner(database, backstage)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _stop, runner)
         beside = [asyncio.create_task(_report(report)), asyncio.create_task(_stop_when_told(runner))]
         try:
             await runner.run()
@@ -60,8 +62,12 @@ async def _stop_when_told(runner: RunningBlock) -> None:
     stdin = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
     await stdin.read()
+    _stop(runner)
+
+
+def _stop(runner: RunningBlock) -> None:
     runner.stop()
-    loop.call_later(STOP_WITHIN, os._exit, 1)
+    asyncio.get_running_loop().call_later(STOP_WITHIN, os._exit, 1)
 
 
 if __name__ == "__main__":

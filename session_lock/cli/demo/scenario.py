@@ -64,6 +64,9 @@ class Scenario(ABC):
     options: ClassVar[frozenset[str]] = frozenset({"tasks", "seconds", "no-kill", "no-freeze"})
     """Those that it has, of those that not all have."""
 
+    runners: ClassVar[int] = 3
+    """Processes, where the command line does not say."""
+
     plan: Plan
 
     @abstractmethod

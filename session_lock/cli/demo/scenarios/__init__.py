@@ -3,6 +3,7 @@
 from session_lock.cli.demo.scenario import Scenario
 from session_lock.cli.demo.scenarios.bank import Bank
 from session_lock.cli.demo.scenarios.cron import Cron
+from session_lock.cli.demo.scenarios.deploy import Deploy
 from session_lock.cli.demo.scenarios.files import Files
 from session_lock.cli.demo.scenarios.retries import Retries
 from session_lock.cli.demo.scenarios.serial import Serial
@@ -15,4 +16,5 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "serial": Serial,
     "tenants": Tenants,
     "cron": Cron,
+    "deploy": Deploy,
 }

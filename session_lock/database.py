@@ -256,6 +256,12 @@ DatabaseFinder = Callable[[], Awaitable[Database[T]]]
 """Asked in each cycle for the current database, so that a database can move."""
 
 
+def check_capacity(capacity: int) -> None:
+    """Before a session starts that could hold nothing, and would weigh nothing in the shares."""
+    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+        raise SettingsError(f"the capacity of a session is a whole number from 1 on, not {capacity!r}")
+
+
 def keys_to_retry(keys: Sequence[TaskKey], all_parked: bool) -> list[TaskKey] | None:
     """What `retry` is asked for; None is all that is parked. No key is no such wish: a selection may come out empty."""
     if bool(keys) == all_parked:

@@ -23,6 +23,7 @@ from session_lock.database import (
     Outcome,
     Settled,
     Work,
+    check_capacity,
     keys_to_retry,
 )
 from session_lock.errors import RowRefusedError, SettingsError
@@ -134,6 +135,7 @@ class PostgresDatabase(Calls, Generic[T]):
         self, *, capacity: int, ttl: float, label: str = "", app_version: str = ""
     ) -> Lease:
         check_app_version(self._table, app_version)
+        check_capacity(capacity)
         server = await self._met()
         (row,) = await self._call(
             self._work, "start_session", self._wanted.name, server.functions, capacity, ttl,

@@ -25,6 +25,7 @@ from session_lock.database import (
     Identity,
     Settled,
     Work,
+    check_capacity,
 )
 from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, TaskLost
 from session_lock.limits import AnyLimit
@@ -83,6 +84,7 @@ class MemoryDatabase(MemorySessions[T]):
 
     async def start_session(self, *, capacity: int, ttl: float, label: str, app_version: str) -> Lease:
         self._accepts.check(app_version, self._identity.mapping)
+        check_capacity(capacity)
         async with self._round_trip() as now:
             session = MemorySession(len(self._sessions) + 1, uuid4(), capacity, now + ttl, label, app_version)
             self._sessions[session.id] = session

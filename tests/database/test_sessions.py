@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from session_lock.database import Cancellation, Claim, Handback, Outcome
-from session_lock.errors import SessionLost
+from session_lock.errors import SessionLost, SettingsError
 from session_lock.session import Lease
 
 from .conftest import Suite, keys
@@ -258,3 +258,9 @@ async def test_a_lease_of_a_thousand_years_is_no_error(suite: Suite):
         await suite.database.finish_in(connection, lease, [claim])
     assert await suite.finish(lease, other) is Outcome.FINISHED
     assert [await suite.status(key) for key in (first, second)] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("capacity", [0, -1, 1.5, True])
+async def test_a_session_that_could_hold_nothing_is_refused(suite: Suite, capacity):
+    with pytest.raises(SettingsError, match="the capacity of a session is a whole number from 1 on, not"):
+        await suite.start(capacity=capacity)

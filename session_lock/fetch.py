@@ -73,8 +73,10 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         pause = _pause(hold, work, None if held_back_since is None else clock() - held_back_since)
         if was_filled:
             pause = min(pause, SETTLED_AFTER)
-        # Room alone is no reason to look again; unless there may be tasks that could not begin, and work is scarce.
-        await _wait(hold.room if at_once == 0 and work.share is not None else hold.asked, hold, pause)
+        # Room alone is no reason to look again; unless work is scarce, and there may be tasks that could not begin, or that the
+        # share held back.
+        held_back = work.share is not None and (at_once == 0 or work.share <= held)
+        await _wait(hold.room if held_back else hold.asked, hold, pause)
 
 
 async def listen(hold: Hold[T]) -> None:

@@ -75,6 +75,7 @@ class HeldTasks(Holder, Generic[T]):
         self.healed = asyncio.Event()  # the breaker has closed
         self._decode_failed = False
         self._wary = False  # a task was run alone: claims come one by one, until one brings a usual task
+        self._asked_until = 0.0  # others have nothing to do: nothing is claimed ahead before
         self._lone_until = 0.0  # a lone task waits no longer for records of the others
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -101,7 +102,9 @@ class HeldTasks(Holder, Generic[T]):
         return (self.settings.concurrency - self.busy) * self.pace.tasks_per_call
 
     def ahead(self) -> int:
-        """How many tasks may be claimed that cannot begin at once."""
+        """How many tasks may be claimed that cannot begin at once. None while others have just asked for such."""
+        if self._loop.time() < self._asked_until:
+            return 0
         most = max(0, self.capacity - self.settings.concurrency * self.pace.tasks_per_call)
         return self.pace.begun_within(self.settings.prefetch_time, most)
 
@@ -200,6 +203,7 @@ class HeldTasks(Holder, Generic[T]):
 
     def hand_over(self, count: int) -> None:
         """Others have nothing to do and ask for so many: release as many that will not be begun here soon."""
+        self._asked_until = self._loop.time() + self.settings.poll_interval
         soon = self.pace.begun_within(SOON, len(self.ready))
         self.give_back(max(0, min(count, len(self.ready) - soon)))
 

@@ -162,6 +162,8 @@ class PostgresDatabase(Calls, Generic[T]):
         settled: Sequence[Settled] = ()
 
         everything = selected(self._table, ENVELOPE)
+        if self._server is not None and not self._server.read_committed:
+            at_once = None  # the call's transaction is ended by us: should we freeze, it must not hold rows of other sessions
 
         async def ask(
             limit: int, finished: Sequence[Claim], columns: str = everything

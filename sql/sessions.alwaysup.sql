@@ -119,7 +119,7 @@ BEGIN
            coalesce(array_agg(s.id ORDER BY s.id) FILTER (WHERE live.sharing), '{}'),
            coalesce(array_agg(s.capacity ORDER BY s.id) FILTER (WHERE live.sharing), '{}'),
            (array_agg(s.counted ORDER BY s.counted_at DESC)
-              FILTER (WHERE live.sharing AND s.counted_at > p_now - interval '1 second'))[1],
+              FILTER (WHERE live.sharing AND s.counted_at BETWEEN p_now - interval '1 second' AND p_now + interval '1 second'))[1],
            coalesce(bool_or(s.ended_at IS NULL AND s.expires_at <= p_now), false)
       INTO ended, expired, sharing, capacities, counted, v_expired
       FROM session_lock.session AS s,
@@ -245,7 +245,7 @@ BEGIN
      WHERE holder.held > part.share
   ), asked AS MATERIALIZED (
     SELECT s.id FROM session_lock.session AS s
-     WHERE s.id IN (SELECT above.id FROM above) AND (s.asked_at IS NULL OR s.asked_at <= p_now - interval '0.2 seconds')
+     WHERE s.id IN (SELECT above.id FROM above) AND (s.asked_at IS NULL OR s.asked_at <= p_now - interval '0.2 seconds' OR s.asked_at > p_now + interval '0.2 seconds')
      ORDER BY s.id
        FOR NO KEY UPDATE SKIP LOCKED
   ), done AS (

@@ -58,7 +58,7 @@ $function$;
 --   p_position    the position of an earlier reply, or NULL to look from the start: a hint, never a promise
 --   p_over_share  it had nothing to do for its patience: the share does not bind it now
 --   p_at_once     how many of these its tasker could begin at once: where work is scarce it gets no more, so that what is not begun
---                 stays for others; and if it finds fewer, those that hold more than their share are asked for theirs
+--                 stays for others; and if it finds none, those that hold more than their share are asked for theirs
 --   p_finished, p_tokens   claims to finish first (as finish_tasks does)
 --
 -- Returns rows of three kinds:
@@ -258,7 +258,8 @@ BEGIN
 
   -- 6 There was room for more, and all that is due has been walked: when is the next one due, and which sessions do the
   --   tasks name that are due and not free, or not for the caller? (If a limit was in the way, the held ones are walked: they have an
-  --   index.) A caller who could begin more asks those that hold more than their share.
+  --   index.) A caller who could begin more asks those that hold more than their share; not if it is brought tasks: should it freeze
+  --   while it reads them, it would keep the rows of those sessions locked, and they could not renew their leases.
   IF my.want > 0 AND cardinality(my.keys) < my.want THEN
     IF NOT my.limited AND (__due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL) THEN
       SELECT extract(epoch FROM t.__available_at__ - my.clock) INTO next_due
@@ -283,8 +284,8 @@ BEGIN
            AND t.__session_id__ IS NOT NULL AND t.__session_id__ <> my.id
          GROUP BY t.__session_id__
       ) AS holder;
-    IF p_at_once > cardinality(my.keys) AND cardinality(my.named) > 0 THEN
-      my.tasks := cardinality(my.held) + cardinality(my.keys) + (SELECT sum(c) FROM unnest(my.counts) AS c);
+    IF p_at_once > 0 AND cardinality(my.keys) = 0 AND cardinality(my.named) > 0 THEN
+      my.tasks := cardinality(my.held) + (SELECT sum(c) FROM unnest(my.counts) AS c);
       PERFORM session_lock.ask_for_tasks(my.sharing, my.capacities, my.tasks, my.named, my.counts, my.clock);
     END IF;
     my.gone := session_lock.sweep_sessions(my.ended, my.named, my.clock);

@@ -151,8 +151,8 @@ class MemoryDatabase(MemorySessions[T]):
             tasks = [self._claim(row, session, now) for row in rows]
             session.forget_cancelled({*held, *(row.key for row in rows)})
             session.idle = session.id in self._sharing(now) and len(rows) < limit
-            if len(rows) < want and len(rows) < (at_once or 0):
-                self._ask_for_tasks(session, len(held) + len(rows), now)
+            if want > 0 and not rows and at_once:
+                self._ask_for_tasks(session, len(held), now)
             return Work(
                 left=session.expires_at - now,
                 tasks=tasks,
@@ -273,7 +273,7 @@ class MemoryDatabase(MemorySessions[T]):
         held = {id_: own if id_ == session.id else counts[id_] for id_ in self._sharing(now)}
         for id_, share in divide(sum(held.values()), self._sharing(now)).items():
             other = self._sessions[id_]
-            if id_ != session.id and held[id_] > share and now - other.asked_at >= ASKED_AGAIN:
+            if id_ != session.id and held[id_] > share and abs(now - other.asked_at) >= ASKED_AGAIN:
                 other.give_back, other.asked_at = held[id_] - share, now
                 self._tell(id_)
 

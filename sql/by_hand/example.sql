@@ -262,7 +262,7 @@ BEGIN
   PERFORM session_lock.note_look(p_id, p_id = ANY (v_sharing) AND cardinality(v_keys) < p_limit, NULL, v_clock);
 
   -- 5 All that is due has been walked: an ended session that none of the tasks names leaves the list, and tasks of
-  --   sessions whose rows somebody deleted are freed. A caller who could begin more asks those that hold more than their share.
+  --   sessions whose rows somebody deleted are freed. A caller who found nothing, and could begin tasks, asks those that hold more than their share.
   IF v_want > 0 AND cardinality(v_keys) < v_want THEN
     SELECT coalesce(array_agg(h.id), '{}'), coalesce(array_agg(h.held), '{}') INTO v_named, v_counts
       FROM (
@@ -273,8 +273,8 @@ BEGIN
            AND t.session_id IS NOT NULL AND t.session_id <> p_id
          GROUP BY t.session_id
       ) AS h;
-    IF p_at_once > cardinality(v_keys) AND cardinality(v_named) > 0 THEN
-      v_tasks := cardinality(v_held) + cardinality(v_keys) + (SELECT sum(c) FROM unnest(v_counts) AS c);
+    IF p_at_once > 0 AND cardinality(v_keys) = 0 AND cardinality(v_named) > 0 THEN
+      v_tasks := cardinality(v_held) + (SELECT sum(c) FROM unnest(v_counts) AS c);
       PERFORM session_lock.ask_for_tasks(v_sharing, v_capacities, v_tasks, v_named, v_counts, v_clock);
     END IF;
     v_gone := session_lock.sweep_sessions(v_ended, v_named, v_clock);

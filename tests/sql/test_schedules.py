@@ -1349,3 +1349,29 @@ async def test_d22_tasks_come_in_the_order_of_the_mapping(database):
         )
         runner = await lab.runner()
         assert (await runner.get_work(3)).keys == [keys[1], keys[3], keys[0]]
+
+
+@seen_to_fail(
+    fault(
+        "who is brought tasks asks for more",
+        TASKS,
+        ("p_at_once > 0 AND cardinality(my.keys) = 0", "p_at_once > 0"),
+    )
+)
+async def test_a_reader_that_freezes_keeps_nobody_else_from_renewing_its_lease(lab):
+    """Its transaction is open until the whole reply is read: it must have no lock on the rows of other sessions."""
+    await lab.add(6)
+    holder, reader = await lab.runner(capacity=10), await lab.runner(capacity=10)
+    await holder.get_work(5)
+    transaction = reader.connection.transaction()
+    await transaction.start()
+    assert len((await reader.get_work(10, over_share=False, at_once=10)).claims) == 1
+    renewed = True
+    try:
+        await holder.execute("SET lock_timeout = '200ms'")
+        await holder.bump()
+    except asyncpg.LockNotAvailableError:
+        renewed = False
+    finally:
+        await transaction.rollback()
+    assert renewed is lab.shipped

@@ -193,7 +193,8 @@ async def test_free_slots_take_more_than_their_share_after_patience_if_the_other
         took = await until(lambda: len(database.finished) == 4, within=30)
     assert 3.9 < took < 8.1
     assert [call["over_share"] for call in database.arguments("get_work")].count(True) == 1
-    assert len([at for at, _ in tasker.begun if at < 1]) == 2  # of 4
+    # Its share of 4, and then, as it is done with these at once, of the 2 that are left.
+    assert len([at for at, _ in tasker.begun if at < 1]) == 3
 
 
 @virtual

@@ -192,3 +192,18 @@ async def test_a_stop_hands_over_what_was_not_begun_at_once() -> None:
         assert before < 6
         await hoarder.__aexit__(None, None, None)
     assert len(first.begun) == 2
+
+
+@virtual
+async def test_who_was_asked_claims_nothing_ahead_for_a_while() -> None:
+    """Else it would take again what it has given, if there is plenty by its own measure."""
+    database = MemoryDatabase(dict.fromkeys(range(40), "a"))
+    async with Runner(
+        database, each(Sleeping(60)), settings(prefetch=6, prefetch_time=math.inf, poll_interval=10)
+    ):
+        await until(lambda: held(database).get(1) == 8)
+        database.ask_to_give_back(1, 6)
+        await until(lambda: held(database)[1] == 2)
+        await asyncio.sleep(9)
+        assert held(database)[1] == 2
+        await until(lambda: held(database)[1] == 8)  # from the next call that ends on

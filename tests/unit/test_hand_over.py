@@ -206,4 +206,4 @@ async def test_who_was_asked_claims_nothing_ahead_for_a_while() -> None:
         await until(lambda: held(database)[1] == 2)
         await asyncio.sleep(9)
         assert held(database)[1] == 2
-        await until(lambda: held(database)[1] == 8)  # from the next call that ends on
+        await until(lambda: held(database)[1] > 4)  # from the next call that ends on

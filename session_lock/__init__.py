@@ -18,6 +18,7 @@ from session_lock.errors import (
     SettingsError,
     TaskLost,
 )
+from session_lock.explaining import SessionShare, shares
 from session_lock.group import RunnerGroup
 from session_lock.limits import Limit, Rate
 from session_lock.newtask import NewTask
@@ -57,6 +58,7 @@ __all__ = [
     "SchemaError",
     "SessionLockError",
     "SessionLost",
+    "SessionShare",
     "Settings",
     "SettingsError",
     "Task",
@@ -72,4 +74,5 @@ __all__ = [
     "enqueue_sync",
     "every",
     "queue",
+    "shares",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import asyncpg
 
 from session_lock.connections import Connect, Connection, Connections, readable
+from session_lock.explaining import SessionShare, explained
 from session_lock.server import Server, Wanted, meet
 from session_lock.sqlstate import translated
 
@@ -39,6 +41,10 @@ class Calls:
         """Close the connections, as leaving `async with database:` does. A Runner does not: several may share them."""
         for connections in (self._work, self._keepalive, self._transactions):
             await connections.close(timeout=1)
+
+    async def shares(self) -> Sequence[SessionShare]:
+        """The sessions of the mapping: what each holds and may hold, and why it got no more."""
+        return explained(await self._call(self._work, "shares"))
 
     async def _met(self) -> Server:
         if self._server is None:

@@ -14,5 +14,6 @@ GRANT EXECUTE ON FUNCTION
   session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[], boolean),
   session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.cancel_task__set__(__key_type__),
-  session_lock.retry_tasks__set__(__key_type__[])
+  session_lock.retry_tasks__set__(__key_type__[]),
+  session_lock.shares__set__()
 TO __role__;

@@ -652,6 +652,114 @@ BEGIN
 END
 $function$;
 
+-- For people: what each session of the mapping holds, may hold, and what stands in the way of more. It locks and changes nothing.
+-- What is held is counted among the first 100,000 tasks that are due, what there is no further than all sessions together could hold.
+--
+--   state    live · draining · expired (nobody has ended it yet) · ended (shown while a task still names it)
+--   target   its share of the tasks that are due, all that it has room for if there are plenty; 0 for who gets none now
+--   running  as it said in its last keepalive
+--   tasks    how many are due and could be held at once by somebody; free: some of them are held by nobody that lives
+--   unfit    there are free ones, but none for a session of its kind (accepts) · limited: limits let fewer be held than are due
+CREATE OR REPLACE FUNCTION session_lock.shares__set__() RETURNS TABLE (
+  session bigint, label text, app_version text, state text, capacity integer, target integer, held bigint, running integer,
+  tasks bigint, free boolean, unfit boolean, limited boolean, paused boolean
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+#variable_conflict use_column
+<<my>>
+DECLARE
+  clock      timestamptz := session_lock.clock();
+  paused     boolean := EXISTS (SELECT FROM session_lock.pause AS p WHERE p.name = '__title__');
+  live       bigint[];
+  sharing    bigint[];
+  capacities integer[];
+  total      bigint;
+  named      bigint[];
+  counts     bigint[];
+  one        record;
+  id         bigint;
+  version    numeric[];
+  target     integer;
+  tasks      bigint;
+  free       boolean;
+  unfit      boolean := false;
+  limited    boolean := false;
+BEGIN
+  SELECT coalesce(array_agg(s.id), '{}'),
+         coalesce(array_agg(s.id ORDER BY s.id) FILTER (WHERE NOT s.draining AND NOT my.paused), '{}'),
+         coalesce(array_agg(s.capacity ORDER BY s.id) FILTER (WHERE NOT s.draining AND NOT my.paused), '{}'),
+         coalesce(sum(s.capacity) FILTER (WHERE NOT s.draining AND NOT my.paused), 0)
+    INTO my.live, my.sharing, my.capacities, my.total
+    FROM session_lock.session AS s
+   WHERE s.name = '__title__' AND s.swept_at IS NULL AND s.ended_at IS NULL AND s.expires_at > my.clock;
+  SELECT array_agg(holder.id), array_agg(holder.held) INTO my.named, my.counts
+    FROM (SELECT task.id, count(*) AS held
+            FROM (SELECT t.__session_id__ AS id
+                    FROM __table__ AS t
+                   WHERE (__pending__) AND t.__available_at__ <= my.clock
+                   ORDER BY __order_by__
+                   LIMIT 100000) AS task
+           WHERE task.id IS NOT NULL
+           GROUP BY task.id) AS holder;
+
+  FOR one IN
+    SELECT s.id, s.label, s.app_version, s.capacity, s.running, coalesce(holder.held, 0) AS held,
+           CASE
+             WHEN s.ended_at IS NOT NULL THEN 'ended'
+             WHEN s.expires_at <= my.clock THEN 'expired'
+             WHEN s.draining THEN 'draining'
+             ELSE 'live'
+           END AS state
+      FROM session_lock.session AS s
+      LEFT JOIN unnest(my.named, my.counts) AS holder (id, held) ON holder.id = s.id
+     WHERE s.name = '__title__' AND s.swept_at IS NULL AND (s.ended_at IS NULL OR holder.held > 0)
+     ORDER BY s.id
+  LOOP
+    my.id := one.id;
+    my.target := 0;
+    IF my.id = ANY (my.sharing) THEN
+      IF my.tasks IS NULL OR __has_accepts__ THEN  -- the same for all, unless the mapping asks who they are
+        my.version := session_lock.version_numbers(one.app_version);
+        IF __picks__ THEN
+          my.tasks := session_lock.possible__set__(my.total, my.clock, my.version);
+          SELECT my.tasks < my.total AND count(*) > my.tasks INTO my.limited
+            FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.tasks + 1) AS task;
+        ELSE
+          SELECT count(*) INTO my.tasks
+            FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.total) AS task;
+        END IF;
+        my.free := EXISTS (
+          SELECT FROM __table__ AS t
+           WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__
+             AND (t.__session_id__ IS NULL OR t.__session_id__ <> ALL (my.live))
+        );
+        my.unfit := __has_accepts__ AND NOT my.free AND EXISTS (
+          SELECT FROM __table__ AS t
+           WHERE (__pending__) AND t.__available_at__ <= my.clock
+             AND (t.__session_id__ IS NULL OR t.__session_id__ <> ALL (my.live))
+        );
+      END IF;
+      IF __has_accepts__ AND NOT __picks__ THEN  -- each task is for those alone that may be given it
+        my.target := coalesce((
+          SELECT sum(session_lock.share(my.id, among.ids, among.capacities, need.tasks))
+            FROM (SELECT task.needed, count(*) AS tasks
+                    FROM (SELECT __accepts__ AS needed FROM __table__ AS t
+                           WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.total) AS task
+                   GROUP BY task.needed) AS need
+           CROSS JOIN LATERAL session_lock.__sharing_with__(my.sharing, my.capacities, need.needed) AS among
+        ), 0);
+      ELSE
+        my.target := session_lock.share(my.id, my.sharing, my.capacities, my.tasks);
+      END IF;
+    END IF;
+    RETURN QUERY
+    SELECT one.id, one.label, one.app_version, one.state, one.capacity, least(my.target, one.capacity), one.held, one.running,
+           coalesce(my.tasks, 0), coalesce(my.free, false), my.unfit, my.limited, my.paused;
+  END LOOP;
+END
+$function$;
+
 REVOKE ALL ON FUNCTION
   session_lock.standing__set__(bigint, __key_type__[], bigint[]),
   session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, integer, __key_type__[], bigint[]),
@@ -660,5 +768,6 @@ REVOKE ALL ON FUNCTION
   session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[], boolean),
   session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.cancel_task__set__(__key_type__),
-  session_lock.retry_tasks__set__(__key_type__[])
+  session_lock.retry_tasks__set__(__key_type__[]),
+  session_lock.shares__set__()
 FROM PUBLIC;

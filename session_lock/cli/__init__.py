@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from session_lock.cli import deploy, requests, sql
+from session_lock.cli import deploy, requests, sessions, sql
 from session_lock.cli.common import Commands, complain, library_version
 from session_lock.errors import SessionLockError
 
@@ -54,6 +54,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     sql.add_parser(commands)
     deploy.add_parsers(commands)
     requests.add_parsers(commands)
+    sessions.add_parsers(commands)
     if with_demo:
         _add_demo(commands)
     else:

@@ -28,6 +28,7 @@ from session_lock.database import (
     check_capacity,
 )
 from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, TaskLost
+from session_lock.explaining import Facts, SessionShare, explain
 from session_lock.limits import AnyLimit
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
@@ -221,6 +222,13 @@ class MemoryDatabase(MemorySessions[T]):
             await self.finish_in(connection, lease, claims)
             yield connection
 
+    async def shares(self) -> Sequence[SessionShare]:
+        """As `PostgresDatabase.shares`."""
+        async with self._round_trip() as now:
+            held = Counter(row.session_id for row in self._tasks.values() if row.due(now))
+            shown = [each for each in self._sessions.values() if not each.ended or held[each.id]]
+            return explain([self._facts(each, held[each.id], now) for each in shown])
+
     # What they are made of ----------------------------------------------------------------------------------
 
     def _hold(self, lease: Lease, now: float) -> MemorySession:
@@ -266,6 +274,33 @@ class MemoryDatabase(MemorySessions[T]):
         else:
             share = self._accepts.share(session, due, sharing, self._sessions)
         return max(0, min(begun, share - held)), share
+
+    def _facts(self, session: MemorySession, held: int, now: float) -> Facts:
+        sharing = self._sharing(now)
+        rows = [row for row in self._tasks.values() if row.due(now)]
+        free = [row for row in rows if row.session_id is None or not self._sessions[row.session_id].live(now)]
+        due = self._accepts.of(session, rows)
+        total, possible = sum(sharing.values()), self._limits.possible(due)
+        tasks, target = min(total, possible), 0
+        if session.id in sharing and self._limits.rules.any:
+            target = divide(tasks, sharing)[session.id]
+        elif session.id in sharing:
+            target = self._accepts.share(session, due[:total], sharing, self._sessions)
+        return Facts(
+            session=session.id,
+            label=session.label,
+            app_version=session.app_version,
+            state=session.state(now),
+            capacity=session.capacity,
+            target=min(target, session.capacity),
+            held=held,
+            running=session.running,
+            tasks=tasks,
+            free=bool(self._accepts.of(session, free)),
+            unfit=bool(free) and not self._accepts.of(session, free),
+            limited=possible < total and len(due) > possible,
+            paused=self._paused,
+        )
 
     def _ask_for_tasks(self, session: MemorySession, own: int, now: float) -> None:
         """Those that hold more than their share are asked for what is above it, on behalf of one that has nothing to do."""

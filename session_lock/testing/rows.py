@@ -111,6 +111,13 @@ class MemorySession:
     def live(self, now: float) -> bool:
         return not self.ended and self.expires_at > now
 
+    def state(self, now: float) -> str:
+        if self.ended:
+            return "ended"
+        if not self.live(now):
+            return "expired"
+        return "draining" if self.draining else "live"
+
     def forget_cancelled(self, held: Collection[Any]) -> None:
         """What it was asked to cancel and does not hold (any more)."""
         keys = {str(key) for key in held}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import secrets
@@ -309,7 +310,7 @@ async def test_prune(cli):
     await cli("install", "MAPPING", "--yes")
     await cli("install", "MAPPING", "--yes", attribute="slim")
     assert await cli("prune", "MAPPING", attribute="slim") == 0
-    assert "Dropped the 8 functions of email_" in cli.out
+    assert "Dropped the 9 functions of email_" in cli.out
     assert await cli("prune", "MAPPING", attribute="slim") == 0
     assert cli.out == "There was nothing to prune.\n"
 
@@ -601,3 +602,33 @@ async def test_a_reader_that_has_read_enough(cli):
     )  # fmt: skip
     assert done.stdout.startswith("-- session-lock ")
     assert done.stderr == ""
+
+
+# sessions ---------------------------------------------------------------------------------------------
+
+
+async def test_sessions_are_shown_with_the_reason(cli, admin):
+    assert await cli("sessions", "MAPPING") == 2
+    assert "run: session-lock install" in cli.err
+    await cli("install", "MAPPING", "--yes")
+    assert await cli("sessions", "MAPPING") == 0
+    assert cli.out == "No session is there: no Runner of this mapping runs.\n"
+    await add_emails(admin, 2)
+    await admin.execute("SELECT session_lock.start_session('email', '', 5, 30, 'here:1', '', '')")
+    assert await cli("sessions", "MAPPING") == 0
+    header, row, why = cli.out.splitlines()
+    assert header.split() == [
+        "session",
+        "label",
+        "state",
+        "capacity",
+        "target",
+        "held",
+        "running",
+        "unstarted",
+    ]
+    assert row.split() == ["1", "here:1", "live", "5", "2", "0", "0", "0"]
+    assert why.startswith("1: tasks are free and it has room")
+    assert await cli("sessions", "MAPPING", "--json") == 0
+    (one,) = json.loads(cli.out)
+    assert (one["live"], one["target"], one["unstarted"]) == (True, 2, 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -28,14 +27,13 @@ from session_lock.database import (
     check_capacity,
 )
 from session_lock.errors import DatabaseError, RowRefusedError, SessionLost, TaskLost
-from session_lock.explaining import Facts, SessionShare, explain
 from session_lock.limits import AnyLimit
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
 from session_lock.testing.accepting import MemoryAccepts
 from session_lock.testing.limits import MemoryLimits, Picked
-from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask, divide
-from session_lock.testing.sessions import MemorySessions
+from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask
+from session_lock.testing.sharing import MemoryShares
 from session_lock.testing.transaction import MemoryTransaction, in_loop
 
 T = TypeVar("T")
@@ -45,11 +43,8 @@ LOCK_TIMEOUT = 2.0
 
 LOCK_POLL = 0.01
 
-ASKED_AGAIN = 0.2
-"""Seconds between two times that a session is asked for tasks."""
 
-
-class MemoryDatabase(MemorySessions[T]):
+class MemoryDatabase(MemoryShares[T]):
     """A table of tasks in memory, and the sessions that share it.
 
     `rows` are keys and data, due since ever. An exception in place of the data stands for a row that `decode` cannot
@@ -222,13 +217,6 @@ class MemoryDatabase(MemorySessions[T]):
             await self.finish_in(connection, lease, claims)
             yield connection
 
-    async def shares(self) -> Sequence[SessionShare]:
-        """As `PostgresDatabase.shares`."""
-        async with self._round_trip() as now:
-            held = Counter(row.session_id for row in self._tasks.values() if row.due(now))
-            shown = [each for each in self._sessions.values() if not each.ended or held[each.id]]
-            return explain([self._facts(each, held[each.id], now) for each in shown])
-
     # What they are made of ----------------------------------------------------------------------------------
 
     def _hold(self, lease: Lease, now: float) -> MemorySession:
@@ -236,81 +224,6 @@ class MemoryDatabase(MemorySessions[T]):
         if session is None or session.nonce != lease.nonce or not session.live(now):
             raise SessionLost(f"session {lease.id} is not live")
         return session
-
-    def _sharing(self, now: float) -> dict[int, int]:
-        """The capacities of the sessions that may be given work, by id."""
-        return {
-            each.id: each.capacity
-            for each in self._sessions.values()
-            if each.live(now) and not each.draining and not self._paused
-        }
-
-    def _room(
-        self,
-        session: MemorySession,
-        limit: int,
-        held: int,
-        now: float,
-        *,
-        at_once: int | None,
-        over_share: bool,
-    ) -> tuple[int, int | None]:
-        """How many tasks to claim, and the share, if it was worked out."""
-        sharing = self._sharing(now)
-        want = max(0, min(limit, session.capacity - held)) if session.id in sharing else 0
-        if want == 0 or len(sharing) < 2:
-            return want, None
-        begun = want if at_once is None else min(want, at_once)
-        if over_share:
-            return begun, None
-        total = sum(sharing.values())
-        enough = min(total, -(-(held + want) * total // session.capacity))
-        due = [row for row in self._accepts.of(session, self._tasks.values()) if row.due(now)]
-        tasks = min(enough, self._limits.possible(due))
-        if tasks in {0, enough}:  # nothing to share, or plenty
-            return want, None
-        if self._limits.rules.any:
-            share = divide(tasks, sharing).get(session.id, 0)
-        else:
-            share = self._accepts.share(session, due, sharing, self._sessions)
-        return max(0, min(begun, share - held)), share
-
-    def _facts(self, session: MemorySession, held: int, now: float) -> Facts:
-        sharing = self._sharing(now)
-        rows = [row for row in self._tasks.values() if row.due(now)]
-        free = [row for row in rows if row.session_id is None or not self._sessions[row.session_id].live(now)]
-        due = self._accepts.of(session, rows)
-        total, possible = sum(sharing.values()), self._limits.possible(due)
-        tasks, target = min(total, possible), 0
-        if session.id in sharing and self._limits.rules.any:
-            target = divide(tasks, sharing)[session.id]
-        elif session.id in sharing:
-            target = self._accepts.share(session, due[:total], sharing, self._sessions)
-        return Facts(
-            session=session.id,
-            label=session.label,
-            app_version=session.app_version,
-            state=session.state(now),
-            capacity=session.capacity,
-            target=min(target, session.capacity),
-            held=held,
-            running=session.running,
-            tasks=tasks,
-            free=bool(self._accepts.of(session, free)),
-            unfit=bool(free) and not self._accepts.of(session, free),
-            limited=possible < total and len(due) > possible,
-            paused=self._paused,
-        )
-
-    def _ask_for_tasks(self, session: MemorySession, own: int, now: float) -> None:
-        """Those that hold more than their share are asked for what is above it, on behalf of one that has nothing to do."""
-        counts = Counter(row.session_id for row in self._tasks.values() if row.due(now))
-        held = {id_: own if id_ == session.id else counts[id_] for id_ in self._sharing(now)}
-        for id_, share in divide(sum(held.values()), self._sharing(now)).items():
-            other = self._sessions[id_]
-            if id_ != session.id and held[id_] > share and abs(now - other.asked_at) >= ASKED_AGAIN:
-                other.give_back, other.asked_at = held[id_] - share, now
-                self._tell(id_)
 
     def _is_free(self, row: MemoryTask[T], session: MemorySession, held: Collection[TaskKey]) -> bool:
         if row.locked:

@@ -1,0 +1,109 @@
+"""The shares of a `MemoryDatabase`: how many tasks a session may claim, who is asked for some, and what people are told of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
+
+from session_lock.explaining import Facts, SessionShare, explain
+from session_lock.testing.accepting import MemoryAccepts
+from session_lock.testing.limits import MemoryLimits
+from session_lock.testing.rows import MemorySession, MemoryTask, divide
+from session_lock.testing.sessions import MemorySessions
+
+T = TypeVar("T")
+
+ASKED_AGAIN = 0.2
+"""Seconds between two times that a session is asked for tasks."""
+
+
+class MemoryShares(MemorySessions[T]):
+    """Sessions that share a table of tasks. See `MemoryDatabase` for the arguments."""
+
+    _limits: MemoryLimits[T]
+    _accepts: MemoryAccepts[T]
+
+    async def shares(self) -> Sequence[SessionShare]:
+        """As `PostgresDatabase.shares`."""
+        async with self._round_trip() as now:
+            held = Counter(row.session_id for row in self._tasks.values() if row.due(now))
+            shown = [each for each in self._sessions.values() if not each.ended or held[each.id]]
+            return explain([self._facts(each, held[each.id], now) for each in shown])
+
+    def _sharing(self, now: float) -> dict[int, int]:
+        """The capacities of the sessions that may be given work, by id."""
+        return {
+            each.id: each.capacity
+            for each in self._sessions.values()
+            if each.live(now) and not each.draining and not self._paused
+        }
+
+    def _room(
+        self,
+        session: MemorySession,
+        limit: int,
+        held: int,
+        now: float,
+        *,
+        at_once: int | None,
+        over_share: bool,
+    ) -> tuple[int, int | None]:
+        """How many tasks to claim, and the share, if it was worked out."""
+        sharing = self._sharing(now)
+        want = max(0, min(limit, session.capacity - held)) if session.id in sharing else 0
+        if want == 0 or len(sharing) < 2:
+            return want, None
+        begun = want if at_once is None else min(want, at_once)
+        if over_share:
+            return begun, None
+        total = sum(sharing.values())
+        enough = min(total, -(-(held + want) * total // session.capacity))
+        due = [row for row in self._accepts.of(session, self._tasks.values()) if row.due(now)]
+        tasks = min(enough, self._limits.possible(due))
+        if tasks in {0, enough}:  # nothing to share, or plenty
+            return want, None
+        share = self._share(session, tasks, due, sharing)
+        return max(0, min(begun, share - held)), share
+
+    def _share(
+        self, session: MemorySession, tasks: int, due: list[MemoryTask[T]], sharing: dict[int, int]
+    ) -> int:
+        """Of `tasks`; but where no limit is, each of the due tasks is divided among those that may be given it."""
+        if self._limits.rules.any:
+            return divide(tasks, sharing).get(session.id, 0)
+        return self._accepts.share(session, due, sharing, self._sessions)
+
+    def _facts(self, session: MemorySession, held: int, now: float) -> Facts:
+        sharing = self._sharing(now)
+        rows = [row for row in self._tasks.values() if row.due(now)]
+        free = [row for row in rows if row.session_id is None or not self._sessions[row.session_id].live(now)]
+        due = self._accepts.of(session, rows)
+        total, possible = sum(sharing.values()), self._limits.possible(due)
+        tasks = min(total, possible)
+        target = self._share(session, tasks, due[:total], sharing) if session.id in sharing else 0
+        return Facts(
+            session=session.id,
+            label=session.label,
+            app_version=session.app_version,
+            state=session.state(now),
+            capacity=session.capacity,
+            target=min(target, session.capacity),
+            held=held,
+            running=session.running,
+            tasks=tasks,
+            free=bool(self._accepts.of(session, free)),
+            unfit=bool(free) and not self._accepts.of(session, free),
+            limited=possible < total and len(due) > possible,
+            paused=self._paused,
+        )
+
+    def _ask_for_tasks(self, session: MemorySession, own: int, now: float) -> None:
+        """Those that hold more than their share are asked for what is above it, on behalf of one that has nothing to do."""
+        counts = Counter(row.session_id for row in self._tasks.values() if row.due(now))
+        held = {id_: own if id_ == session.id else counts[id_] for id_ in self._sharing(now)}
+        for id_, share in divide(sum(held.values()), self._sharing(now)).items():
+            other = self._sessions[id_]
+            if id_ != session.id and held[id_] > share and abs(now - other.asked_at) >= ASKED_AGAIN:
+                other.give_back, other.asked_at = held[id_] - share, now
+                self._tell(id_)

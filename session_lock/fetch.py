@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger("session_lock.fetch")
 
+SLOTS_FIRST = 3
+"""Turns of the loop in which free slots begin with what a look has brought, before the next look takes the processor."""
+
 SETTLED_AFTER = 0.05
 """Seconds after it has become idle until a session looks once more: a quiet wake-up that was on its way when the session had
 no room was not sent."""
@@ -64,6 +67,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         position = work.position if filled else None
         if work.tasks:
             held_back_since = None
+            await _let_slots_begin()
             continue
         # A session that was merely idle keeps to its share: what comes next is for all.
         if work.share is None or work.share > held or at_once == 0:
@@ -137,6 +141,11 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, **scarce: An
         hold.asked.set()
     hold.take(work.tasks)
     return work
+
+
+async def _let_slots_begin() -> None:
+    for _ in range(SLOTS_FIRST):
+        await asyncio.sleep(0)
 
 
 def _pause(hold: Hold[Any], work: Work[Any], held_back: float | None) -> float:

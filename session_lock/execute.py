@@ -26,13 +26,13 @@ OUR_FOLDER = str(Path(__file__).parent) + os.sep
 
 async def execute(hold: Hold[T], tasker: AsyncTasker[T], tasks_per_call: int) -> None:
     """One slot: batch after batch, until the lease comes to its end."""
-    clock = asyncio.get_running_loop().time
     while batch := await hold.next_batch(tasks_per_call):
-        begun = clock()
         try:
-            with hold.telemetry.phase("execute", session_id=hold.lease.id, tasks=len(batch)) as phase:
+            with (
+                hold.pace.call(),
+                hold.telemetry.phase("execute", session_id=hold.lease.id, tasks=len(batch)) as phase,
+            ):
                 phase.error = await _do(hold, tasker, batch)
-            hold.pace.ended(clock() - begun)
             hold.call_ended(batch)
         finally:
             hold.turn.give()

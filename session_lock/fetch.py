@@ -28,11 +28,16 @@ SETTLED_AFTER = 0.05
 no room was not sent."""
 
 
+LOOK_BACK_AFTER = 0.05
+"""Seconds between two looks from the start of the order where others say again and again that there are tasks."""
+
+
 async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T]]]) -> None:
     """Claim until the lease comes to its end. As long as tasks come it does not sleep."""
     settings = hold.settings
     clock = asyncio.get_running_loop().time
     position: str | None = None
+    behind = False  # something may lie before the position: somebody has said so since the last full look
     filled = False  # the last look brought as many tasks as there was room for
     full_look = clock()  # from the start of the order and not from a position: when that was done last
     held_back_since: float | None = None  # free slots, and the share lets them have nothing, since then
@@ -47,14 +52,16 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         if hold.paused or room <= 0 or len(hold.ready) > hold.ahead() // 2:
             held_back_since = None
             hold.room.clear()
-            await _wait(hold.room, hold, settings.poll_interval if hold.paused else None)
+            await _wait(hold.room, hold, settings.poll_interval if hold.paused else hold.scarce_for())
             continue
 
+        behind = behind or hold.asked.is_set()
         hold.asked.clear()  # who asks from here on may have seen what this look does not
         hold.room.clear()
-        if position is None or clock() - full_look >= settings.poll_interval:
-            # What lies before the position (tasks of the dead, rows that committed late) waits no longer than a poll.
-            position, full_look = None, clock()
+        if position is None or clock() - full_look >= (LOOK_BACK_AFTER if behind else settings.poll_interval):
+            # What lies before the position (what others gave back, tasks of the dead, rows that committed late) waits no
+            # longer than a poll.
+            position, full_look, behind = None, clock(), False
         over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
         held, at_once, hold.freed = len(hold.held), hold.at_once(), False
         work = await _look(hold, find, room, position, at_once=at_once, over_share=over_share)
@@ -77,9 +84,8 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         pause = _pause(hold, work, None if held_back_since is None else clock() - held_back_since)
         if was_filled:
             pause = min(pause, SETTLED_AFTER)
-        # Room alone is no reason to look again; unless work is scarce, and there may be tasks that could not begin, or that the
-        # share held back.
-        held_back = work.share is not None and (at_once == 0 or work.share <= held)
+        # Room alone is no reason to look again; unless there may be tasks that could not begin, or that the share held back.
+        held_back = at_once == 0 or (work.share is not None and work.share <= held)
         await _wait(hold.room if held_back else hold.asked, hold, pause)
 
 
@@ -137,6 +143,8 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, **scarce: An
         phase.set(tasks=len(work.tasks))
     hold.renewed(sent_at, work.left)
     hold.limited = work.limited
+    if work.share is not None:
+        hold.found_scarce()
     if work.limited and hold.freed:  # what held it back may be gone: this look did not see that
         hold.asked.set()
     hold.take(work.tasks)

@@ -75,7 +75,7 @@ class HeldTasks(Holder, Generic[T]):
         self.healed = asyncio.Event()  # the breaker has closed
         self._decode_failed = False
         self._wary = False  # a task was run alone: claims come one by one, until one brings a usual task
-        self._asked_until = 0.0  # others have nothing to do: nothing is claimed ahead before
+        self._scarce_until = 0.0  # as far as is known there is not plenty for all until then
         self._lone_until = 0.0  # a lone task waits no longer for records of the others
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -99,18 +99,26 @@ class HeldTasks(Holder, Generic[T]):
         return max(0, self._free() - len(self.ready))
 
     def _free(self) -> int:
-        return (self.settings.concurrency - self.busy) * self.pace.tasks_per_call
+        slots = self.settings.concurrency - self.busy
+        return int(min(slots, self.turn.places if self.scarce_for() else slots)) * self.pace.tasks_per_call
+
+    def found_scarce(self) -> None:
+        """A look was told of a share, or others have nothing to do: without a free slot none is worth it before the next poll."""
+        self._scarce_until = self._loop.time() + self.settings.poll_interval
+
+    def scarce_for(self) -> float | None:
+        """For so many seconds, as far as is known; None where there is plenty."""
+        left = self._scarce_until - self._loop.time()
+        return left if left > 0 else None
 
     def ahead(self) -> int:
-        """How many tasks may be claimed that cannot begin at once. None while others have just asked for such."""
-        if self._loop.time() < self._asked_until:
-            return 0
+        """How many tasks may be claimed that cannot begin at once."""
         most = max(0, self.capacity - self.settings.concurrency * self.pace.tasks_per_call)
         return self.pace.begun_within(self.settings.prefetch_time, most)
 
     def room_for(self) -> int:
         """How many more tasks may be claimed now."""
-        if self.lone is not None:
+        if self.lone is not None or (self.scarce_for() and self.at_once() == 0):
             return 0
         room = min(self.capacity - len(self.held), self._free() + self.ahead() - len(self.ready))
         if self._wary:
@@ -203,7 +211,7 @@ class HeldTasks(Holder, Generic[T]):
 
     def hand_over(self, count: int) -> None:
         """Others have nothing to do and ask for so many: release as many that will not be begun here soon."""
-        self._asked_until = self._loop.time() + self.settings.poll_interval
+        self.found_scarce()
         soon = self.pace.begun_within(SOON, len(self.ready))
         self.give_back(max(0, min(count, len(self.ready) - soon)))
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 WEIGHT = 0.2
 """Of the last call in the mean."""
 
 
 class Pace:
-    """The mean time that a call of the tasker takes, newer calls weighing more.
+    """The mean time that a call of the tasker takes, newer calls weighing more, and which calls take longer than that.
 
     It bounds what is claimed and not begun by time: of tasks that take a minute each nothing is claimed ahead, so that whoever
     has a free slot gets them; of those that take a millisecond, as many as are allowed. Before the first call has ended nobody
@@ -20,15 +23,41 @@ class Pace:
         self._slots = slots
         self.tasks_per_call = tasks_per_call
         self._mean: float | None = None
+        self._running: dict[object, float] = {}  # when each call was begun, the oldest first
 
-    def ended(self, seconds: float) -> None:
-        """A call has taken so long."""
-        self._mean = seconds if self._mean is None else self._mean + WEIGHT * (seconds - self._mean)
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Within the block a call runs."""
+        clock = asyncio.get_running_loop().time
+        token, begun = object(), clock()
+        self._running[token] = begun
+        try:
+            yield
+        finally:
+            del self._running[token]
+            seconds = clock() - begun
+            self._mean = seconds if self._mean is None else self._mean + WEIGHT * (seconds - self._mean)
 
     def begun_within(self, seconds: float, most: int) -> int:
-        """How many tasks all slots together begin in so many seconds, in whole calls, and no more than `most`."""
+        """How many tasks all slots together begin in so many seconds, in whole calls, and no more than `most`.
+
+        A slot whose call has taken longer than both this time and the mean is not counted: nobody knows when it will end.
+        """
         if self._mean is None or seconds == math.inf:
             return most if seconds == math.inf else 0
-        if self._mean * most <= seconds * self._slots:  # also if it is 0, as in virtual time
-            return most
-        return min(most, int(seconds * self._slots / self._mean) * self.tasks_per_call)
+        slots = self._slots - self._slow(max(seconds, self._mean))
+        if self._mean * most <= seconds * slots:  # also if it is 0, as in virtual time
+            return most if slots else 0
+        return min(most, int(seconds * slots / self._mean) * self.tasks_per_call)
+
+    def _slow(self, seconds: float) -> int:
+        """How many calls have taken longer than that, and have not ended."""
+        if not self._running:
+            return 0
+        begun_before = asyncio.get_running_loop().time() - seconds
+        count = 0
+        for begun in self._running.values():
+            if begun >= begun_before:
+                break
+            count += 1
+        return count

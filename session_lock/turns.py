@@ -72,9 +72,14 @@ class Turn:
     def is_wanted(self) -> bool:
         return self.waiting > 0 and self._may_begin()
 
+    @property
+    def places(self) -> float:
+        """For calls that could begin now, whoever's turn it is."""
+        return max(0, self._turns._free)  # noqa: SLF001 (one matter, as below)
+
     def take(self) -> bool:
         """A place for one call, if it is this one's turn. If not, it is woken when it is."""
-        return self._turns._take(self)  # noqa: SLF001 (one matter, as below)
+        return self._turns._take(self)  # noqa: SLF001
 
     def give(self) -> None:
         """The call has ended."""

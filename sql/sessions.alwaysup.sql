@@ -68,8 +68,8 @@ BEGIN
   UPDATE session_lock.session AS s
      SET expires_at = v_expires, draining = s.draining OR p_draining, give_back = 0, running = coalesce(p_running, 0)
    WHERE s.id = p_id;
-  IF p_draining AND NOT v_draining THEN  -- the shares of the others have grown
-    PERFORM session_lock.wake(v_name, true);
+  IF p_draining AND NOT v_draining THEN  -- the shares of the others have grown, and it may have given back what it had not begun
+    PERFORM session_lock.wake(v_name);
   END IF;
   "left" := extract(epoch FROM v_expires - v_now);
   pause := EXISTS (SELECT FROM session_lock.pause AS p WHERE p.name = v_name);
@@ -135,7 +135,7 @@ BEGIN
     )
     UPDATE session_lock.session AS s SET ended_at = p_now FROM expired WHERE s.id = expired.id;
     IF FOUND THEN
-      PERFORM session_lock.wake(p_name, true);
+      PERFORM session_lock.wake(p_name);
     END IF;
   END LOOP;
 END
@@ -239,15 +239,18 @@ DECLARE
   v_asked bigint[];
 BEGIN
   WITH above AS (
-    SELECT part.id, holder.held - part.share AS surplus
+    SELECT part.id, holder.held, holder.held - part.share AS surplus
       FROM session_lock.shares(p_sharing, p_capacities, p_tasks) AS part
       JOIN unnest(p_holders, p_counts) AS holder (id, held) ON holder.id = part.id
      WHERE holder.held > part.share
   ), asked AS MATERIALIZED (
-    SELECT s.id FROM session_lock.session AS s
-     WHERE s.id IN (SELECT above.id FROM above) AND (s.asked_at IS NULL OR s.asked_at <= p_now - interval '0.2 seconds' OR s.asked_at > p_now + interval '0.2 seconds')
+    SELECT s.id
+      FROM session_lock.session AS s
+      JOIN above ON above.id = s.id
+     CROSS JOIN LATERAL (SELECT CASE WHEN s.running < above.held THEN interval '0.2 seconds' ELSE interval '1 second' END) AS pause (length)
+     WHERE s.asked_at IS NULL OR s.asked_at <= p_now - pause.length OR s.asked_at > p_now + pause.length
      ORDER BY s.id
-       FOR NO KEY UPDATE SKIP LOCKED
+       FOR NO KEY UPDATE OF s SKIP LOCKED
   ), done AS (
     UPDATE session_lock.session AS s SET give_back = above.surplus, asked_at = p_now
       FROM asked JOIN above ON above.id = asked.id
@@ -257,6 +260,14 @@ BEGIN
   SELECT array_agg(done.id) INTO v_asked FROM done;
   PERFORM session_lock.tell(v_asked);
 END
+$function$;
+
+-- Whether somebody who shares has been asked within the last second, and so somebody had nothing to do.
+CREATE OR REPLACE FUNCTION session_lock.asked_lately(p_sharing bigint[], p_now timestamptz) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  SELECT EXISTS (SELECT FROM session_lock.session AS s
+                  WHERE s.id = ANY (p_sharing) AND s.asked_at BETWEEN p_now - interval '1 second' AND p_now + interval '1 second')
 $function$;
 
 -- At the end of a look for work, too: what it was asked to cancel and does not hold (any more) is forgotten. Not waited for either.
@@ -397,6 +408,7 @@ REVOKE ALL ON FUNCTION
   session_lock.sharing_with(bigint[], integer[], text),
   session_lock.note_look(bigint, boolean, bigint, timestamptz),
   session_lock.ask_for_tasks(bigint[], integer[], bigint, bigint[], bigint[], timestamptz),
+  session_lock.asked_lately(bigint[], timestamptz),
   session_lock.tell(bigint[]),
   session_lock.forget_cancelled(bigint, text[]),
   session_lock.wake(text, boolean),

@@ -22,6 +22,7 @@ DROP FUNCTION IF EXISTS session_lock.wake(text, boolean);
 DROP FUNCTION IF EXISTS session_lock.forget_cancelled(bigint, text[]);
 DROP FUNCTION IF EXISTS session_lock.ask_for_tasks(bigint[], integer[], bigint, bigint[], bigint[], timestamptz);
 DROP FUNCTION IF EXISTS session_lock.tell(bigint[]);
+DROP FUNCTION IF EXISTS session_lock.asked_lately(bigint[], timestamptz);
 DROP FUNCTION IF EXISTS session_lock.share(bigint, bigint[], integer[], bigint);
 DROP FUNCTION IF EXISTS session_lock.shares(bigint[], integer[], bigint);
 DROP FUNCTION IF EXISTS session_lock.note_look(bigint, boolean, bigint, timestamptz);

@@ -143,13 +143,20 @@ BEGIN
 
   -- 3 The share, for who may be given work at all (not while it drains, or the mapping is paused): of the tasks that are
   --   there, held ones included, counted no further than it takes to allow all that is wanted. More than 1000 are counted by
-  --   one session for all, once in a second. Alone, or after its patience, a session takes what it has room for.
+  --   one session for all, once in a second. Alone, or after its patience, a session takes what it has room for. Nothing is
+  --   claimed ahead where there is not plenty for all, or somebody has had nothing to do within the last second.
   my.want := CASE WHEN p_id = ANY (my.sharing) THEN least(p_limit, my.capacity - cardinality(my.held)) ELSE 0 END;
+  IF p_at_once < my.want AND cardinality(my.sharing) > 1 AND session_lock.asked_lately(my.sharing, my.clock) THEN
+    my.want := p_at_once;
+  END IF;
   IF my.want > 0 AND p_over_share AND cardinality(my.sharing) > 1 THEN
     my.want := least(my.want, p_at_once);
   ELSIF my.want > 0 AND cardinality(my.sharing) > 1 THEN
     my.total := (SELECT sum(c) FROM unnest(my.capacities) AS c);
-    my.enough := least(my.total, ceil((cardinality(my.held) + my.want)::numeric * my.total / my.capacity));
+    my.enough := CASE
+      WHEN p_at_once < my.want THEN my.total  -- to claim ahead there must be plenty for all
+      ELSE least(my.total, ceil((cardinality(my.held) + my.want)::numeric * my.total / my.capacity))
+    END;
     IF my.enough > 1000 AND my.counted IS NOT NULL THEN
       my.tasks := my.counted;
     ELSE
@@ -413,7 +420,7 @@ $function$;
 --   p_give_back whether the attempt does not count
 --   p_discard   whether to discard it in the table's own words; a mapping without such words parks it instead
 --   p_errors    what went wrong, kept in session_lock.failure; NULL: nothing did
---   p_wake      the others shall have them at once: they are woken, if they have room
+--   p_wake      the others shall have them at once: they are woken
 -- A task that the session was asked to cancel is discarded all the same, unless it is parked.
 -- For each key one of: released · discarded · parked · already yours · lost · locked · unknown.
 CREATE OR REPLACE FUNCTION session_lock.release_tasks__set__(
@@ -502,7 +509,8 @@ BEGIN
 
   IF p_wake THEN
     UPDATE session_lock.session AS s SET idle = false WHERE s.id = p_id AND s.idle;  -- whoever has room, it is not this one
-    PERFORM session_lock.wake(my.name, true);
+    -- If it leaves, those that have no room are told, too: they look from the start next time. Else somebody idle has asked.
+    PERFORM session_lock.wake(my.name, (SELECT NOT s.draining FROM session_lock.session AS s WHERE s.id = p_id));
   END IF;
 
   RETURN QUERY
@@ -554,7 +562,7 @@ BEGIN
    WHERE t.__key__ = ANY (my.held);
   UPDATE __table__ AS t SET __session_id__ = NULL WHERE t.__key__ = ANY (my.closed);
   UPDATE session_lock.session AS s SET ended_at = session_lock.clock() WHERE s.id = p_id;
-  PERFORM session_lock.wake(my.name, true);
+  PERFORM session_lock.wake(my.name, cardinality(my.held) = 0);  -- with tasks also those that have no room: they look from the start
   RETURN true;
 END
 $function$;

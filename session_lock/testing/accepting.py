@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from session_lock.tasks import TaskKey
@@ -36,9 +36,9 @@ class MemoryAccepts(Generic[T]):
     def suits(self, session: MemorySession, needed: str | None) -> bool:
         return may_take(session.app_version, needed)
 
-    def of(self, session: MemorySession, rows: Iterable[MemoryTask[T]]) -> list[MemoryTask[T]]:
+    def of(self, session: MemorySession, rows: Collection[MemoryTask[T]]) -> Collection[MemoryTask[T]]:
         """Those of the rows that the session may be given."""
-        return [row for row in rows if not self.asks or self.suits(session, self.needed(row))]
+        return [row for row in rows if self.suits(session, self.needed(row))] if self.asks else rows
 
     def share(
         self,

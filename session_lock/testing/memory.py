@@ -93,7 +93,7 @@ class MemoryDatabase(MemoryShares[T]):
             session.running = running
             if draining and not session.draining:
                 session.draining = True
-                self._wake_idle(now)
+                self._wake()
             beat = Beat(
                 left=session.expires_at - now,
                 give_back=session.give_back,
@@ -119,9 +119,13 @@ class MemoryDatabase(MemoryShares[T]):
             session = self._hold(lease, now)
             settled = [self._finish(session, claim) for claim in finished]
             self._end_expired(now)
-            want, share = self._room(session, limit, len(held), now, at_once=at_once, over_share=over_share)
-            mine = self._accepts.of(session, self._in_order())
-            free = [row for row in mine if row.due(now) and self._is_free(row, session, held)]
+            mine = self._accepts.of(session, self._open.values())
+            due = [row for row in mine if row.available_at <= now]
+            sharing = self._sharing(now)
+            want, share = self._room(
+                session, limit, len(held), due, sharing, now=now, at_once=at_once, over_share=over_share
+            )
+            free = self._in_order(row for row in due if self._is_free(row, session, held)) if want else []
             start = self._parse(position)
             rows = [row for row in free if start is None or row.order >= start][:want]
             if len(rows) < want:  # too few from the position on: from the start
@@ -129,26 +133,22 @@ class MemoryDatabase(MemoryShares[T]):
             picked = Picked(rows)
             if self._limits.rules.any and want == 0 and share is not None and share <= len(held):
                 # All that the limits let it hold: are there tasks that they hold back?
-                due = [row for row in mine if row.due(now)]
                 picked = Picked([], limited=self._limits.possible(due) < len(due))
             elif self._limits.rules.any and want > 0:
-                pending = [row for row in self._in_order() if row.pending]
                 taken = [
                     row
-                    for row in pending
+                    for row in self._open.values()
                     if row.session_id is not None and not self._sessions[row.session_id].ended
                 ]
-                if (
-                    not self._limits.rules.ordered
-                ):  # in order, what it may not be given is in the way all the same
-                    pending = self._accepts.of(session, pending)
+                # In order, what it may not be given is in the way all the same.
+                pending = self._in_order(self._open.values() if self._limits.rules.ordered else mine)
                 picked = self._limits.pick(session.id, want, free=free, pending=pending, held=taken, now=now)
             rows = picked.rows
             tasks = [self._claim(row, session, now) for row in rows]
             session.forget_cancelled({*held, *(row.key for row in rows)})
-            session.idle = session.id in self._sharing(now) and len(rows) < limit
+            session.idle = session.id in sharing and len(rows) < limit
             if want > 0 and not rows and at_once:
-                self._ask_for_tasks(session, len(held), now)
+                self._ask_for_tasks(session, len(held), sharing, now)
             return Work(
                 left=session.expires_at - now,
                 tasks=tasks,
@@ -172,7 +172,7 @@ class MemoryDatabase(MemoryShares[T]):
             settled = [self._release(session, handback, now) for handback in handbacks]
             if wake:
                 session.idle = False
-                self._wake_idle(now)
+                self._wake_idle(now, all_=session.draining)
             return settled
 
     async def end_session(self, lease: Lease, claims: Sequence[Claim]) -> None:
@@ -181,15 +181,17 @@ class MemoryDatabase(MemoryShares[T]):
             session = self._sessions.get(lease.id)
             if session is None or session.nonce != lease.nonce or session.ended:
                 return
+            given = False
             for claim in claims:
                 match self._standing(session, claim):
                     case "held" if str(claim.key) not in session.cancel_keys:
                         self._tasks[claim.key].session_id = None
                         self._tasks[claim.key].take_attempt_back()
+                        given = True
                     case "closed":
                         self._tasks[claim.key].session_id = None
             session.ended = True
-            self._wake_idle(now)
+            self._wake_idle(now, all_=given)
 
     async def finish_in(self, connection: MemoryTransaction, lease: Lease, claims: Sequence[Claim]) -> None:
         """As the protocol says; `connection` is a `MemoryTransaction`."""
@@ -245,10 +247,10 @@ class MemoryDatabase(MemoryShares[T]):
         alone = row.attempts > ALONE_AFTER and row.suspect
         return ClaimedTask(Claim(row.key, row.token), row.attempts, data, error, alone, cancelled)
 
-    def _in_order(self) -> list[MemoryTask[T]]:
+    def _in_order(self, rows: Iterable[MemoryTask[T]]) -> list[MemoryTask[T]]:
         if self._limits.rules.ordered:  # a retry moves available_at
-            return sorted(self._tasks.values(), key=lambda row: row.key)
-        return super()._in_order()
+            return sorted(rows, key=lambda row: row.key)
+        return super()._in_order(rows)
 
     def _parse(self, position: str | None) -> tuple[float, Any] | None:
         if position is None or not self._tasks:

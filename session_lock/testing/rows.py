@@ -132,7 +132,8 @@ def divide(tasks: int, capacities: Mapping[int, int]) -> dict[int, int]:
     """By capacity, in whole numbers, by the largest remainder, ties to the lower id: 4 on 3 equal sessions are 2, 1, 1."""
     total = sum(capacities.values())
     shares = {id_: tasks * capacity // total for id_, capacity in capacities.items()}
-    by_remainder = sorted(capacities, key=lambda id_: (-(tasks * capacities[id_] % total), id_))
-    for id_ in by_remainder[: tasks - sum(shares.values())]:
-        shares[id_] += 1
+    if left := tasks - sum(shares.values()):
+        by_remainder = sorted((-(tasks * capacity % total), id_) for id_, capacity in capacities.items())
+        for _, id_ in by_remainder[:left]:
+            shares[id_] += 1
     return shares

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from session_lock.explaining import Facts, SessionShare, explain
@@ -18,6 +18,13 @@ ASKED_AGAIN = 0.2
 """Seconds between two times that a session is asked for tasks."""
 
 
+ASKED_LATELY = 1.0
+"""Seconds after somebody had nothing to do in which nobody claims ahead."""
+
+ASKED_IN_VAIN = 1.0
+"""The same, if it ran all that it held when it was heard of last."""
+
+
 class MemoryShares(MemorySessions[T]):
     """Sessions that share a table of tasks. See `MemoryDatabase` for the arguments."""
 
@@ -27,16 +34,21 @@ class MemoryShares(MemorySessions[T]):
     async def shares(self) -> Sequence[SessionShare]:
         """As `PostgresDatabase.shares`."""
         async with self._round_trip() as now:
-            held = Counter(row.session_id for row in self._tasks.values() if row.due(now))
+            held = Counter(row.session_id for row in self._due_rows(now))
             shown = [each for each in self._sessions.values() if not each.ended or held[each.id]]
             return explain([self._facts(each, held[each.id], now) for each in shown])
 
+    def _due_rows(self, now: float) -> list[MemoryTask[T]]:
+        return [row for row in self._open.values() if row.available_at <= now]
+
     def _sharing(self, now: float) -> dict[int, int]:
         """The capacities of the sessions that may be given work, by id."""
+        if self._paused:
+            return {}
         return {
             each.id: each.capacity
             for each in self._sessions.values()
-            if each.live(now) and not each.draining and not self._paused
+            if not each.ended and each.expires_at > now and not each.draining
         }
 
     def _room(
@@ -44,22 +56,25 @@ class MemoryShares(MemorySessions[T]):
         session: MemorySession,
         limit: int,
         held: int,
-        now: float,
+        due: Sequence[MemoryTask[T]],
+        sharing: Mapping[int, int],
         *,
+        now: float,
         at_once: int | None,
         over_share: bool,
     ) -> tuple[int, int | None]:
-        """How many tasks to claim, and the share, if it was worked out."""
-        sharing = self._sharing(now)
+        """How many tasks to claim, of those that are due, and the share, if it was worked out."""
         want = max(0, min(limit, session.capacity - held)) if session.id in sharing else 0
         if want == 0 or len(sharing) < 2:
             return want, None
+        if any(abs(now - self._sessions[id_].asked_at) <= ASKED_LATELY for id_ in sharing):
+            want = want if at_once is None else min(want, at_once)
         begun = want if at_once is None else min(want, at_once)
         if over_share:
             return begun, None
         total = sum(sharing.values())
-        enough = min(total, -(-(held + want) * total // session.capacity))
-        due = [row for row in self._accepts.of(session, self._tasks.values()) if row.due(now)]
+        # To claim ahead there must be plenty for all.
+        enough = total if begun < want else min(total, -(-(held + want) * total // session.capacity))
         tasks = min(enough, self._limits.possible(due))
         if tasks in {0, enough}:  # nothing to share, or plenty
             return want, None
@@ -67,18 +82,20 @@ class MemoryShares(MemorySessions[T]):
         return max(0, min(begun, share - held)), share
 
     def _share(
-        self, session: MemorySession, tasks: int, due: list[MemoryTask[T]], sharing: dict[int, int]
+        self, session: MemorySession, tasks: int, due: Sequence[MemoryTask[T]], sharing: Mapping[int, int]
     ) -> int:
-        """Of `tasks`; but where no limit is, each of the due tasks is divided among those that may be given it."""
-        if self._limits.rules.any:
+        """Of `tasks`; but where the mapping asks for versions, and has no limits, each of the due tasks is divided among those
+        that may be given it.
+        """
+        if self._limits.rules.any or not self._accepts.asks:
             return divide(tasks, sharing).get(session.id, 0)
         return self._accepts.share(session, due, sharing, self._sessions)
 
     def _facts(self, session: MemorySession, held: int, now: float) -> Facts:
         sharing = self._sharing(now)
-        rows = [row for row in self._tasks.values() if row.due(now)]
+        rows = self._due_rows(now)
         free = [row for row in rows if row.session_id is None or not self._sessions[row.session_id].live(now)]
-        due = self._accepts.of(session, rows)
+        due = list(self._accepts.of(session, rows))
         total, possible = sum(sharing.values()), self._limits.possible(due)
         tasks = min(total, possible)
         target = self._share(session, tasks, due[:total], sharing) if session.id in sharing else 0
@@ -98,12 +115,15 @@ class MemoryShares(MemorySessions[T]):
             paused=self._paused,
         )
 
-    def _ask_for_tasks(self, session: MemorySession, own: int, now: float) -> None:
+    def _ask_for_tasks(
+        self, session: MemorySession, own: int, sharing: Mapping[int, int], now: float
+    ) -> None:
         """Those that hold more than their share are asked for what is above it, on behalf of one that has nothing to do."""
-        counts = Counter(row.session_id for row in self._tasks.values() if row.due(now))
-        held = {id_: own if id_ == session.id else counts[id_] for id_ in self._sharing(now)}
-        for id_, share in divide(sum(held.values()), self._sharing(now)).items():
+        counts = Counter(row.session_id for row in self._due_rows(now))
+        held = {id_: own if id_ == session.id else counts[id_] for id_ in sharing}
+        for id_, share in divide(sum(held.values()), sharing).items():
             other = self._sessions[id_]
-            if id_ != session.id and held[id_] > share and abs(now - other.asked_at) >= ASKED_AGAIN:
+            pause = ASKED_AGAIN if other.running < held[id_] else ASKED_IN_VAIN
+            if id_ != session.id and held[id_] > share and abs(now - other.asked_at) >= pause:
                 other.give_back, other.asked_at = held[id_] - share, now
                 self._tell(id_)

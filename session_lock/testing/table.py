@@ -36,6 +36,7 @@ class MemoryTable(Generic[T]):
         self._refuse_discard = refuse_discard
         self._discards = discards
         self._tasks: dict[TaskKey, MemoryTask[T]] = {}
+        self._open: dict[TaskKey, MemoryTask[T]] = {}  # of these: pending
         self._wakes: dict[object, Callable[[], None]] = {}
         self._told: dict[int, Callable[[], None]] = {}  # by session
         self._finished: list[TaskKey] = []
@@ -59,7 +60,7 @@ class MemoryTable(Generic[T]):
         """
         if key in self._tasks:
             raise ValueError(f"there is a task {key!r} already")
-        self._tasks[key] = MemoryTask(key, data, self._due(available_at, after))
+        self._tasks[key] = self._open[key] = MemoryTask(key, data, self._due(available_at, after))
         self._wake()
 
     @asynccontextmanager
@@ -100,15 +101,18 @@ class MemoryTable(Generic[T]):
     def close_row(self, key: TaskKey) -> None:
         """The application itself makes the row non-pending, whoever holds it."""
         self._tasks[key].closed = Closed.BY_APPLICATION
+        self._open.pop(key, None)
 
     def reopen_row(self, key: TaskKey) -> None:
         """The application makes the row pending again, and wakes the Runners."""
         self._tasks[key].closed = None
+        self._open[key] = self._tasks[key]
         self._wake()
 
     def remove_row(self, key: TaskKey) -> None:
         """The application deletes the row."""
         del self._tasks[key]
+        self._open.pop(key, None)
 
     @contextmanager
     def lock(self, key: TaskKey) -> Iterator[None]:
@@ -131,16 +135,16 @@ class MemoryTable(Generic[T]):
     @property
     def pending(self) -> list[TaskKey]:
         """The keys of what is still to do, in the order in which it is claimed; without what is parked."""
-        return [row.key for row in self._in_order() if row.pending and row.available_at < math.inf]
+        return [row.key for row in self._in_order(self._open.values()) if row.available_at < math.inf]
 
     @property
     def parked(self) -> list[TaskKey]:
         """The keys of what is pending but will not run again by itself."""
-        return [row.key for row in self._in_order() if row.pending and row.available_at == math.inf]
+        return [row.key for row in self._in_order(self._open.values()) if row.available_at == math.inf]
 
     @property
     def discarded(self) -> list[TaskKey]:
-        return [row.key for row in self._in_order() if row.closed is Closed.DISCARDED]
+        return [row.key for row in self._in_order(self._tasks.values()) if row.closed is Closed.DISCARDED]
 
     @property
     def failures(self) -> dict[TaskKey, list[MemoryFailure]]:
@@ -149,11 +153,12 @@ class MemoryTable(Generic[T]):
 
     # What becomes of a claim, as in `sql/tasks.alwaysup.sql` ---------------------------------------------------
 
-    def _in_order(self) -> list[MemoryTask[T]]:
-        return sorted(self._tasks.values(), key=lambda row: row.order)
+    def _in_order(self, rows: Iterable[MemoryTask[T]]) -> list[MemoryTask[T]]:
+        """In claim order."""
+        return sorted(rows, key=lambda row: row.order)
 
     def _next_due(self, rows: Iterable[MemoryTask[T]], now: float) -> float | None:
-        later = [row.available_at for row in rows if row.pending and now < row.available_at < math.inf]
+        later = [row.available_at for row in rows if now < row.available_at < math.inf]
         return min(later) - now if later else None
 
     def _standing(self, session: MemorySession, claim: Claim) -> str:
@@ -191,6 +196,7 @@ class MemoryTable(Generic[T]):
 
     def _close(self, row: MemoryTask[T], how: Closed) -> None:
         row.closed, row.session_id = how, None
+        self._open.pop(row.key, None)
         if how is Closed.FINISHED:
             self._finished.append(row.key)
 

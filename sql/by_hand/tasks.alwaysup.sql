@@ -166,8 +166,11 @@ BEGIN
 
   -- 3 The share, where there is less than all could take together. Counted no further than that.
   v_want := CASE WHEN p_id = ANY (v_sharing) THEN least(p_limit, v_capacity - cardinality(v_held)) ELSE 0 END;
-  IF v_want > 0 AND p_over_share AND cardinality(v_sharing) > 1 THEN
-    v_want := least(v_want, p_at_once);
+  IF p_at_once < v_want AND cardinality(v_sharing) > 1 AND (p_over_share OR session_lock.asked_lately(v_sharing, v_clock)) THEN
+    v_want := p_at_once;
+  END IF;
+  IF p_over_share THEN
+    NULL;  -- it had nothing to do for its patience
   ELSIF v_want > 0 AND cardinality(v_sharing) > 1 THEN
     v_total := (SELECT sum(c) FROM unnest(v_capacities) AS c);
     SELECT count(*) INTO v_tasks
@@ -307,9 +310,9 @@ BEGIN
     END IF;
     RETURN NEXT;
   END LOOP;
-  IF p_wake THEN  -- for the others, at once
+  IF p_wake THEN  -- for the others, at once; if it leaves, also for those that have no room now
     UPDATE session_lock.session AS s SET idle = false WHERE s.id = p_id AND s.idle;
-    PERFORM session_lock.wake(v_name, true);
+    PERFORM session_lock.wake(v_name, (SELECT NOT s.draining FROM session_lock.session AS s WHERE s.id = p_id));
   END IF;
 END
 $function$;
@@ -336,7 +339,7 @@ BEGIN
   );
   UPDATE TODO_TABLE AS t SET session_id = NULL, attempts = greatest(t.attempts - 1, 0) WHERE t.TODO_KEY = ANY (v_held);
   UPDATE session_lock.session AS s SET ended_at = session_lock.clock() WHERE s.id = p_id;
-  PERFORM session_lock.wake(v_name, true);  -- its tasks are for the others
+  PERFORM session_lock.wake(v_name, cardinality(v_held) = 0);  -- its tasks are for the others
   RETURN true;
 END
 $function$;

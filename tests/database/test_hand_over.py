@@ -52,6 +52,45 @@ async def test_it_is_asked_again_later(suite: Suite):
         await suite.advance(1)
 
 
+async def test_who_ran_all_that_it_held_is_asked_less_often(suite: Suite):
+    await suite.add(9)
+    first, second = await suite.start(), await suite.start()
+    await suite.work(first, 9)
+    await suite.database.bump_session(first, ttl=30, draining=False, running=9)
+    times = []
+    for _ in range(5):
+        await suite.work(second, 10, over_share=False, at_once=10)
+        beat = await suite.database.bump_session(first, ttl=30, draining=False, running=9)
+        times.append(beat.give_back)
+        await suite.advance(0.4)
+    assert times == [4, 0, 0, 4, 0]
+
+
+async def test_nobody_claims_ahead_while_somebody_has_had_nothing_to_do(suite: Suite):
+    await suite.add(9)
+    first, second, third = [await suite.start() for _ in range(3)]
+    held = keys(await suite.work(first, 5))
+    await suite.work(second, 4)
+    await suite.work(third, 10, over_share=False, at_once=10)
+    assert await asked(suite, first) > 0
+    await suite.add(50)
+    held += keys(await suite.work(first, 3, over_share=False, at_once=1, held=held))
+    assert len(held) == 6
+    assert (await suite.work(first, 3, over_share=False, at_once=0, held=held)).tasks == []
+    await suite.advance(1.5)
+    assert len((await suite.work(first, 3, over_share=False, at_once=0, held=held)).tasks) == 3
+
+
+async def test_where_less_is_there_than_all_could_hold_nobody_claims_ahead_also_within_its_share(
+    suite: Suite,
+):
+    await suite.add(15)
+    first, _ = await suite.start(), await suite.start()
+    held = keys(await suite.work(first, 2, over_share=False, at_once=2))
+    work = await suite.work(first, 2, over_share=False, at_once=0, held=held)
+    assert (len(held), work.tasks, work.share) == (2, [], 8)
+
+
 async def test_where_work_is_scarce_nobody_claims_ahead(suite: Suite):
     await suite.add(15)
     first, second = await suite.start(), await suite.start()
@@ -115,6 +154,32 @@ async def test_the_end_of_a_session_and_its_draining_wake_the_others(suite: Suit
         await suite.end(first)
         async with asyncio.timeout(5):
             await woken.wait()
+
+
+async def test_what_a_leaver_gives_back_is_told_also_to_those_that_have_no_room(suite: Suite):
+    """Tasks before the position from which they look: they shall look from the start."""
+    await suite.add(40)
+    first, second = await suite.start(), await suite.start()
+    claims = await suite.claim(first, 6)
+    assert len(await suite.claim(second, 10)) == 10
+    woken = asyncio.Event()
+
+    async def hear() -> None:
+        async with asyncio.timeout(5):
+            await woken.wait()
+        woken.clear()
+
+    async with suite.database.listening(woken.set):
+        await suite.until_heard(woken)
+        await suite.database.release_tasks(first, [Handback(claims[0], give_back_attempt=True)], wake=True)
+        await suite.database.identity()
+        assert not woken.is_set()  # as long as it does not leave it gives to who has asked
+        await suite.bump(first, draining=True)
+        await hear()
+        await suite.database.release_tasks(first, [Handback(claims[1], give_back_attempt=True)], wake=True)
+        await hear()
+        await suite.end(first, *claims[2:])
+        await hear()
 
 
 async def test_who_ends_an_expired_session_wakes_the_others(suite: Suite):

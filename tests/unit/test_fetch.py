@@ -233,6 +233,7 @@ async def test_what_lies_before_the_position_is_found_within_a_poll_interval_tho
     tasker = Sleeper(0.1)
     async with running(Runner(database, tasker, settings(batch_size=5, concurrency=2, poll_interval=2))):
         await asyncio.sleep(5.05)
+        database.inner._wake = lambda: None
         database.add(0, "committed late", available_at=-math.inf)
         late = now()
         took = await until(lambda: 0 in database.finished) - late
@@ -241,6 +242,36 @@ async def test_what_lies_before_the_position_is_found_within_a_poll_interval_tho
     positions = [call["position"] for call in database.arguments("get_work")]
     assert positions[0] is None
     assert sum(position is not None for position in positions) > len(positions) / 2
+
+
+@virtual
+async def test_what_others_give_back_is_found_at_the_next_look_though_there_is_plenty_behind_it() -> None:
+    database = table(3000)
+    quick = settings(batch_size=5, concurrency=2, poll_interval=3600)
+    leaver = Runner(database, Sleeper(60), replace(quick, prefetch=40, drain_timeout=1000))
+    async with running(leaver), running(Runner(database, Sleeper(0.1), quick)):
+        await asyncio.sleep(5.05)
+        given = [row.key for row in database._tasks.values() if row.pending and row.session_id == 1][10:]
+        leaver.stop()
+        took = await until(lambda: all(database[key].session_id != 1 for key in given))
+        await until(lambda: set(given) <= set(database.finished))
+        assert len(given) == 40
+        assert now() - took < 40 / 100 + 0.5  # before all that is behind them
+        assert len(database.finished) < 3000
+
+
+@virtual
+async def test_of_many_wake_ups_few_lead_to_a_look_from_the_start() -> None:
+    database = table(3000)
+    async with running(Runner(database, Sleeper(0.01), settings(batch_size=1, concurrency=2, prefetch=0))):
+        await asyncio.sleep(1)
+        looks = len(database.arguments("get_work"))
+        while now() < 2:
+            database.inner._wake()
+            await asyncio.sleep(0.001)
+        positions = [call["position"] for call in database.arguments("get_work")][looks:]
+    assert len(positions) >= 100
+    assert 5 <= positions.count(None) <= 25
 
 
 # Where ---------------------------------------------------------------------------------------------------

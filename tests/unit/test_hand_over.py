@@ -58,20 +58,44 @@ def held(database: MemoryDatabase[Any]) -> dict[int | None, int]:
         (0.5, 0.0, 40, 0),
     ],
 )
-def test_what_is_begun_within_a_time(mean: float | None, seconds: float, most: int, expected: int) -> None:
+@virtual
+async def test_what_is_begun_within_a_time(
+    mean: float | None, seconds: float, most: int, expected: int
+) -> None:
     pace = Pace(4, 5)
     if mean is not None:
-        pace.ended(mean)
+        await calls(pace, mean)
     assert pace.begun_within(seconds, most) == expected
 
 
-def test_newer_calls_weigh_more() -> None:
+async def calls(pace: Pace, *durations: float) -> None:
+    for seconds in durations:
+        with pace.call():
+            await asyncio.sleep(seconds)
+
+
+@virtual
+async def test_newer_calls_weigh_more() -> None:
     pace = Pace(1, 1)
-    for seconds in (100.0, *[0.001] * 40):
-        pace.ended(seconds)
+    await calls(pace, 100.0, *[0.001] * 40)
     assert pace.begun_within(1.0, 10) == 10
-    pace.ended(100.0)
+    await calls(pace, 100.0)
     assert pace.begun_within(1.0, 10) == 0
+
+
+@virtual
+async def test_a_slot_whose_call_takes_longer_than_usual_begins_nothing_soon() -> None:
+    pace = Pace(2, 1)
+    await calls(pace, *[0.1] * 3)
+    assert pace.begun_within(0.5, 10) == 10
+    with pace.call():
+        await asyncio.sleep(0.4)
+        assert pace.begun_within(0.5, 10) == 10
+        await asyncio.sleep(0.2)
+        assert pace.begun_within(0.5, 10) == 5  # by the other one
+        with pace.call():
+            await asyncio.sleep(0.6)
+            assert pace.begun_within(0.5, 10) == 0
 
 
 @virtual
@@ -176,6 +200,26 @@ async def test_where_work_is_scarce_a_free_slot_looks_at_once() -> None:
         await until(lambda: not database.pending)
         assert now() == pytest.approx(3, abs=0.1)
     assert [len(tasker.begun) for tasker in taskers] == [6, 6]
+
+
+@virtual
+async def test_where_work_is_scarce_nobody_looks_without_a_free_slot_until_the_next_poll() -> None:
+    """Whatever wakes it. Many sessions that look in vain, at each task that one gives back, keep the database from those who are free."""
+    database = Faulty(MemoryDatabase(dict.fromkeys(range(4), "a")))
+    ahead = settings(prefetch_time=math.inf, poll_interval=10)
+    runners = [Runner(database, each(Sleeping(60)), ahead) for _ in range(2)]
+    async with runners[0], runners[1]:
+        await until(lambda: held(database.inner) == {1: 2, 2: 2})
+        await asyncio.sleep(1)
+        looks = database.count("get_work")
+        for _ in range(20):
+            for runner in runners:
+                runner.wake()
+            await asyncio.sleep(0.1)
+        assert database.count("get_work") == looks
+        for key in range(10, 50):
+            database.add(key, "a")
+        await until(lambda: held(database.inner)[2] == 4, within=10)
 
 
 @virtual

@@ -50,7 +50,7 @@ class Demo:
         self.folders |= {Path(m[1]) for c in commands.values() if (m := re.search(r"-D (/\S+)", c))}
         return commands
 
-    def wait(self, seconds: float = 30) -> tuple[int, str, str]:
+    def wait(self, seconds: float = 60) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=seconds)
         return self.process.returncode, out, err
 

@@ -21,9 +21,8 @@ from session_lock.cli.demo.plan import Plan
 from session_lock.cli.demo.scenario import Wish
 from session_lock.cli.demo.scenarios.files import Files
 from session_lock.cli.demo.scenarios.listing import digest
-from session_lock.cli.demo.stage import demo_schema
+from session_lock.cli.demo.stage import set_stage
 from session_lock.cli.demo.verdict import TAKEN_OVER
-from session_lock.cli.demo.watch import Watch
 from session_lock.embedded import find_bin_dir
 from session_lock.errors import SessionLockError
 from tests.cli.demo_process import Demo, eventually, state_of
@@ -245,38 +244,36 @@ async def test_the_judge_sees_what_is_wrong(database, tmp_path):
         (tmp_path / name).write_text(name)
     scenario = Files(Wish(runners=3, directory=tmp_path))
     files = scenario.files
-    access = Access(database.admin_dsn)
     async with (
-        demo_schema(access, scenario) as connection,
-        Watch(access, scenario.table) as watch,
-        Cast(Part("files", "", "", 0, 1)) as cast,
+        set_stage(scenario, Access(database.admin_dsn)) as stage,
+        Cast(Part("files", "", {}, 0, 1)) as cast,
     ):
         update = (
             "UPDATE session_lock_demo.file SET digest = $2, finished_at = clock_timestamp() WHERE path = $1"
         )
         for file in files.files:
-            await connection.execute("UPDATE session_lock_demo.file SET claim_token = 1, session_id = 1")
-            await connection.execute(update, file.path, digest(file.path))
-        good = await scenario.judge(connection, cast, watch)
+            await stage.pool.execute("UPDATE session_lock_demo.file SET claim_token = 1, session_id = 1")
+            await stage.pool.execute(update, file.path, digest(file.path))
+        good = await scenario.judge(stage, cast)
         assert good.good
         assert (good.course.tasks, good.course.finished, good.changed_files) == (6, 6, 0)
 
-        await connection.execute(update, files.files[0].path, digest(files.files[0].path))
-        verdict = await scenario.judge(connection, cast, watch)
+        await stage.pool.execute(update, files.files[0].path, digest(files.files[0].path))
+        verdict = await scenario.judge(stage, cast)
         assert (verdict.course.finished_twice, verdict.wrong_digests, verdict.good) == (1, 0, False)
         assert "THIS IS WRONG" in verdict.sentences()[0]
 
-        await connection.execute(update, files.files[1].path, "0" * 64)
-        await connection.execute(update, files.files[2].path, None)
+        await stage.pool.execute(update, files.files[1].path, "0" * 64)
+        await stage.pool.execute(update, files.files[2].path, None)
         Path(files.files[3].path).write_text("longer than it was")
         Path(files.files[4].path).unlink()
-        verdict = await scenario.judge(connection, cast, watch)
+        verdict = await scenario.judge(stage, cast)
         assert (verdict.wrong_digests, verdict.changed_files) == (2, 2)
 
-        await connection.execute(
+        await stage.pool.execute(
             "UPDATE session_lock_demo.file SET finished_at = NULL WHERE path = $1", files.files[5].path
         )
-        assert (await scenario.judge(connection, cast, watch)).course.finished == 5
+        assert (await scenario.judge(stage, cast)).course.finished == 5
 
 
 async def test_take_overs_are_measured_to_the_last_task(database, tmp_path):
@@ -296,11 +293,11 @@ async def test_take_overs_are_measured_to_the_last_task(database, tmp_path):
     def second(number: int) -> datetime:
         return datetime.fromtimestamp(number, UTC)
 
-    access = Access(database.admin_dsn)
-    async with demo_schema(access, Files(Wish(runners=3, directory=tmp_path))) as connection:
-        await connection.executemany(
+    scenario = Files(Wish(runners=3, directory=tmp_path))
+    async with set_stage(scenario, Access(database.admin_dsn)) as stage:
+        await stage.pool.executemany(
             "INSERT INTO session_lock_demo.event (task, token, session, what, at) VALUES ($1, $2, $3, $4, $5)",
             [(*event[:4], second(event[4])) for event in events],
         )
-        row = await connection.fetchrow(TAKEN_OVER, [1], second(10))
+        row = await stage.pool.fetchrow(TAKEN_OVER, [1], second(10))
         assert (row["held"], row["seconds"]) == (3, 5.0)

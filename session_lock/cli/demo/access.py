@@ -1,4 +1,4 @@
-"""How the demo and its runners get into the database."""
+"""How the demo and its runners get into a database."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from session_lock.cli.common import describe
-from session_lock.sqlstate import translate, translated
+from session_lock.embedded import Server
+from session_lock.sqlstate import translated
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
+Pool: TypeAlias = "asyncpg.Pool[Any]"
 
 REMEDY = "session-lock demo"
 
@@ -29,9 +31,12 @@ class Access:
 
     runner_password: str = field(default="", repr=False)
 
+    server: Server | None = None
+    """None: it is not ours."""
+
     @classmethod
-    def with_role_for_runners(cls, dsn: str, role: str) -> Access:
-        return cls(dsn, role, secrets.token_hex(16))
+    def to_ours(cls, server: Server, runner_role: str) -> Access:
+        return cls(f"{server.dsn}?sslmode=disable", runner_role, secrets.token_hex(16), server)
 
     @property
     def runner_dsn(self) -> str:
@@ -42,16 +47,18 @@ class Access:
         return parts._replace(netloc=f"{self.runner_role}:{self.runner_password}@{where}").geturl()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """An open connection; what the server says against us becomes a sentence."""
-        where = f"the database {describe(self.dsn)}"
-        with translated(where, REMEDY):
-            connection = await asyncpg.connect(
-                self.dsn, timeout=10, server_settings={"application_name": "session-lock demo"}
+    async def pool(self) -> AsyncIterator[Pool]:
+        """Our own connections; that there are none becomes a sentence."""
+        with translated(f"the database {describe(self.dsn)}", REMEDY):
+            pool = await asyncpg.create_pool(
+                self.dsn,
+                min_size=0,  # else it writes to the log while a server is stopped
+                max_size=3,
+                timeout=10,
+                server_settings={"application_name": "session-lock demo"},
             )
+            await pool.fetchval("SELECT 1")
         try:
-            yield connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-            raise translate(error, where, REMEDY) from error
+            yield pool
         finally:
-            connection.terminate()
+            pool.terminate()

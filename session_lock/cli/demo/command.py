@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from session_lock.cli.demo.interruption import Interruption
 from session_lock.cli.demo.part import Part
 from session_lock.cli.demo.scenario import Scenario, Wish
 from session_lock.cli.demo.scenarios import SCENARIOS
-from session_lock.cli.demo.stage import RUNNER_ROLE, demo_schema
+from session_lock.cli.demo.stage import RUNNER_ROLE, set_stage
 from session_lock.cli.demo.verdict import Verdict
 from session_lock.cli.demo.watch import Watch, alongside
 from session_lock.embedded import temp_postgres
@@ -38,7 +39,10 @@ def add_parser(commands: Commands) -> None:
         "--scenario", choices=SCENARIOS, default="files", help="what is done; defaults to files"
     )
     parser.add_argument(
-        "--runners", metavar="N", type=_runners, help="processes; defaults to 3, for deploy to 5"
+        "--runners",
+        metavar="N",
+        type=_runners,
+        help="processes; defaults to 3, for deploy to 5",
     )
     parser.add_argument(
         "--dir", metavar="PATH", type=Path, help="the files below PATH, not those of the standard library"
@@ -56,7 +60,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--no-kill", dest="kill", action="store_false", help="kill none")
     parser.add_argument("--no-freeze", dest="freeze", action="store_false", help="freeze none")
     parser.add_argument(
-        "--dsn", help="use this server; its schema session_lock_demo is made, and dropped at the end"
+        "--dsn",
+        help="use this server; its schema session_lock_demo is made, and dropped at the end",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the outcome as one object, and nothing else"
@@ -71,9 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
     display.opening(scenario.opening(), *scenario.plan.left_out())
 
     with Interruption() as interruption, ExitStack() as stack:
-        # Blocks, so it cannot be cancelled, only waited for (about a second).
-        access = Access(arguments.dsn) if arguments.dsn else _embedded(stack)
-        verdict = interruption.run(lambda: perform(arguments.scenario, scenario, access, display))
+        # Blocks, so it cannot be cancelled, only waited for (about a second for each server).
+        accesses = (
+            [Access(arguments.dsn)] if arguments.dsn else [_embedded(stack) for _ in range(scenario.servers)]
+        )
+        verdict = interruption.run(lambda: perform(arguments.scenario, scenario, accesses, display))
     if verdict is None:
         complain("interrupted: runners, tables and server are gone")
         return INTERRUPTED
@@ -97,6 +104,10 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
         f"--{option}" for option, is_given in given.items() if is_given and option not in kind.options
     ]:
         raise SettingsError(f"the scenario {arguments.scenario} has no {wrong[0]}: leave it out")
+    if arguments.dsn and kind.servers > 1:
+        raise SettingsError(
+            f"the scenario {arguments.scenario} takes {kind.servers} servers, which it starts and stops itself: leave out --dsn"
+        )
     return kind(
         Wish(
             arguments.runners or kind.runners,
@@ -111,25 +122,23 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
 
 def _embedded(stack: ExitStack) -> Access:
     server = stack.enter_context(temp_postgres())
-    return Access.with_role_for_runners(f"{server.dsn}?sslmode=disable", RUNNER_ROLE)
+    return Access.to_ours(server, RUNNER_ROLE)
 
 
-async def perform(name: str, scenario: Scenario, access: Access, display: Display) -> Verdict:
+async def perform(name: str, scenario: Scenario, accesses: Sequence[Access], display: Display) -> Verdict:
     """Make the tables, let the runners do the work, judge it from outside, and take everything down again."""
     plan = scenario.plan
-    part = Part(name, "", access.runner_dsn, plan.pause, plan.batch_size)
-    async with (
-        demo_schema(access, scenario) as connection,
-        Watch(access, scenario.table, every=scenario.look_every) as watch,
-        Cast(part) as cast,
-    ):
-        with display:
-            await alongside(
-                scenario.play(connection, cast, watch, display.event),
-                watch.run(),
-                display.run(plan, cast, watch),
-            )
-        return await scenario.judge(connection, cast, watch)
+    async with set_stage(scenario, *accesses) as stage:
+        watch = Watch(stage, scenario.table, every=scenario.look_every)
+        dsns = {place.name: place.access.runner_dsn for place in stage.places}
+        async with Cast(Part(name, "", dsns, plan.pause, plan.batch_size)) as cast:
+            with display:
+                await alongside(
+                    scenario.play(stage, cast, watch, display.event),
+                    watch.run(),
+                    display.run(plan, cast, watch),
+                )
+            return await scenario.judge(stage, cast)
 
 
 # Words of the command line -------------------------------------------------------------------------

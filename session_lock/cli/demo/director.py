@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from session_lock.cli.demo.cast import Cast, RunnerProcess, State
 from session_lock.cli.demo.plan import Plan
+from session_lock.cli.demo.stage import Stage
 from session_lock.cli.demo.watch import Seen, Watch
 
 Say: TypeAlias = Callable[[str], None]
@@ -21,7 +22,13 @@ LATE_WITHIN = 1.0
 
 
 async def play(
-    plan: Plan, cast: Cast, watch: Watch, say: Say, then: Callable[[], Awaitable[None]] | None = None
+    plan: Plan,
+    stage: Stage,
+    cast: Cast,
+    watch: Watch,
+    say: Say,
+    *,
+    then: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """From the start of the runners until all work is done, also what `then` waits for, and they have ended."""
     for _ in range(plan.runners):
@@ -31,8 +38,8 @@ async def play(
     done = partial(_finished, plan.tasks)
     for part in plan.blows_at:
         await watch.until(partial(_finished, part * plan.tasks), cast.check)
-        killed = await _kill_one(cast, watch, say, done) if plan.kills else None
-        frozen = await _freeze_one(cast, watch, say, done) if plan.freezes else None
+        killed = await _kill_one(stage, cast, watch, say, done) if plan.kills else None
+        frozen = await _freeze_one(stage, cast, watch, say, done) if plan.freezes else None
         for victim in filter(None, (killed, frozen)):
             await _see_taken_over(victim, cast, watch, say)
         if frozen:
@@ -48,11 +55,13 @@ def _finished(count: float, now: Seen) -> bool:
     return now.finished >= count
 
 
-async def _kill_one(cast: Cast, watch: Watch, say: Say, done: Callable[[Seen], bool]) -> RunnerProcess | None:
+async def _kill_one(
+    stage: Stage, cast: Cast, watch: Watch, say: Say, done: Callable[[Seen], bool]
+) -> RunnerProcess | None:
     if (victim := await _one_at_work(cast, watch, done)) is None:
         say("the work was done before a runner could be killed")
         return None
-    victim.kill(await watch.clock())
+    victim.kill(await stage.clock())
     await asyncio.sleep(SETTLED_AFTER)
     say(f"{victim.name} is killed (SIGKILL) and leaves {_held(await watch.look(), victim)}")
     replacement = await cast.start()
@@ -61,11 +70,11 @@ async def _kill_one(cast: Cast, watch: Watch, say: Say, done: Callable[[Seen], b
 
 
 async def _freeze_one(
-    cast: Cast, watch: Watch, say: Say, done: Callable[[Seen], bool]
+    stage: Stage, cast: Cast, watch: Watch, say: Say, done: Callable[[Seen], bool]
 ) -> RunnerProcess | None:
     """Freeze a runner between the begin of tasks and their finish: at another moment it would have nothing to be late with."""
     while (victim := await _one_at_work(cast, watch, done)) is not None:
-        victim.freeze(await watch.clock())
+        victim.freeze(await stage.clock())
         await asyncio.sleep(SETTLED_AFTER)
         if (now := await watch.look()).begun(victim.pid):
             say(f"{victim.name} is frozen (SIGSTOP) with {_held(now, victim)}")

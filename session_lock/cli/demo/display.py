@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, Self
 
 from rich.console import Console, Group
@@ -16,7 +17,8 @@ from rich.text import Text
 from session_lock.cli.common import say
 from session_lock.cli.demo.cast import Cast, RunnerProcess, State
 from session_lock.cli.demo.plan import Plan
-from session_lock.cli.demo.watch import Watch
+from session_lock.cli.demo.stage import Place
+from session_lock.cli.demo.watch import Seen, SeenSession, Watch
 
 FRAME = 0.125
 LINE = 1.0
@@ -85,7 +87,8 @@ class Plain(Silent):
             await asyncio.sleep(LINE)
             runners = "  ".join(f"{each.name} {_one_word(each, watch)}" for each in cast.runners)
             finished = f"{watch.now.finished} of {plan.tasks} finished, {watch.rate(lambda seen: seen.finished):.0f}/s"
-            _line(f"{self._time():5.1f} s  {finished}  {runners}")
+            servers = "".join(f"  {place.name} {_rate_or_stopped(place, watch)}" for place in _servers(watch))
+            _line(f"{self._time():5.1f} s  {finished}  {runners}{servers}")
 
     def _time(self) -> float:
         now = asyncio.get_running_loop().time()
@@ -136,6 +139,8 @@ class Live:
             table.add_column(heading, justify="right", min_width=8)
         for runner in cast.runners:
             table.add_row(*_cells(runner, watch))
+        for place in _servers(watch):
+            table.add_row(*_cells_of_server(place, watch))
         done = watch.now.finished
         bar = Table.grid(padding=(0, 2))
         bar.add_row(
@@ -152,6 +157,11 @@ def _line(text: str) -> None:
     sys.stdout.flush()
 
 
+def _servers(watch: Watch) -> Sequence[Place]:
+    """Of the only one there is nothing to be said that is not said of the whole."""
+    return watch.places if len(watch.places) > 1 else ()
+
+
 def _state(runner: RunnerProcess, watch: Watch) -> str:
     if runner.state is State.RUNNING and not watch.now.of(runner.pid):
         return "starting"
@@ -163,17 +173,38 @@ def _cells(runner: RunnerProcess, watch: Watch) -> list[Text | str]:
     state = Text(_state(runner, watch), STYLES[runner.state])
     if not sessions:
         return [runner.name, state]
-    latest = sessions[-1]
-    share = latest.capacity if runner.report.share is None else runner.report.share
+    latest = {session.database: session for session in sessions}.values()
     return [
         runner.name,
         state,
-        str(latest.id),
-        "" if latest.ended else str(share),
-        str(sum(session.held for session in sessions)),
-        str(watch.now.done(runner.pid)),
-        f"{watch.rate(lambda seen: seen.done(runner.pid)):.0f}/s",
+        " ".join(str(session.id) for session in latest),
+        " ".join(str(_share(session, runner)) for session in latest if not session.ended),
+        *_counts(watch, lambda seen: seen.of(runner.pid)),
     ]
+
+
+def _share(session: SeenSession, runner: RunnerProcess) -> int:
+    share = runner.report.shares.get(session.database)
+    return session.capacity if share is None else share
+
+
+def _cells_of_server(place: Place, watch: Watch) -> list[Text | str]:
+    state = Text("up", "green") if place.up else Text("stopped", "bold red")
+    return [f"server {place.name}", state, "", "", *_counts(watch, lambda seen: seen.at(place.name).sessions)]
+
+
+def _counts(watch: Watch, sessions: Callable[[Seen], Iterable[SeenSession]]) -> list[Text | str]:
+    """Held, finished and the rate."""
+
+    def finished(seen: Seen) -> int:
+        return sum(session.finished for session in sessions(seen))
+
+    held = sum(session.held for session in sessions(watch.now))
+    return [str(held), str(finished(watch.now)), f"{watch.rate(finished):.0f}/s"]
+
+
+def _rate_or_stopped(place: Place, watch: Watch) -> str:
+    return f"{watch.rate(lambda seen: seen.at(place.name).finished):.0f}/s" if place.up else "is stopped"
 
 
 def _one_word(runner: RunnerProcess, watch: Watch) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
-import asyncpg
-
-Pool: TypeAlias = "asyncpg.Pool[Any]"
+from session_lock.cli.demo.access import Pool
 
 CONCURRENCY = 2
 """Calls of the tasker at once, in each process."""
@@ -19,7 +17,9 @@ class Part:
 
     scenario: str
     name: str
-    dsn: str
+    dsns: dict[str, str]
+    """Of the databases, by their names."""
+
     pause: float
     """Seconds that a call of the tasker takes longer than it needs to."""
 
@@ -33,8 +33,8 @@ class Part:
 class Report:
     """What a runner process tells about itself; what the table shows is not asked of it."""
 
-    share: int | None = None
-    """None: no bound, as there is plenty."""
+    shares: dict[str, int | None] = field(default_factory=dict)
+    """By the database. None: no bound, as there is plenty."""
 
     refused: int = 0
     """Finishes that came too late, and that the database refused."""
@@ -42,8 +42,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Backstage:
-    """What a runner process has at hand."""
+    """What a runner process has at hand for one database."""
 
     part: Part
+    database: str
     pool: Pool
     report: Report
+
+    @property
+    def dsn(self) -> str:
+        return self.part.dsns[self.database]

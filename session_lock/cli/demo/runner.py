@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 
 import asyncpg
@@ -28,11 +29,14 @@ STOP_WITHIN = 5.0
 async def main(part: Part) -> None:
     report = Report()
     scenario = SCENARIOS[part.scenario]
-    async with (
-        asyncpg.create_pool(part.dsn, min_size=1, max_size=2 * CONCURRENCY) as pool,
-        scenario.database(backstage := Backstage(part, pool, report)) as database,
-    ):
-        runner = scenario.runner(database, backstage)
+    async with AsyncExitStack() as stack:
+        runners = []
+        for name, dsn in part.dsns.items():
+            pool = asyncpg.create_pool(dsn, min_size=1, max_size=2 * CONCURRENCY)
+            backstage = Backstage(part, name, await stack.enter_async_context(pool), report)
+            database = await stack.enter_async_context(scenario.database(backstage))
+            runners.append(scenario.runner(database, backstage))
+        runner = scenario.together(*runners)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _stop, runner)
         beside = [asyncio.create_task(_report(report)), asyncio.create_task(_stop_when_told(runner))]
         try:

@@ -15,6 +15,7 @@ from session_lock.cli.demo.cast import Cast
 from session_lock.cli.demo.director import Say, play
 from session_lock.cli.demo.part import CONCURRENCY, Backstage, Part
 from session_lock.cli.demo.plan import Plan
+from session_lock.cli.demo.stage import Stage
 from session_lock.cli.demo.verdict import Verdict
 from session_lock.cli.demo.watch import LOOK_EVERY, Watch
 from session_lock.database import Work
@@ -46,12 +47,12 @@ class ObservedDatabase(PostgresDatabase[dict[str, Any]]):
     """Notes the share that the database gives with the work."""
 
     def __init__(self, backstage: Backstage, table: TaskTable) -> None:
-        super().__init__(backstage.part.dsn, table, pool=backstage.pool)
-        self._report = backstage.report
+        super().__init__(backstage.dsn, table, pool=backstage.pool)
+        self._backstage = backstage
 
     async def get_work(self, *args: Any, **options: Any) -> Work[dict[str, Any]]:
         work = await super().get_work(*args, **options)
-        self._report.share = work.share
+        self._backstage.report.shares[self._backstage.database] = work.share
         return work
 
 
@@ -66,6 +67,9 @@ class Scenario(ABC):
 
     runners: ClassVar[int] = 3
     """Processes, where the command line does not say."""
+
+    servers: ClassVar[int] = 1
+    """More than one are always its own."""
 
     plan: Plan
 
@@ -89,7 +93,7 @@ class Scenario(ABC):
 
     @abstractmethod
     async def fill(self, connection: Connection) -> None:
-        """Insert the rows."""
+        """Insert the rows of one database."""
 
     look_every: ClassVar[float] = LOOK_EVERY
     """Seconds; a look reads the whole table."""
@@ -117,12 +121,19 @@ class Scenario(ABC):
         part = backstage.part
         return Runner(database, cls.tasker(backstage), cls.settings(part), name=part.name)
 
+    @classmethod
+    def together(cls, *runners: Any) -> RunningBlock:
+        """Those of all databases, as the one thing that a process runs."""
+        only: RunningBlock
+        (only,) = runners
+        return only
+
     # What happens, and what came of it -----------------------------------------------------------------------
 
-    async def play(self, connection: Connection, cast: Cast, watch: Watch, say: Say) -> None:  # noqa: ARG002
+    async def play(self, stage: Stage, cast: Cast, watch: Watch, say: Say) -> None:
         """From the start of the runners until all work is done and they have ended."""
-        await play(self.plan, cast, watch, say)
+        await play(self.plan, stage, cast, watch, say)
 
     @abstractmethod
-    async def judge(self, connection: Connection, cast: Cast, watch: Watch) -> Verdict:
+    async def judge(self, stage: Stage, cast: Cast) -> Verdict:
         """By the tables: nothing is believed because a runner says so."""

@@ -1,19 +1,26 @@
-"""The schema in which a demo takes place: the scenario's tables, and beside them what is needed to judge from outside."""
+"""The schema in which a demo takes place: the scenario's tables, and beside them what is needed to judge from outside.
+
+Nearly always it takes place in one database; where it does in several, each has that schema.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, cast
 
 import asyncpg
 
 from session_lock.cli.common import describe
-from session_lock.cli.demo.access import Access, Connection
+from session_lock.cli.demo.access import REMEDY, Access, Connection, Pool
 from session_lock.errors import SessionLockError
 from session_lock.migrations import install
 from session_lock.names import quote_name
+from session_lock.sqlstate import translate
 
 if TYPE_CHECKING:
     from session_lock.cli.demo.scenario import Scenario
@@ -65,19 +72,78 @@ def trigger_on(table: str) -> str:
     """
 
 
+@dataclass(eq=False, slots=True)
+class Place:
+    """One database with the demo's schema in it."""
+
+    name: str
+    access: Access
+    pool: Pool
+    up: bool = True
+    """Not while the demo has stopped its server."""
+
+    async def stop(self) -> None:
+        """Its server, as in a crash."""
+        assert self.access.server is not None
+        self.up = False
+        await asyncio.to_thread(self.access.server.stop, "immediate")
+
+    async def start(self) -> None:
+        assert self.access.server is not None
+        await asyncio.to_thread(self.access.server.start)
+        self.up = True
+
+
+@dataclass
+class Stage:
+    """All of them."""
+
+    places: Sequence[Place]
+    opened_at: datetime = field(init=False)
+    """When all was there, by the server's clock."""
+
+    @property
+    def pool(self) -> Pool:
+        """Of the only one."""
+        (place,) = self.places
+        return place.pool
+
+    async def clock(self) -> datetime:
+        """The server's. Several are on one machine, and have the same."""
+        at: datetime = await self.places[0].pool.fetchval("SELECT clock_timestamp()")
+        return at
+
+
 @asynccontextmanager
-async def demo_schema(access: Access, scenario: Scenario) -> AsyncIterator[Connection]:
-    """The demo's own schema with everything in it, dropped at the end."""
-    async with access.connection() as connection:
-        creation = asyncio.create_task(_create_schema(connection, access))
+async def set_stage(scenario: Scenario, *accesses: Access) -> AsyncIterator[Stage]:
+    """The schema in each database. What a server says against us meanwhile becomes a sentence."""
+    try:
+        async with AsyncExitStack() as stack:
+            schemas = [_demo_schema(*each, scenario) for each in zip(ascii_uppercase, accesses, strict=False)]
+            stage = Stage([await stack.enter_async_context(schema) for schema in schemas])
+            stage.opened_at = await stage.clock()
+            yield stage
+    except (
+        asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, ConnectionError,
+    ) as error:  # fmt: skip
+        where = " or ".join(describe(access.dsn) for access in accesses)
+        raise translate(error, f"the database {where}", REMEDY) from error
+
+
+@asynccontextmanager
+async def _demo_schema(name: str, access: Access, scenario: Scenario) -> AsyncIterator[Place]:
+    """The demo's own schema with everything in it. Where the server is not ours, it is dropped at the end."""
+    async with access.pool() as pool:
+        creation = asyncio.create_task(_create_schema(pool, access))
         try:
             await asyncio.shield(creation)  # cancelled or not, we know whether it is ours
-            await _fill_schema(connection, access, scenario)
-            yield connection
+            async with pool.acquire() as connection:
+                await _fill_schema(cast("Connection", connection), access, scenario)  # as good as one
+            yield Place(name, access, pool)
         finally:
             await asyncio.wait({creation})
-            if creation.exception() is None:
-                await _drop_schema(access)
+            if access.server is None and creation.exception() is None:
+                await _drop_schema(pool)
 
 
 async def _fill_schema(connection: Connection, access: Access, scenario: Scenario) -> None:
@@ -90,9 +156,9 @@ async def _fill_schema(connection: Connection, access: Access, scenario: Scenari
     await connection.execute(trigger_on(scenario.table.table))
 
 
-async def _create_schema(connection: Connection, access: Access) -> None:
+async def _create_schema(pool: Pool, access: Access) -> None:
     try:
-        await connection.execute(f"CREATE SCHEMA {SCHEMA}")
+        await pool.execute(f"CREATE SCHEMA {SCHEMA}")
     except asyncpg.DuplicateSchemaError as error:
         raise SessionLockError(
             f"there is a schema {SCHEMA} in {describe(access.dsn)} already: wait for the demo that runs there, or "
@@ -118,7 +184,5 @@ async def _create_runner_role(connection: Connection, access: Access, grants: st
     )
 
 
-async def _drop_schema(access: Access) -> None:
-    """On a connection of its own: the other one may have been interrupted in the midst of a statement."""
-    async with access.connection() as connection:
-        await connection.execute(f"SET lock_timeout = '10s'; DROP SCHEMA {SCHEMA} CASCADE", timeout=20)
+async def _drop_schema(pool: Pool) -> None:
+    await pool.execute(f"SET lock_timeout = '10s'; DROP SCHEMA {SCHEMA} CASCADE", timeout=20)

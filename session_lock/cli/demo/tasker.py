@@ -8,7 +8,8 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from session_lock import Batch, SessionLost, Task, TaskLost
-from session_lock.cli.demo.part import Backstage, Pool
+from session_lock.cli.demo.access import Pool
+from session_lock.cli.demo.part import Backstage
 from session_lock.cli.demo.stage import SCHEMA
 
 T = TypeVar("T")

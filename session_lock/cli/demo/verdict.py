@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, ClassVar
 
 from session_lock import TaskTable
-from session_lock.cli.demo.access import Connection
 from session_lock.cli.demo.cast import Cast, RunnerProcess, State
-from session_lock.cli.demo.stage import SCHEMA
-from session_lock.cli.demo.watch import Watch
+from session_lock.cli.demo.stage import SCHEMA, Place, Stage
 
 
 def counts_of(table: str) -> str:
@@ -133,8 +132,9 @@ class Verdict(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """For programs: the name, the verdict, the figures of the check, the course of things."""
-        figures = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "course"}
-        return {"scenario": self.scenario, "good": self.good, **figures, **asdict(self.course)}
+        figures = asdict(self)
+        course = figures.pop("course")
+        return {"scenario": self.scenario, "good": self.good, **figures, **course}
 
 
 def as_it_should_be(good: bool) -> str:
@@ -144,23 +144,25 @@ def as_it_should_be(good: bool) -> str:
 # By the tables ---------------------------------------------------------------------------------------------
 
 
-async def recount(connection: Connection, table: TaskTable, cast: Cast, watch: Watch) -> Course:
-    counts = await connection.fetchrow(counts_of(table.table))
-    assert counts is not None
-    assert watch.started_at is not None
-    sessions = await connection.fetch(SESSIONS)
-    per_runner = [await _judge_runner(connection, runner, sessions) for runner in cast.runners]
+async def recount(stage: Stage, table: TaskTable, cast: Cast) -> Course:
+    counts = [row for place in stage.places for row in await place.pool.fetch(counts_of(table.table))]
+    total = {
+        name: sum(each[name] for each in counts)
+        for name in ("tasks", "finished", "runs", "reruns", "finished_twice")
+    }
+    sessions = {place: await place.pool.fetch(SESSIONS) for place in stage.places}
+    per_runner = [await _judge_runner(runner, sessions) for runner in cast.runners]
     takeovers = [each.takeover_seconds for each in per_runner if each.takeover_seconds is not None]
-    ended_at: datetime = counts["ended_at"] or watch.started_at
-    seconds = (ended_at - watch.started_at).total_seconds()
+    ended_at: datetime = max(filter(None, (each["ended_at"] for each in counts)), default=stage.opened_at)
+    seconds = (ended_at - stage.opened_at).total_seconds()
     return Course(
-        **{name: counts[name] for name in ("tasks", "finished", "runs", "reruns", "finished_twice")},
+        **total,
         killed=_count(cast, State.KILLED),
         frozen=_count(cast, State.FROZEN),
         refused=sum(each.refused for each in per_runner),
         takeover_seconds=max(takeovers, default=None),
         seconds=round(seconds, 2),
-        tasks_per_second=round(counts["finished"] / seconds, 1) if seconds > 0 else 0.0,
+        tasks_per_second=round(total["finished"] / seconds, 1) if seconds > 0 else 0.0,
         per_runner=per_runner,
     )
 
@@ -169,20 +171,22 @@ def _count(cast: Cast, what: State) -> int:
     return sum(runner.blow is not None and runner.blow.what is what for runner in cast.runners)
 
 
-async def _judge_runner(connection: Connection, runner: RunnerProcess, sessions: list[Any]) -> RunnerVerdict:
-    own = [session for session in sessions if session["pid"] == runner.pid]
+async def _judge_runner(runner: RunnerProcess, sessions: Mapping[Place, Sequence[Any]]) -> RunnerVerdict:
+    own = {place: [each for each in there if each["pid"] == runner.pid] for place, there in sessions.items()}
     held = seconds = None
-    if runner.blow is not None:
-        struck = [session["id"] for session in own if session["started_at"] <= runner.blow.at]
-        row = await connection.fetchrow(TAKEN_OVER, struck, runner.blow.at)
-        assert row is not None
-        held, seconds = row["held"], row["seconds"]
+    if (blow := runner.blow) is not None:
+        taken_over: list[Any] = []
+        for place, there in own.items():
+            struck = [each["id"] for each in there if each["started_at"] <= blow.at]
+            taken_over += await place.pool.fetch(TAKEN_OVER, struck, blow.at)
+        held = sum(row["held"] for row in taken_over)
+        seconds = max((row["seconds"] for row in taken_over if row["seconds"] is not None), default=None)
     return RunnerVerdict(
         runner=runner.name,
         pid=runner.pid,
-        fate=(runner.blow.what if runner.blow else runner.state).value,
-        sessions=[session["id"] for session in own],
-        finished=sum(session["finished"] for session in own),
+        fate=(blow.what if blow else runner.state).value,
+        sessions=[each["id"] for there in own.values() for each in there],
+        finished=sum(each["finished"] for there in own.values() for each in there),
         held_when_struck=held,
         takeover_seconds=None if seconds is None else round(seconds, 2),
         refused=runner.report.refused,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Self
+from typing import Any
+
+import asyncpg
 
 from session_lock import TaskTable
-from session_lock.cli.demo.access import Access
-from session_lock.cli.demo.stage import SCHEMA
+from session_lock.cli.demo.stage import SCHEMA, Place, Stage
 from session_lock.errors import SessionLockError
 
 LOOK_EVERY = 0.05
@@ -42,6 +41,7 @@ SELECT s.id, split_part(s.label, ':', -1)::integer AS pid, s.capacity, s.ended_a
 
 @dataclass(frozen=True, slots=True)
 class SeenSession:
+    database: str
     id: int
     pid: int
     capacity: int
@@ -63,6 +63,10 @@ class Seen:
     def finished(self) -> int:
         return sum(session.finished for session in self.sessions)
 
+    def at(self, database: str) -> Seen:
+        """What of it is in one of the databases."""
+        return Seen(tuple(session for session in self.sessions if session.database == database))
+
     def of(self, pid: int) -> list[SeenSession]:
         """The sessions of a process, the newest last."""
         return [session for session in self.sessions if session.pid == pid]
@@ -77,29 +81,13 @@ class Seen:
 class Watch:
     """The latest look, and how fast things went over the last ones."""
 
-    def __init__(self, access: Access, table: TaskTable, *, every: float = LOOK_EVERY) -> None:
-        self._access = access
+    def __init__(self, stage: Stage, table: TaskTable, *, every: float = LOOK_EVERY) -> None:
+        self.places = stage.places
         self._every = every
         self._look = LOOK.format(table=table.table)
-        self._stack = AsyncExitStack()
+        self._looking = asyncio.Lock()
         self._history: deque[tuple[float, Seen]] = deque()
         self.now = Seen()
-        self.started_at: datetime | None = None
-
-    async def __aenter__(self) -> Self:
-        self._connection = await self._stack.enter_async_context(self._access.connection())
-        self._statements = asyncio.Lock()  # one at a time on a connection
-        self.started_at = await self.clock()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
-
-    async def clock(self) -> datetime:
-        """The server's."""
-        async with self._statements:
-            at: datetime = await self._connection.fetchval("SELECT clock_timestamp()")
-            return at
 
     async def run(self) -> None:
         """Look, until cancelled."""
@@ -108,14 +96,25 @@ class Watch:
             await asyncio.sleep(self._every)
 
     async def look(self) -> Seen:
-        async with self._statements:
-            rows = await self._connection.fetch(self._look)
-        self.now = Seen(tuple(SeenSession(*row) for row in rows))
-        at = asyncio.get_running_loop().time()
-        self._history.append((at, self.now))
-        while self._history[0][0] < at - RATE_OVER:
-            self._history.popleft()
-        return self.now
+        async with self._looking:
+            self.now = Seen(
+                tuple([session for place in self.places for session in await self._sessions_at(place)])
+            )
+            at = asyncio.get_running_loop().time()
+            self._history.append((at, self.now))
+            while self._history[0][0] < at - RATE_OVER:
+                self._history.popleft()
+            return self.now
+
+    async def _sessions_at(self, place: Place) -> tuple[SeenSession, ...]:
+        """Where the server is stopped: as they were."""
+        if place.up:
+            try:
+                return tuple(SeenSession(place.name, *row) for row in await place.pool.fetch(self._look))
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                if place.up:
+                    raise
+        return self.now.at(place.name).sessions
 
     def rate(self, count: Callable[[Seen], int]) -> float:
         """What is counted, per second, of late."""

@@ -11,34 +11,29 @@ from session_lock.cli.demo.access import Access
 from session_lock.cli.demo.cast import Cast
 from session_lock.cli.demo.part import Part
 from session_lock.cli.demo.scenario import Scenario
-from session_lock.cli.demo.stage import demo_schema
-from session_lock.cli.demo.watch import Watch
+from session_lock.cli.demo.stage import Stage, set_stage
 
 
 @dataclass
 class Court:
     scenario: Scenario
-    connection: Any
+    stage: Stage
     cast: Cast
-    watch: Watch
 
-    async def execute(self, statement: str, *arguments: Any) -> None:
-        """`demo.` in it is the demo's schema."""
-        await self.connection.execute(statement.replace("demo.", "session_lock_demo."), *arguments)
+    async def execute(self, statement: str, *arguments: Any, at: int = 0) -> None:
+        """`demo.` in it is the demo's schema, in the first database unless said."""
+        pool = self.stage.places[at].pool
+        await pool.execute(statement.replace("demo.", "session_lock_demo."), *arguments)
 
     async def judge(self) -> Any:
-        verdict = await self.scenario.judge(self.connection, self.cast, self.watch)
+        verdict = await self.scenario.judge(self.stage, self.cast)
         assert verdict.good is verdict.to_json()["good"]
         assert ("THIS IS WRONG" in verdict.sentences()[0]) is not verdict.good
         return verdict
 
 
 @asynccontextmanager
-async def court(database: Any, scenario: Scenario) -> AsyncIterator[Court]:
-    access = Access(database.admin_dsn)
-    async with (
-        demo_schema(access, scenario) as connection,
-        Watch(access, scenario.table) as watch,
-        Cast(Part("", "", "", 0, 1)) as cast,
-    ):
-        yield Court(scenario, connection, cast, watch)
+async def court(scenario: Scenario, *databases: Any) -> AsyncIterator[Court]:
+    accesses = [Access(database.admin_dsn) for database in databases]
+    async with set_stage(scenario, *accesses) as stage, Cast(Part("", "", {}, 0, 1)) as cast:
+        yield Court(scenario, stage, cast)

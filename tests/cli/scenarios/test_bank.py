@@ -20,7 +20,7 @@ def test_bank(play):
 async def test_its_judge_sees_what_is_wrong(database):
     scenario = Bank(Wish(runners=1, tasks=3))
     first, second, third = scenario.transfers
-    async with court(database, scenario) as bank:
+    async with court(scenario, database) as bank:
 
         async def move(account, amount):
             await bank.execute(

@@ -35,7 +35,7 @@ def test_due_times():
 async def test_their_judge_sees_what_is_wrong(database):
     scenario = Cron(Wish(runners=1))
     scenario.until = after(4.5)
-    async with court(database, scenario) as bells:
+    async with court(scenario, database) as bells:
         assert not (await bells.judge()).good  # nothing was rung
         for bell, at in due_times(after(1), after(4)):
             await bells.execute(RING, bell, at, at + timedelta(seconds=0.5))

@@ -44,7 +44,7 @@ async def test_its_judge_sees_what_is_wrong(database):
     process: Any = SimpleNamespace(pid=7)
     old = RunnerProcess("R1", process, State.STOPPED)
     scenario.restarts = [Restart(old, at(0), at(500))]
-    async with court(database, scenario) as deploy:
+    async with court(scenario, database) as deploy:
         await deploy.execute("UPDATE demo.job SET claim_token = 1, finished_at = now()")
         await deploy.execute("DELETE FROM demo.event")
         await deploy.execute(SESSION, 1, "7", "1.9")

@@ -26,7 +26,7 @@ def test_retries(play):
 
 
 async def test_their_judge_sees_what_is_wrong(database):
-    async with court(database, Retries(Wish(runners=1, tasks=len(FATES)))) as errands:
+    async with court(Retries(Wish(runners=1, tasks=len(FATES))), database) as errands:
         for number, fate in enumerate(FATES.values(), 1):
             assert not (await errands.judge()).good
             for run in range(len(fate.pauses) + 1):

@@ -44,7 +44,7 @@ async def note(
 
 
 async def test_their_judge_sees_what_is_wrong(database):
-    async with court(database, Serial(Wish(runners=1, tasks=4))) as talks:
+    async with court(Serial(Wish(runners=1, tasks=4)), database) as talks:
         await talks.execute(
             "UPDATE demo.message SET conversation = id / 4, claim_token = 1, finished_at = now()"
         )

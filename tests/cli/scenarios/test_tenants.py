@@ -31,7 +31,7 @@ def test_tenants(play):
 
 async def test_its_judge_sees_what_is_wrong(database):
     """By hand: a second alone, then some seconds behind the big tenant, of whose tasks one is done beside."""
-    async with court(database, Tenants(Wish(runners=1, tasks=50))) as jobs:
+    async with court(Tenants(Wish(runners=1, tasks=50)), database) as jobs:
         await jobs.execute(ADD, "small", "alone", 100, 10)
         await jobs.execute(FINISH, "alone", 100, 11)
         await jobs.execute(ADD, "big", "big", 50, 20)

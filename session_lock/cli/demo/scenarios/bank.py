@@ -15,10 +15,9 @@ from session_lock.cli.demo.cast import Cast
 from session_lock.cli.demo.part import Backstage
 from session_lock.cli.demo.plan import Plan
 from session_lock.cli.demo.scenario import Scenario, Wish
-from session_lock.cli.demo.stage import SCHEMA
+from session_lock.cli.demo.stage import SCHEMA, Stage
 from session_lock.cli.demo.tasker import Row, StubbornTasker
 from session_lock.cli.demo.verdict import Verdict, as_it_should_be, recount
-from session_lock.cli.demo.watch import Watch
 
 ACCOUNTS = 1000
 OPENING = Decimal("1000.00")
@@ -87,19 +86,19 @@ class Bank(Scenario):
     def tasker(cls, backstage: Backstage) -> Tasker[Row]:
         return Teller(backstage)
 
-    async def judge(self, connection: Connection, cast: Cast, watch: Watch) -> BankVerdict:
+    async def judge(self, stage: Stage, cast: Cast) -> BankVerdict:
         expected = dict.fromkeys(range(ACCOUNTS), OPENING)
         for source, target, amount in self.transfers:
             expected[source] -= amount
             expected[target] += amount
-        accounts = await connection.fetch(f"SELECT id, balance FROM {SCHEMA}.account")
+        accounts = await stage.pool.fetch(f"SELECT id, balance FROM {SCHEMA}.account")
         balances = {row["id"]: row["balance"] for row in accounts}
         lines = Counter(
-            map(tuple, await connection.fetch(f"SELECT source, target, amount FROM {SCHEMA}.ledger"))
+            map(tuple, await stage.pool.fetch(f"SELECT source, target, amount FROM {SCHEMA}.ledger"))
         )
         wanted = Counter(self.transfers)
         return BankVerdict(
-            await recount(connection, self.table, cast, watch),
+            await recount(stage, self.table, cast),
             sum_before=str(OPENING * ACCOUNTS),
             sum_after=str(sum(balances.values())),
             wrong_balances=sum(balances.get(number) != balance for number, balance in expected.items()),

@@ -19,7 +19,7 @@ from session_lock.cli.demo.director import Say, play
 from session_lock.cli.demo.part import Backstage
 from session_lock.cli.demo.plan import Plan
 from session_lock.cli.demo.scenario import Scenario, Wish
-from session_lock.cli.demo.stage import SCHEMA
+from session_lock.cli.demo.stage import SCHEMA, Stage
 from session_lock.cli.demo.tasker import log_run
 from session_lock.cli.demo.verdict import Verdict, as_it_should_be, recount
 from session_lock.cli.demo.watch import Watch
@@ -65,7 +65,7 @@ class Cron(Scenario):
 
     @classmethod
     def database(cls, backstage: Backstage) -> PostgresDatabase[Any]:
-        return PostgresDuties(backstage.part.dsn, pool=backstage.pool, schema=SCHEMA)
+        return PostgresDuties(backstage.dsn, pool=backstage.pool, schema=SCHEMA)
 
     @classmethod
     def runner(cls, database: PostgresDatabase[Any], backstage: Backstage) -> RunningBlock:
@@ -79,22 +79,22 @@ class Cron(Scenario):
     until: datetime
     """Of what was due until then, no run is left."""
 
-    async def play(self, connection: Connection, cast: Cast, watch: Watch, say: Say) -> None:
+    async def play(self, stage: Stage, cast: Cast, watch: Watch, say: Say) -> None:
         async def no_run_is_left() -> None:
-            self.until = await watch.clock()
-            while await connection.fetchval(RUNS_LEFT, self.until):
+            self.until = await stage.clock()
+            while await stage.pool.fetchval(RUNS_LEFT, self.until):
                 cast.check()
                 await asyncio.sleep(0.05)
 
-        await play(self.plan, cast, watch, say, no_run_is_left)
+        await play(self.plan, stage, cast, watch, say, then=no_run_is_left)
 
-    async def judge(self, connection: Connection, cast: Cast, watch: Watch) -> CronVerdict:
-        rows = await connection.fetch(f"SELECT bell, due_at, at FROM {SCHEMA}.ring")
+    async def judge(self, stage: Stage, cast: Cast) -> CronVerdict:
+        rows = await stage.pool.fetch(f"SELECT bell, due_at, at FROM {SCHEMA}.ring")
         rung = Counter((row["bell"], row["due_at"]) for row in rows)
         due = due_times(min((row["due_at"] for row in rows), default=self.until), self.until)
         late = [row["at"] - row["due_at"] for row in rows]
         return CronVerdict(
-            await recount(connection, self.table, cast, watch),
+            await recount(stage, self.table, cast),
             due_times=len(due),
             rung=rung.total(),
             missed=len(due - rung.keys()),

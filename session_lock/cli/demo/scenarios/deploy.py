@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 from session_lock import PostgresDatabase, Runner, Task, Tasker, TaskTable, each
 from session_lock.block import RunningBlock
-from session_lock.cli.demo.access import Connection
+from session_lock.cli.demo.access import Connection, Pool
 from session_lock.cli.demo.cast import Cast, RunnerProcess, State
 from session_lock.cli.demo.director import Say
 from session_lock.cli.demo.part import CONCURRENCY, Backstage
 from session_lock.cli.demo.plan import Plan
 from session_lock.cli.demo.scenario import QUICK, Scenario, Wish
-from session_lock.cli.demo.stage import SCHEMA
+from session_lock.cli.demo.stage import SCHEMA, Stage
 from session_lock.cli.demo.tasker import Row, log_run
 from session_lock.cli.demo.verdict import Verdict, as_it_should_be, recount
 from session_lock.cli.demo.watch import Watch
@@ -136,14 +136,14 @@ class Deploy(Scenario):
 
     # What happens --------------------------------------------------------------------------------------------
 
-    async def play(self, connection: Connection, cast: Cast, watch: Watch, say: Say) -> None:
+    async def play(self, stage: Stage, cast: Cast, watch: Watch, say: Say) -> None:
         old = [await cast.start(app_version=OLD) for _ in range(self.plan.runners)]
         say(f"{' '.join(runner.name for runner in old)} start")
         await watch.until(lambda now: all(now.begun(runner.pid) for runner in old), cast.check)
-        loading = asyncio.create_task(self._load(connection))
+        loading = asyncio.create_task(self._load(stage.pool))
         try:
             for runner in old:
-                self.restarts.append(await self._replace(runner, cast, watch, say))
+                self.restarts.append(await self._replace(runner, stage, cast, watch, say))
         finally:
             loading.cancel()
             with suppress(asyncio.CancelledError):
@@ -153,7 +153,7 @@ class Deploy(Scenario):
         say("all work is done")
         await cast.stop()
 
-    async def _load(self, connection: Connection) -> None:
+    async def _load(self, pool: Pool) -> None:
         """Add rows, until cancelled."""
         clock = asyncio.get_running_loop().time
         began, before = clock(), self.plan.tasks
@@ -163,39 +163,39 @@ class Deploy(Scenario):
             share = OF_NEW_KIND if self.restarts else 0.0
             kinds = [NEW if random.random() < share else None for _ in range(count)]
             # Whole or not at all, so that it is known how many there are.
-            adding = asyncio.create_task(connection.execute(ADD, kinds))
+            adding = asyncio.create_task(pool.execute(ADD, kinds))
             self.plan.tasks += count
             try:
                 await asyncio.shield(adding)
             finally:
                 await adding
 
-    async def _replace(self, old: RunnerProcess, cast: Cast, watch: Watch, say: Say) -> Restart:
+    async def _replace(self, old: RunnerProcess, stage: Stage, cast: Cast, watch: Watch, say: Say) -> Restart:
         new = await cast.start(app_version=NEW)
         await watch.until(lambda now: bool(now.begun(new.pid)), cast.check)
-        told_at = await watch.clock()
+        told_at = await stage.clock()
         old.terminate()
         await watch.until(lambda _: old.state is not State.RUNNING, cast.check)
         say(f"{new.name} has come, {old.name} was told to stop (SIGTERM) and has {old.state.value}")
-        return Restart(old, told_at, await watch.clock())
+        return Restart(old, told_at, await stage.clock())
 
     # What came of it -----------------------------------------------------------------------------------------
 
-    async def judge(self, connection: Connection, cast: Cast, watch: Watch) -> DeployVerdict:
+    async def judge(self, stage: Stage, cast: Cast) -> DeployVerdict:
         handed_over = [
-            await connection.fetchrow(HANDED_OVER, each.old.pid, each.told_at) for each in self.restarts
+            await stage.pool.fetchrow(HANDED_OVER, each.old.pid, each.told_at) for each in self.restarts
         ]
         takeovers = [row["ms"] for row in handed_over if row is not None]
         return DeployVerdict(
-            await recount(connection, self.table, cast, watch),
+            await recount(stage, self.table, cast),
             restarted=sum(each.old.state is State.STOPPED for each in self.restarts),
             handed_over=sum(row["tasks"] for row in handed_over if row is not None),
             takeover_ms=_milliseconds(*takeovers),
             longest_gap_ms=_milliseconds(
-                await connection.fetchval(LONGEST_GAP, self.restarts[0].told_at, self.restarts[-1].ended_at)
+                await stage.pool.fetchval(LONGEST_GAP, self.restarts[0].told_at, self.restarts[-1].ended_at)
             ),
-            new_kind=await connection.fetchval(f"SELECT count(needs_version) FROM {SCHEMA}.job"),
-            new_kind_claimed_by_old=await connection.fetchval(CLAIMED_BY_OLD),
+            new_kind=await stage.pool.fetchval(f"SELECT count(needs_version) FROM {SCHEMA}.job"),
+            new_kind_claimed_by_old=await stage.pool.fetchval(CLAIMED_BY_OLD),
         )
 
 

@@ -7,16 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from session_lock import Batch, Task, Tasker, TaskTable
-from session_lock.cli.demo.access import Connection
+from session_lock.cli.demo.access import Connection, Pool
 from session_lock.cli.demo.cast import Cast
 from session_lock.cli.demo.part import Backstage
 from session_lock.cli.demo.plan import Plan
 from session_lock.cli.demo.scenario import SHORT_LEASE, Scenario, Wish
 from session_lock.cli.demo.scenarios.listing import Listing, digest, list_files, look_at, standard_library
-from session_lock.cli.demo.stage import SCHEMA
+from session_lock.cli.demo.stage import SCHEMA, Stage
 from session_lock.cli.demo.tasker import Row, StubbornTasker
 from session_lock.cli.demo.verdict import Verdict, as_it_should_be, recount
-from session_lock.cli.demo.watch import Watch
 
 FIVE_SECONDS = {**SHORT_LEASE, "lease_ttl": 5.0, "keepalive_interval": 0.8, "call_timeout": 1, "cancel_grace": 0.5, "guard": 0.5}  # fmt: skip
 
@@ -69,9 +68,9 @@ class Files(Scenario):
     def tasker(cls, backstage: Backstage) -> Tasker[Row]:
         return Hasher(backstage)
 
-    async def judge(self, connection: Connection, cast: Cast, watch: Watch) -> FilesVerdict:
-        wrong, changed = await compare(connection, self.files)
-        return FilesVerdict(await recount(connection, self.table, cast, watch), wrong, changed)
+    async def judge(self, stage: Stage, cast: Cast) -> FilesVerdict:
+        wrong, changed = await compare(stage.pool, self.files)
+        return FilesVerdict(await recount(stage, self.table, cast), wrong, changed)
 
 
 class Hasher(StubbornTasker[str | None]):
@@ -83,9 +82,9 @@ class Hasher(StubbornTasker[str | None]):
             await connection.execute(f"UPDATE {SCHEMA}.file SET digest = $2 WHERE id = $1", task.key, value)
 
 
-async def compare(connection: Connection, files: Listing) -> tuple[int, int]:
+async def compare(pool: Pool, files: Listing) -> tuple[int, int]:
     """How many digests are wrong, and how many files are not what they were at the beginning, so that nobody can say."""
-    rows = await connection.fetch(f"SELECT path, digest FROM {SCHEMA}.file")
+    rows = await pool.fetch(f"SELECT path, digest FROM {SCHEMA}.file")
     stored = {row["path"]: row["digest"] for row in rows}
     wrong = changed = 0
     for file in files.files:

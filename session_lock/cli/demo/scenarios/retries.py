@@ -15,10 +15,9 @@ from session_lock.cli.demo.cast import Cast
 from session_lock.cli.demo.part import Backstage, Part
 from session_lock.cli.demo.plan import Plan
 from session_lock.cli.demo.scenario import QUICK, Scenario, Wish
-from session_lock.cli.demo.stage import SCHEMA
+from session_lock.cli.demo.stage import SCHEMA, Stage
 from session_lock.cli.demo.tasker import Row, log_run
 from session_lock.cli.demo.verdict import Verdict, as_it_should_be, recount
-from session_lock.cli.demo.watch import Watch
 
 
 class Hiccup(Exception):  # noqa: N818 (none of these is an error of ours)
@@ -132,8 +131,8 @@ class Retries(Scenario):
             **cls.base_settings, retry=RETRY, breaker_failures=None, task_timeout=part.pause + IN_TIME
         )
 
-    async def judge(self, connection: Connection, cast: Cast, watch: Watch) -> RetriesVerdict:
-        rows = await connection.fetch(
+    async def judge(self, stage: Stage, cast: Cast) -> RetriesVerdict:
+        rows = await stage.pool.fetch(
             f"""
             SELECT t.fate, t.given_up, t.attempts,
                    ARRAY(SELECT r.at FROM {SCHEMA}.run AS r WHERE r.task = t.id ORDER BY r.at) AS runs,
@@ -143,7 +142,7 @@ class Retries(Scenario):
         )
         seen = [(FATES[row["fate"]], row) for row in rows]
         return RetriesVerdict(
-            await recount(connection, self.table, cast, watch),
+            await recount(stage, self.table, cast),
             planned_runs=self.plan.runs or 0,
             given_up=sum(row["given_up"] for row in rows),
             wrong_ends=sum(row["given_up"] != fate.given_up for fate, row in seen),

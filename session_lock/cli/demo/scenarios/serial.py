@@ -13,10 +13,9 @@ from session_lock.cli.demo.cast import Cast
 from session_lock.cli.demo.part import Backstage, Part
 from session_lock.cli.demo.plan import Plan
 from session_lock.cli.demo.scenario import Scenario, Wish
-from session_lock.cli.demo.stage import SCHEMA
+from session_lock.cli.demo.stage import SCHEMA, Stage
 from session_lock.cli.demo.tasker import Row, log_run
 from session_lock.cli.demo.verdict import Verdict, as_it_should_be, recount
-from session_lock.cli.demo.watch import Watch
 
 CONVERSATIONS = 30
 STUTTERS = 0.05
@@ -106,13 +105,13 @@ class Serial(Scenario):
     def settings(cls, part: Part) -> Settings:  # noqa: ARG003
         return Settings(**cls.base_settings, retry=Retry(delay=0.3))
 
-    async def judge(self, connection: Connection, cast: Cast, watch: Watch) -> SerialVerdict:
+    async def judge(self, stage: Stage, cast: Cast) -> SerialVerdict:
         return SerialVerdict(
-            await recount(connection, self.table, cast, watch),
+            await recount(stage, self.table, cast),
             conversations=CONVERSATIONS,
-            said=await connection.fetchval(f"SELECT count(*) FROM {SCHEMA}.said"),
-            overlaps=await connection.fetchval(OVERLAPS),
-            out_of_order=await connection.fetchval(OUT_OF_ORDER),
+            said=await stage.pool.fetchval(f"SELECT count(*) FROM {SCHEMA}.said"),
+            overlaps=await stage.pool.fetchval(OVERLAPS),
+            out_of_order=await stage.pool.fetchval(OUT_OF_ORDER),
         )
 
 

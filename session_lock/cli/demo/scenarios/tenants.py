@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from session_lock import Task, Tasker, TaskTable, each
-from session_lock.cli.demo.access import Connection
+from session_lock.cli.demo.access import Connection, Pool
 from session_lock.cli.demo.cast import Cast
 from session_lock.cli.demo.director import Say
 from session_lock.cli.demo.part import Backstage
 from session_lock.cli.demo.plan import Plan
 from session_lock.cli.demo.scenario import QUICK, Scenario, Wish
-from session_lock.cli.demo.stage import SCHEMA
+from session_lock.cli.demo.stage import SCHEMA, Stage
 from session_lock.cli.demo.tasker import Row, log_run
 from session_lock.cli.demo.verdict import Verdict, as_it_should_be, recount
 from session_lock.cli.demo.watch import PATIENCE, Watch
@@ -99,27 +99,25 @@ class Tenants(Scenario):
 
         return each(do)
 
-    async def play(self, connection: Connection, cast: Cast, watch: Watch, say: Say) -> None:
+    async def play(self, stage: Stage, cast: Cast, watch: Watch, say: Say) -> None:
         for _ in range(self.plan.runners):
             await cast.start()
         await watch.until(lambda now: len(now.sessions) >= self.plan.runners, cast.check)
 
-        await self._add_small(connection, "alone", cast, say, within=PATIENCE)
-        alone = await connection.fetchval(TOOK, "alone", SMALL) or PATIENCE
-        await connection.execute(ADD, "big", "big", self.big)
+        await self._add_small(stage.pool, "alone", cast, say, within=PATIENCE)
+        alone = await stage.pool.fetchval(TOOK, "alone", SMALL) or PATIENCE
+        await stage.pool.execute(ADD, "big", "big", self.big)
         say(f"{self.big} tasks of the big tenant are added")
         begun = watch.now.finished + SMALL // 4
         await watch.until(lambda now: now.finished >= min(begun, self.plan.tasks), cast.check)
-        await self._add_small(connection, "behind", cast, say, within=LATE_TIMES * alone)
+        await self._add_small(stage.pool, "behind", cast, say, within=LATE_TIMES * alone)
         await cast.stop()
 
-    async def _add_small(
-        self, connection: Connection, lot: str, cast: Cast, say: Say, *, within: float
-    ) -> None:
-        await connection.execute(ADD, "small", lot, SMALL)
+    async def _add_small(self, pool: Pool, lot: str, cast: Cast, say: Say, *, within: float) -> None:
+        await pool.execute(ADD, "small", lot, SMALL)
         say(f"{SMALL} tasks of the small tenant are added")
         deadline = asyncio.get_running_loop().time() + within
-        while left := await connection.fetchval(LEFT, lot):
+        while left := await pool.fetchval(LEFT, lot):
             cast.check()
             if asyncio.get_running_loop().time() > deadline:
                 say(f"after {within:.0f} s {left} are left: that is too long")
@@ -127,17 +125,17 @@ class Tenants(Scenario):
             await asyncio.sleep(0.05)
         say("they are done")
 
-    async def judge(self, connection: Connection, cast: Cast, watch: Watch) -> TenantsVerdict:
-        alone, behind = [await connection.fetchval(TOOK, lot, SMALL) for lot in ("alone", "behind")]
+    async def judge(self, stage: Stage, cast: Cast) -> TenantsVerdict:
+        alone, behind = [await stage.pool.fetchval(TOOK, lot, SMALL) for lot in ("alone", "behind")]
         return TenantsVerdict(
-            await recount(connection, self.table, cast, watch),
+            await recount(stage, self.table, cast),
             small=SMALL,
             big=self.big,
             seconds_alone=None if alone is None else round(alone, 2),
             seconds_behind=None if behind is None else round(behind, 2),
             times=round(behind / alone, 2) if alone and behind else None,
-            big_finished_meanwhile=await connection.fetchval(MEANWHILE, "big", "behind"),
-            big_left=await connection.fetchval(LEFT, "big"),
+            big_finished_meanwhile=await stage.pool.fetchval(MEANWHILE, "big", "behind"),
+            big_left=await stage.pool.fetchval(LEFT, "big"),
         )
 
 

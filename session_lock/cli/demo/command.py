@@ -42,7 +42,7 @@ def add_parser(commands: Commands) -> None:
         "--runners",
         metavar="N",
         type=_runners,
-        help="processes; defaults to 3, for deploy to 5",
+        help="processes; defaults to 3, for deploy to 5, for shards to 2",
     )
     parser.add_argument(
         "--dir", metavar="PATH", type=Path, help="the files below PATH, not those of the standard library"
@@ -61,7 +61,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--no-freeze", dest="freeze", action="store_false", help="freeze none")
     parser.add_argument(
         "--dsn",
-        help="use this server; its schema session_lock_demo is made, and dropped at the end",
+        help="use this server, which shards does not; its schema session_lock_demo is made, and dropped at the end",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the outcome as one object, and nothing else"

@@ -7,6 +7,7 @@ from session_lock.cli.demo.scenarios.deploy import Deploy
 from session_lock.cli.demo.scenarios.files import Files
 from session_lock.cli.demo.scenarios.retries import Retries
 from session_lock.cli.demo.scenarios.serial import Serial
+from session_lock.cli.demo.scenarios.shards import Shards
 from session_lock.cli.demo.scenarios.tenants import Tenants
 
 SCENARIOS: dict[str, type[Scenario]] = {
@@ -17,4 +18,5 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "tenants": Tenants,
     "cron": Cron,
     "deploy": Deploy,
+    "shards": Shards,
 }

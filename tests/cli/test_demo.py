@@ -88,9 +88,18 @@ def test_one_is_killed_one_is_frozen_and_all_is_done_once(demo, folder):
     run.assert_nothing_is_left()
 
 
-def test_in_peace_on_a_server_that_is_there(demo, folder, server_dsn):
+def test_in_peace_on_a_server_that_is_there(demo, folder, database):
     run = demo(
-        "--dsn", server_dsn, "--dir", folder, "--no-kill", "--no-freeze", "--seconds", "2", "--runners", "2"
+        "--dsn",
+        database.admin_dsn,
+        "--dir",
+        folder,
+        "--no-kill",
+        "--no-freeze",
+        "--seconds",
+        "2",
+        "--runners",
+        "2",
     )
     status, out, err = run.wait()
     assert (status, err) == (0, "")
@@ -99,7 +108,7 @@ def test_in_peace_on_a_server_that_is_there(demo, folder, server_dsn):
     assert "300 of 300 files are finished, none of them twice, none with a wrong digest" in out
     assert "300 runs in" in out
     assert "\x1b" not in out
-    assert not schemas(server_dsn)
+    assert not schemas(database.admin_dsn)
 
 
 def schemas(dsn: str) -> list[str]:
@@ -167,18 +176,19 @@ def test_interrupted_at_any_moment_of_its_beginning(demo, folder):
         run.assert_nothing_is_left()
 
 
-def test_interrupted_it_drops_its_schema(demo, folder, server_dsn):
-    run = demo("--dsn", server_dsn, "--dir", folder)
+def test_interrupted_it_drops_its_schema(demo, folder, database):
+    dsn = database.admin_dsn
+    run = demo("--dsn", dsn, "--dir", folder)
     run.read_until("of 300 finished")
-    assert schemas(server_dsn) == ["session_lock_demo"]
-    other = demo("--dsn", server_dsn, "--dir", folder)
+    assert schemas(dsn) == ["session_lock_demo"]
+    other = demo("--dsn", dsn, "--dir", folder)
     status, _, err = other.wait()
     assert status == 2
     assert re.fullmatch(r"session-lock: there is a schema session_lock_demo in \S+ already: .*CASCADE\n", err)
-    assert server_dsn not in err
+    assert dsn not in err
     run.process.terminate()
     assert run.wait()[0] == 130
-    assert not schemas(server_dsn)
+    assert not schemas(dsn)
     run.assert_nothing_is_left()
 
 

@@ -42,7 +42,7 @@ def add_parser(commands: Commands) -> None:
         "--runners",
         metavar="N",
         type=_runners,
-        help="processes; defaults to 3, for deploy to 5, for shards to 2",
+        help="processes; defaults to 3, for deploy to 5, for shards to 2, for balance to 4",
     )
     parser.add_argument(
         "--dir", metavar="PATH", type=Path, help="the files below PATH, not those of the standard library"
@@ -56,6 +56,12 @@ def add_parser(commands: Commands) -> None:
         type=_seconds,
         help="what the work is paced to take, were nobody killed or frozen; for files it defaults to 25, or 8 with "
         "--no-kill --no-freeze",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=_at_least_one,
+        help="draw the same lengths as another run; defaults to a random one, which is told",
     )
     parser.add_argument("--no-kill", dest="kill", action="store_false", help="kill none")
     parser.add_argument("--no-freeze", dest="freeze", action="store_false", help="freeze none")
@@ -97,6 +103,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
         "dir": arguments.dir is not None,
         "tasks": arguments.tasks is not None,
         "seconds": arguments.seconds is not None,
+        "seed": arguments.seed is not None,
         "no-kill": not arguments.kill,
         "no-freeze": not arguments.freeze,
     }
@@ -116,6 +123,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
             directory=arguments.dir,
             kill=arguments.kill,
             freeze=arguments.freeze,
+            seed=arguments.seed,
         )
     )
 

@@ -41,6 +41,7 @@ class Wish:
     directory: Path | None = None
     kill: bool = True
     freeze: bool = True
+    seed: int | None = None
 
 
 class ObservedDatabase(PostgresDatabase[dict[str, Any]]):

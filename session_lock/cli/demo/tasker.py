@@ -15,15 +15,12 @@ from session_lock.cli.demo.stage import SCHEMA
 T = TypeVar("T")
 Row: TypeAlias = dict[str, Any]
 
-LOG_RUNS = f"""
-INSERT INTO {SCHEMA}.run (task, token, session) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
-"""
+LOG_RUN = f"INSERT INTO {SCHEMA}.run (task, token, session) VALUES ($1, $2, $3)"
 
 
 async def log_run(pool: Pool, *tasks: Task[Any]) -> None:
     """Before anything else is done, in a transaction of its own."""
-    claims = [(task.key, task.token, task.session_id) for task in tasks]
-    await pool.execute(LOG_RUNS, *map(list, zip(*claims, strict=True)))
+    await pool.executemany(LOG_RUN, [(task.key, task.token, task.session_id) for task in tasks])
 
 
 class StubbornTasker(ABC, Generic[T]):

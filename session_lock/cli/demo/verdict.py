@@ -50,6 +50,12 @@ SELECT count(*) AS held, extract(epoch FROM max(n.at) - $2)::double precision AS
 """
 
 
+def jain(parts: Sequence[float]) -> float:
+    """Jain's fairness index: 1 if all are equal, 1/n if one of n has all."""
+    squares = sum(part**2 for part in parts)
+    return sum(parts) ** 2 / (len(parts) * squares) if squares else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class RunnerVerdict:
     runner: str

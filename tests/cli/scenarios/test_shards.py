@@ -100,7 +100,7 @@ async def test_their_judge_sees_what_is_wrong(database, elsewhere):
         for place, harm, mend, figures in (
             (0, "INSERT INTO demo.run VALUES (4, 1, 1)", "DELETE FROM demo.run WHERE token = 1", {"reruns_of_others": 1}),
             (1, "INSERT INTO demo.run VALUES (4, 1, 1)", "DELETE FROM demo.run WHERE task = 4 AND token = 1", {"reruns_of_others": 1}),
-            (1, f"{later} IN (7, 8)", f"{sooner} IN (7, 8)", {"fairness": 0.9615}),
+            (1, f"{later} IN (7, 8)", f"{sooner} IN (7, 8)", {"fairness": pytest.approx(0.9615, abs=0.0001)}),
             (0, f"{later} IN (5, 7, 9, 11, 12)", f"{sooner} IN (5, 7, 9, 11, 12)", {"least_times": 0.75, "longest_gap_ms": 1000}),
             (0, f"{later} IN (6, 7)", f"{sooner} IN (6, 7)", {"least_times": 1.5, "longest_gap_ms": 1500}),
             (1, f"{later} BETWEEN 5 AND 9", f"{sooner} BETWEEN 5 AND 9", {"return_seconds": 20.75}),

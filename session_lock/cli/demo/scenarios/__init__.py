@@ -1,6 +1,7 @@
 """The scenarios, by the names that --scenario knows."""
 
 from session_lock.cli.demo.scenario import Scenario
+from session_lock.cli.demo.scenarios.balance import Balance
 from session_lock.cli.demo.scenarios.bank import Bank
 from session_lock.cli.demo.scenarios.cron import Cron
 from session_lock.cli.demo.scenarios.deploy import Deploy
@@ -19,4 +20,5 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "cron": Cron,
     "deploy": Deploy,
     "shards": Shards,
+    "balance": Balance,
 }

@@ -20,7 +20,7 @@ from session_lock.cli.demo.plan import Plan
 from session_lock.cli.demo.scenario import SHORT_LEASE, Scenario, Wish
 from session_lock.cli.demo.stage import SCHEMA, Place, Stage
 from session_lock.cli.demo.tasker import Row, log_run
-from session_lock.cli.demo.verdict import Verdict, as_it_should_be, recount
+from session_lock.cli.demo.verdict import Verdict, as_it_should_be, jain, recount
 from session_lock.cli.demo.watch import Seen, Watch
 
 A_SECOND = 20
@@ -178,7 +178,7 @@ class Shards(Scenario):
             outage_seconds=round(seconds_between(outage.down_at, outage.up_at), 2),
             held=sum(each.held for each in per_server),
             reruns_of_others=sum(each.reruns_of_others for each in per_server),
-            fairness=fairness([each.finished_while_all_up for each in per_server]),
+            fairness=jain([each.finished_while_all_up for each in per_server]),
             least_times=min(each.times for each in others),
             longest_gap_ms=max(each.longest_gap_ms for each in others),
             return_seconds=round(seconds_between(outage.up_at, returned[0]), 2) if returned else None,
@@ -213,12 +213,6 @@ async def judge_server(
 
 def seconds_between(start: datetime, end: datetime) -> float:
     return (end - start).total_seconds()
-
-
-def fairness(shares: Sequence[int]) -> float:
-    """Jain's index: 1 if all are the same, 1/n if one has all."""
-    squares = len(shares) * sum(share**2 for share in shares)
-    return round(sum(shares) ** 2 / squares, 4) if squares else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,8 +115,8 @@ class Deploy(Scenario):
     async def fill(self, connection: Connection) -> None:
         await connection.execute(ADD, [None] * self.plan.tasks)
 
-    # All are busy, and walk on in the order: what was given back they see when they begin anew, which is once in a poll.
-    base_settings: ClassVar[Mapping[str, Any]] = {**QUICK, "poll_interval": 0.05}
+    # The library's default: what is given back is not found by polling.
+    base_settings: ClassVar[Mapping[str, Any]] = {**QUICK, "poll_interval": 1.0}
 
     @classmethod
     def tasker(cls, backstage: Backstage) -> Tasker[Row]:

@@ -76,6 +76,7 @@ class HeldTasks(Holder, Generic[T]):
         self._decode_failed = False
         self._wary = False  # a task was run alone: claims come one by one, until one brings a usual task
         self._scarce_until = 0.0  # as far as is known there is not plenty for all until then
+        self._asked_until = 0.0  # and others have asked for tasks
         self._lone_until = 0.0  # a lone task waits no longer for records of the others
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -100,10 +101,14 @@ class HeldTasks(Holder, Generic[T]):
 
     def _free(self) -> int:
         slots = self.settings.concurrency - self.busy
-        return int(min(slots, self.turn.places if self.scarce_for() else slots)) * self.pace.tasks_per_call
+        if (
+            self._loop.time() < self._asked_until
+        ):  # others could begin at once what would wait for a place here
+            slots = int(min(slots, self.turn.places))
+        return slots * self.pace.tasks_per_call
 
     def found_scarce(self) -> None:
-        """A look was told of a share, or others have nothing to do: without a free slot none is worth it before the next poll."""
+        """A look was told of a share, or others have asked: without a free slot none is worth it before the next poll."""
         self._scarce_until = self._loop.time() + self.settings.poll_interval
 
     def scarce_for(self) -> float | None:
@@ -212,6 +217,7 @@ class HeldTasks(Holder, Generic[T]):
     def hand_over(self, count: int) -> None:
         """Others have nothing to do and ask for so many: release as many that will not be begun here soon."""
         self.found_scarce()
+        self._asked_until = self._scarce_until
         soon = self.pace.begun_within(SOON, len(self.ready))
         self.give_back(max(0, min(count, len(self.ready) - soon)))
 

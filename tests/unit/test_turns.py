@@ -117,6 +117,26 @@ async def test_what_waits_for_a_place_is_not_begun_and_is_given_back_when_asked_
 
 
 @virtual
+async def test_a_shard_where_work_is_scarce_has_its_turn_beside_one_with_plenty() -> None:
+    """Though no place is free when it looks: what it claims waits for the next one."""
+    calls, databases = Calls(0.05), [table(4000), table(1)]
+    one_call = settings(batch_size=1, concurrency=1, prefetch=1, drain_timeout=0)
+    hung = Runner(databases[1], Sleeper(10_000), one_call)  # it has a share, and does nothing
+    await hung.__aenter__()
+    await until(lambda: databases[1][1].session_id == 1)
+    async with shards(calls, databases, 1, poll_interval=5):
+        waited = []
+        for key in range(2, 50):
+            await asyncio.sleep(0.2)
+            databases[1].add(key, CANARY)
+            added = now()
+            waited.append(await until(lambda key=key: key in databases[1].finished) - added)
+        assert max(waited) < 0.3
+    await hung.__aexit__(None, None, None)
+    assert len(databases[0].finished) > 100
+
+
+@virtual
 async def test_a_call_that_ignores_its_time_limit_keeps_its_place_until_it_ends() -> None:
     stuck, quick = Sleeper(1000, stubborn=True), Calls()
     databases = [table(1), table(5)]

@@ -27,7 +27,6 @@ SETTLED_AFTER = 0.05
 """Seconds after it has become idle until a session looks once more: a quiet wake-up that was on its way when the session had
 no room was not sent."""
 
-
 LOOK_BACK_AFTER = 0.05
 """Seconds between two looks from the start of the order where others say again and again that there are tasks."""
 

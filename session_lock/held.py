@@ -101,9 +101,8 @@ class HeldTasks(Holder, Generic[T]):
 
     def _free(self) -> int:
         slots = self.settings.concurrency - self.busy
-        if (
-            self._loop.time() < self._asked_until
-        ):  # others could begin at once what would wait for a place here
+        # Others, who have asked, could begin at once what would wait for a place here.
+        if self._loop.time() < self._asked_until:
             slots = int(min(slots, self.turn.places))
         return slots * self.pace.tasks_per_call
 

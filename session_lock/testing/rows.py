@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -128,8 +129,14 @@ class MemorySession:
         return any(transaction.open for transaction in self.transactions)
 
 
-def divide(tasks: int, capacities: Mapping[int, int]) -> dict[int, int]:
+def divide(tasks: int, capacities: Mapping[int, int]) -> Mapping[int, int]:
     """By capacity, in whole numbers, by the largest remainder, ties to the lower id: 4 on 3 equal sessions are 2, 1, 1."""
+    return _divide(tasks, tuple(capacities.items()))
+
+
+@lru_cache  # of hundreds of sessions most find the same in a moment
+def _divide(tasks: int, items: tuple[tuple[int, int], ...]) -> dict[int, int]:
+    capacities = dict(items)
     total = sum(capacities.values())
     shares = {id_: tasks * capacity // total for id_, capacity in capacities.items()}
     if left := tasks - sum(shares.values()):

@@ -314,6 +314,7 @@ async def test_quiet_is_silent_until_a_session_is_idle(admin, service, database,
             await add(1)
             assert await heard.up_to_now(admin) == ["email"]
             await service.next_started()
+        await heard.up_to_now(admin)  # its end, which all are told
         await add(1)
         assert await heard.up_to_now(admin) == []  # it has ended
     finally:

@@ -37,6 +37,7 @@ def test_a_play(size: int, seed: int) -> None:
     assert not found, f"see it by: python -m tests.simulation {size} {seed}"
 
 
+@pytest.mark.timeout(240)  # 10 seconds of a core, in virtual time
 def test_a_crowd_of_500() -> None:
     assert wrongs(play(crowd(1))) == []
 

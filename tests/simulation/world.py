@@ -345,7 +345,7 @@ def crowd(seed: int, size: int = 500) -> Script:
     ]
     first, later = instances[: size * 4 // 5], instances[size * 4 // 5 :]
     gone = rng.sample(range(len(first)), size // 5)
-    tasks = [rng.uniform(0.5, 3.0) for _ in range(size * 2)]
+    tasks = [rng.uniform(0.5, 2.0) for _ in range(size * 2)]
     return Script(
         seed,
         [

@@ -344,7 +344,7 @@ def crowd(seed: int, size: int = 500) -> Script:
         Instance(rng.choice((1, 2)), rng.choice((0, None)), rng.choice((1, 1, 2))) for _ in range(size)
     ]
     first, later = instances[: size * 4 // 5], instances[size * 4 // 5 :]
-    gone = rng.sample(range(len(first)), size // 5)
+    gone = rng.sample(range(len(first)), size // 20)
     tasks = [rng.uniform(0.5, 2.0) for _ in range(size * 2)]
     return Script(
         seed,

@@ -144,6 +144,8 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, **scarce: An
     hold.limited = work.limited
     if work.share is not None:
         hold.found_scarce()
+    elif work.tasks:
+        hold.found_plenty()
     if work.limited and hold.freed:  # what held it back may be gone: this look did not see that
         hold.asked.set()
     hold.take(work.tasks)

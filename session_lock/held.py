@@ -80,7 +80,7 @@ class HeldTasks(Holder, Generic[T]):
         self._lone_until = 0.0  # a lone task waits no longer for records of the others
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self.turn = turns.join(self._may_begin, self.ready_or_ending.set)
+        self.turn = turns.join(self._may_begin, self.ready_or_ending.set, self._place_is_free)
         self.try_again_at = self._loop.time()  # with an open breaker: no look before
         if breaker.open:
             self.try_again_at += breaker.pause()
@@ -106,9 +106,18 @@ class HeldTasks(Holder, Generic[T]):
             slots = int(min(slots, self.turn.places))
         return slots * self.pace.tasks_per_call
 
+    def _place_is_free(self) -> None:
+        """In the group, whoever had it."""
+        if self._loop.time() < self._asked_until:
+            self.room.set()
+
     def found_scarce(self) -> None:
         """A look was told of a share, or others have asked: without a free slot none is worth it before the next poll."""
         self._scarce_until = self._loop.time() + self.settings.poll_interval
+
+    def found_plenty(self) -> None:
+        """A look brought tasks and was told of no share."""
+        self._scarce_until = 0.0
 
     def scarce_for(self) -> float | None:
         """For so many seconds, as far as is known; None where there is plenty."""
@@ -217,8 +226,19 @@ class HeldTasks(Holder, Generic[T]):
         """Others have nothing to do and ask for so many: release as many that will not be begun here soon."""
         self.found_scarce()
         self._asked_until = self._scarce_until
+        left = count - self._give_of_ready(count)
+        if left > 0 and self.ready:  # was it begun soon?
+            self._loop.call_later(SOON, self._give_of_ready, left)
+
+    def _give_of_ready(self, count: int) -> int:
         soon = self.pace.begun_within(SOON, len(self.ready))
-        self.give_back(max(0, min(count, len(self.ready) - soon)))
+        if (
+            self.lone in self.ready and self.running.keys() - self.overdue
+        ):  # it waits for the end of all these
+            soon = 0
+        given = max(0, min(count, len(self.ready) - soon))
+        self.give_back(given)
+        return given
 
     def left_overdue(self, call: asyncio.Task[Any], batch: Batch[T]) -> None:
         """The call goes on after its time limit: nothing waits for it any more but its own slot."""

@@ -20,9 +20,13 @@ class Turns:
         self._free = most
         self._round: dict[Turn, None] = {}  # who was served longest ago stands first
 
-    def join(self, may_begin: Callable[[], bool], wake: Callable[[], object]) -> Turn:
-        """Take part, until `Turn.leave()`: `may_begin` says whether there is something to begin, `wake` wakes the slots."""
-        turn = Turn(self, may_begin, wake)
+    def join(
+        self, may_begin: Callable[[], bool], wake: Callable[[], object], tell_free: Callable[[], object]
+    ) -> Turn:
+        """Take part, until `Turn.leave()`: `may_begin` says whether there is something to begin, `wake` wakes the slots, and
+        `tell_free` is called when a place is left for who has nothing to begin.
+        """
+        turn = Turn(self, may_begin, wake, tell_free)
         self._round[turn] = None
         return turn
 
@@ -52,6 +56,9 @@ class Turns:
             if turn.is_wanted:
                 left -= 1
                 turn.wake()
+        if left >= 1:
+            for turn in self._round:
+                turn.tell_free()
 
     def _leave(self, turn: Turn) -> None:
         self._round.pop(turn, None)
@@ -61,10 +68,17 @@ class Turns:
 class Turn:
     """The part of one lease in it."""
 
-    def __init__(self, turns: Turns, may_begin: Callable[[], bool], wake: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        turns: Turns,
+        may_begin: Callable[[], bool],
+        wake: Callable[[], object],
+        tell_free: Callable[[], object],
+    ) -> None:
         self._turns = turns
         self._may_begin = may_begin
         self.wake = wake
+        self.tell_free = tell_free
         self.waiting = 0
         """Slots that wait for tasks, or for their turn."""
 

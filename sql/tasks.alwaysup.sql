@@ -143,7 +143,7 @@ BEGIN
 
   -- 3 The share, for who may be given work at all (not while it drains, or the mapping is paused): of the tasks that are
   --   there, held ones included, counted no further than it takes to allow all that is wanted. More than 1000 are counted by
-  --   one session for all, once in a second. Alone, or after its patience, a session takes what it has room for. Nothing is
+  --   one session for all, once in a second; as is plenty for all, where that is more than 200. Alone, or after its patience, a session takes what it has room for. Nothing is
   --   claimed ahead where there is not plenty for all, or somebody has had nothing to do within the last second.
   my.want := CASE WHEN p_id = ANY (my.sharing) THEN least(p_limit, my.capacity - cardinality(my.held)) ELSE 0 END;
   IF p_at_once < my.want AND cardinality(my.sharing) > 1 AND session_lock.asked_lately(my.sharing, my.clock) THEN
@@ -157,7 +157,7 @@ BEGIN
       WHEN p_at_once < my.want THEN my.total  -- to claim ahead there must be plenty for all
       ELSE least(my.total, ceil((cardinality(my.held) + my.want)::numeric * my.total / my.capacity))
     END;
-    IF my.enough > 1000 AND my.counted IS NOT NULL THEN
+    IF my.counted >= my.enough OR my.enough > 1000 AND my.counted IS NOT NULL THEN
       my.tasks := my.counted;
     ELSE
       my.many := CASE WHEN my.enough > 1000 THEN my.total ELSE my.enough END;
@@ -167,7 +167,10 @@ BEGIN
         SELECT count(*) INTO my.tasks
           FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.many) AS task;
       END IF;
-      my.many := CASE WHEN my.enough > 1000 AND my.tasks > 1000 AND NOT __has_accepts__ THEN my.tasks END;
+      my.many := CASE WHEN my.tasks > 1000 OR (my.tasks = my.total AND my.total > 200) THEN my.tasks END;
+      IF __has_accepts__ THEN  -- what this version may have is not for all
+        my.many := NULL;
+      END IF;
     END IF;
     IF my.tasks > 0 AND my.tasks < my.enough THEN
       IF __has_accepts__ AND NOT __picks__ THEN  -- each task is for those alone that may be given it
@@ -292,7 +295,9 @@ BEGIN
          GROUP BY t.__session_id__
       ) AS holder;
     IF p_at_once > 0 AND cardinality(my.keys) = 0 AND cardinality(my.named) > 0 THEN
-      my.tasks := cardinality(my.held) + (SELECT sum(c) FROM unnest(my.counts) AS c);
+      -- without what those hold that do not share (any more)
+      my.tasks := cardinality(my.held)
+        + (SELECT coalesce(sum(h.held), 0) FROM unnest(my.named, my.counts) AS h (id, held) WHERE h.id = ANY (my.sharing));
       PERFORM session_lock.ask_for_tasks(my.sharing, my.capacities, my.tasks, my.named, my.counts, my.clock);
     END IF;
     my.gone := session_lock.sweep_sessions(my.ended, my.named, my.clock);
@@ -508,9 +513,8 @@ BEGIN
   END IF;
 
   IF p_wake THEN
-    UPDATE session_lock.session AS s SET idle = false WHERE s.id = p_id AND s.idle;  -- whoever has room, it is not this one
-    -- If it leaves, those that have no room are told, too: they look from the start next time. Else somebody idle has asked.
-    PERFORM session_lock.wake(my.name, (SELECT NOT s.draining FROM session_lock.session AS s WHERE s.id = p_id));
+    -- Also those that have no room: what is given back may lie before the position from which they look.
+    PERFORM session_lock.wake(my.name);
   END IF;
 
   RETURN QUERY
@@ -562,7 +566,7 @@ BEGIN
    WHERE t.__key__ = ANY (my.held);
   UPDATE __table__ AS t SET __session_id__ = NULL WHERE t.__key__ = ANY (my.closed);
   UPDATE session_lock.session AS s SET ended_at = session_lock.clock() WHERE s.id = p_id;
-  PERFORM session_lock.wake(my.name, cardinality(my.held) = 0);  -- with tasks also those that have no room: they look from the start
+  PERFORM session_lock.wake(my.name, cardinality(p_keys) = 0);  -- as above, if it had tasks
   RETURN true;
 END
 $function$;

@@ -171,8 +171,7 @@ class MemoryDatabase(MemoryShares[T]):
             session = self._hold(lease, now)
             settled = [self._release(session, handback, now) for handback in handbacks]
             if wake:
-                session.idle = False
-                self._wake_idle(now, all_=session.draining)
+                self._wake()
             return settled
 
     async def end_session(self, lease: Lease, claims: Sequence[Claim]) -> None:
@@ -181,17 +180,18 @@ class MemoryDatabase(MemoryShares[T]):
             session = self._sessions.get(lease.id)
             if session is None or session.nonce != lease.nonce or session.ended:
                 return
-            given = False
             for claim in claims:
                 match self._standing(session, claim):
                     case "held" if str(claim.key) not in session.cancel_keys:
                         self._tasks[claim.key].session_id = None
                         self._tasks[claim.key].take_attempt_back()
-                        given = True
                     case "closed":
                         self._tasks[claim.key].session_id = None
             session.ended = True
-            self._wake_idle(now, all_=given)
+            if claims:
+                self._wake()
+            else:
+                self._wake_idle(now)
 
     async def finish_in(self, connection: MemoryTransaction, lease: Lease, claims: Sequence[Claim]) -> None:
         """As the protocol says; `connection` is a `MemoryTransaction`."""

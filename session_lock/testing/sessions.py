@@ -108,11 +108,9 @@ class MemorySessions(MemoryTable[T]):
         holder = None if row.session_id is None else self._sessions[row.session_id]
         return holder is not None and holder.ended and str(row.key) in holder.cancel_keys
 
-    def _wake_idle(self, now: float, *, all_: bool = False) -> None:
-        """A quiet wake-up: for nobody, unless there is a session that has room; or for all, who look from the start then."""
-        if all_ or any(
-            each.idle and each.live(now) and not each.draining for each in self._sessions.values()
-        ):
+    def _wake_idle(self, now: float) -> None:
+        """A quiet wake-up: for nobody, unless there is a session that has room."""
+        if any(each.idle and each.live(now) and not each.draining for each in self._sessions.values()):
             self._wake()
 
     def _end_expired(self, now: float) -> None:

@@ -119,7 +119,8 @@ class MemoryShares(MemorySessions[T]):
         self, session: MemorySession, own: int, sharing: Mapping[int, int], now: float
     ) -> None:
         """Those that hold more than their share are asked for what is above it, on behalf of one that has nothing to do."""
-        counts = Counter(row.session_id for row in self._due_rows(now))
+        rows = self._accepts.of(session, self._due_rows(now))  # no others are of use to it
+        counts = Counter(row.session_id for row in rows)
         held = {id_: own if id_ == session.id else counts[id_] for id_ in sharing}
         for id_, share in divide(sum(held.values()), sharing).items():
             other = self._sessions[id_]

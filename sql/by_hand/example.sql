@@ -277,7 +277,8 @@ BEGIN
          GROUP BY t.session_id
       ) AS h;
     IF p_at_once > 0 AND cardinality(v_keys) = 0 AND cardinality(v_named) > 0 THEN
-      v_tasks := cardinality(v_held) + (SELECT sum(c) FROM unnest(v_counts) AS c);
+      v_tasks := cardinality(v_held)
+        + (SELECT coalesce(sum(h.held), 0) FROM unnest(v_named, v_counts) AS h (id, held) WHERE h.id = ANY (v_sharing));
       PERFORM session_lock.ask_for_tasks(v_sharing, v_capacities, v_tasks, v_named, v_counts, v_clock);
     END IF;
     v_gone := session_lock.sweep_sessions(v_ended, v_named, v_clock);
@@ -362,9 +363,8 @@ BEGIN
     END IF;
     RETURN NEXT;
   END LOOP;
-  IF p_wake THEN  -- for the others, at once; if it leaves, also for those that have no room now
-    UPDATE session_lock.session AS s SET idle = false WHERE s.id = p_id AND s.idle;
-    PERFORM session_lock.wake(v_name, (SELECT NOT s.draining FROM session_lock.session AS s WHERE s.id = p_id));
+  IF p_wake THEN  -- for the others, at once, also for those that have no room now
+    PERFORM session_lock.wake(v_name);
   END IF;
 END
 $function$;
@@ -391,7 +391,7 @@ BEGIN
   );
   UPDATE shop.orders AS t SET session_id = NULL, attempts = greatest(t.attempts - 1, 0) WHERE t.id = ANY (v_held);
   UPDATE session_lock.session AS s SET ended_at = session_lock.clock() WHERE s.id = p_id;
-  PERFORM session_lock.wake(v_name, cardinality(v_held) = 0);  -- its tasks are for the others
+  PERFORM session_lock.wake(v_name, cardinality(p_keys) = 0);  -- its tasks are for the others
   RETURN true;
 END
 $function$;

@@ -205,3 +205,14 @@ async def test_sql_reads_it_likewise(suite, implementation):
     for row in rows:
         assert (row["numbers"] and tuple(row["numbers"])) == READ[row["own"]], row
         assert row["may"] is may_take(row["own"], row["needed"]), row
+
+
+@accepting
+async def test_nobody_is_asked_for_what_the_asker_may_not_have(limited):
+    await limited.add(1)
+    await limited.add(10, address="needs 2")
+    old, _ = await limited.start(version="1"), await limited.start(version="1")
+    new = await limited.start(version="2")
+    assert len(keys(await limited.work(new, 8))) == 8
+    await limited.work(old, 10, over_share=False, at_once=10)
+    assert (await limited.bump(new)).give_back == 1

@@ -42,6 +42,16 @@ async def test_who_could_not_begin_more_asks_for_nothing(suite: Suite):
         assert await asked(suite, first) == 0
 
 
+async def test_the_tasks_of_a_session_that_drains_are_in_nobodys_share(suite: Suite):
+    await suite.add(14)
+    leaver, hoarder, idle = [await suite.start() for _ in range(3)]
+    assert len((await suite.work(leaver, 10)).tasks) == 10
+    assert len((await suite.work(hoarder, 4)).tasks) == 4
+    await suite.bump(leaver, draining=True)
+    await suite.work(idle, 10, over_share=False, at_once=10)
+    assert await asked(suite, hoarder) == 2
+
+
 async def test_it_is_asked_again_later(suite: Suite):
     await suite.add(9)
     first, second = await suite.start(), await suite.start()
@@ -156,7 +166,7 @@ async def test_the_end_of_a_session_and_its_draining_wake_the_others(suite: Suit
             await woken.wait()
 
 
-async def test_what_a_leaver_gives_back_is_told_also_to_those_that_have_no_room(suite: Suite):
+async def test_what_is_given_back_is_told_also_to_those_that_have_no_room(suite: Suite):
     """Tasks before the position from which they look: they shall look from the start."""
     await suite.add(40)
     first, second = await suite.start(), await suite.start()
@@ -172,8 +182,7 @@ async def test_what_a_leaver_gives_back_is_told_also_to_those_that_have_no_room(
     async with suite.database.listening(woken.set):
         await suite.until_heard(woken)
         await suite.database.release_tasks(first, [Handback(claims[0], give_back_attempt=True)], wake=True)
-        await suite.database.identity()
-        assert not woken.is_set()  # as long as it does not leave it gives to who has asked
+        await hear()
         await suite.bump(first, draining=True)
         await hear()
         await suite.database.release_tasks(first, [Handback(claims[1], give_back_attempt=True)], wake=True)

@@ -58,9 +58,7 @@ def idle(log: Log) -> list[str]:
 
 
 def movement(log: Log) -> list[str]:
-    """Between two changes no task is handed over twice, nor comes back to who gave it; and all in all no more are handed over
-    than there are slots.
-    """
+    """Between two changes no task is handed over twice, and all in all no more are handed over than there are slots."""
     wrong = []
     changes = [*log.changes(), float("inf")]
     for begin, end in zip(changes, changes[1:], strict=False):
@@ -85,14 +83,15 @@ def movement(log: Log) -> list[str]:
 
 
 def loss(log: Log) -> list[str]:
-    """All is finished once; what was begun was ended where it was begun, unless its instance died."""
+    """All is finished once; what was begun was ended where it was begun, unless its instance died, and only then is begun again."""
     wrong = [f"task {task} is not finished" for task in log.unfinished]
+    wrong += [f"a Runner has failed: {error!r}" for error in log.errors]
     for task, events in by_task([event for event in log.events if event.what != "none there"]).items():
         begun = [event.session for event in events if event.what == "begun"]
         done = [event.session for event in events if event.what == "done"]
         finished = sum(event.what == "finished" for event in events)
         lost = [session for session in begun if session not in log.died and session not in done]
-        if lost or len(set(begun)) < len(begun):
+        if lost or not log.died.issuperset(begun[:-1]) or len(set(begun)) < len(begun):
             wrong.append(f"task {task} was begun by {begun} and done by {done}")
         if finished > 1:
             wrong.append(f"task {task} was finished {finished} times")

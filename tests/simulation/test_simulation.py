@@ -81,6 +81,16 @@ def all_claim_ahead_where_work_is_scarce(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryShares, "_room", unbound)
 
 
+def what_runs_is_given_to_others(patch: pytest.MonkeyPatch) -> None:
+    is_free = MemoryDatabase._is_free
+
+    def now_and_then(database: Any, row: Any, session: Any, held: Any) -> bool:
+        free = is_free(database, row, session, held)
+        return free or (row.key % 7 == 3 and row.session_id is not None and row.session_id != session.id)
+
+    patch.setattr(MemoryDatabase, "_is_free", now_and_then)
+
+
 def what_runs_is_moved(patch: pytest.MonkeyPatch) -> None:
     hand_over = Hold.hand_over
 
@@ -101,6 +111,7 @@ def what_runs_is_moved(patch: pytest.MonkeyPatch) -> None:
         (checks.movement, all_claim_ahead_where_work_is_scarce, 8, 21),
         (checks.loss, the_dead_are_not_ended, 3, 1),
         (checks.loss, what_runs_is_moved, 3, 0),
+        (checks.loss, what_runs_is_given_to_others, 3, 0),
     ],
 )
 def test_a_check_finds_what_it_is_for(

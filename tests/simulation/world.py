@@ -121,6 +121,8 @@ class Log:
     """Sessions of instances that died."""
     attempts: dict[int, int] = field(default_factory=dict)
     unfinished: list[int] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
+    """Of Runners that died of one."""
     ended_at: float = 0.0
 
     def changes(self) -> list[float]:
@@ -243,6 +245,8 @@ class Member:
         self.runner.stop()
 
     async def end(self) -> None:
+        if self.engine.done() and (error := self.engine.exception()) is not None:
+            self._log.errors.append(error)
         self.engine.cancel()
         await asyncio.wait({self.engine})
 

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from session_lock import Runner, Settings, each
+from session_lock.database import SESSION_EXPIRED
 from session_lock.pace import Pace
 from session_lock.testing import MemoryDatabase
+from session_lock.testing.rows import MemoryFailure
 from tests.unit.faults import Faulty
 from tests.unit.virtual import now, until, virtual
 
@@ -220,6 +222,56 @@ async def test_where_work_is_scarce_nobody_looks_without_a_free_slot_until_the_n
         for key in range(10, 50):
             database.add(key, "a")
         await until(lambda: held(database.inner)[2] == 4, within=10)
+
+
+@virtual
+async def test_a_look_that_brings_more_than_can_begin_ends_the_scarcity() -> None:
+    """Else nothing would be claimed ahead of a backlog before the next poll."""
+    database = Faulty(MemoryDatabase(dict.fromkeys(range(4), "a")))
+    runners = [
+        Runner(database, each(Sleeping(0.5)), settings(prefetch_time=math.inf, poll_interval=3600))
+        for _ in range(2)
+    ]
+    async with runners[0], runners[1]:
+        await until(lambda: held(database.inner) == {1: 2, 2: 2})
+        for key in range(10, 110):
+            database.add(key, "a")
+        await until(lambda: held(database.inner).get(1) == held(database.inner).get(2) == 4)
+        assert now() < 1
+
+
+@virtual
+async def test_what_was_to_begin_soon_and_did_not_is_given_after_all() -> None:
+    database = MemoryDatabase({1: 0.02, 2: 0.02, 3: 0.02, 4: 0.02, **dict.fromkeys(range(5, 12), 30.0)})
+    begun: dict[int, float] = {}
+
+    async def take(task: Any) -> None:
+        begun[task.key] = now()
+        await asyncio.sleep(task.data)
+
+    slow = settings(poll_interval=3600, prefetch=6, prefetch_time=math.inf)
+    async with Runner(database, each(take), slow):
+        await until(lambda: len(begun) == 6)  # the first of the long ones have just begun, after quick ones
+        async with Runner(database, each(take), slow):
+            await until(lambda: len(begun) == 8, within=1)
+
+
+@virtual
+async def test_a_task_that_waits_to_be_alone_is_given_to_who_could_run_it() -> None:
+    database = MemoryDatabase({1: 100.0, 2: 0.01, 3: 0.01, 4: 0.01})
+    row = database[4]
+    row.attempts, row.failures = 3, [MemoryFailure(n, 0.0, n, SESSION_EXPIRED) for n in (1, 2)]
+    begun: dict[int, float] = {}
+
+    async def take(task: Any) -> None:
+        begun[task.key] = now()
+        await asyncio.sleep(task.data)
+
+    async with Runner(database, each(take), settings(drain_timeout=200)):
+        await until(lambda: row.session_id == 1)
+        assert 1 in begun and 4 not in begun
+        async with Runner(database, each(take), settings()):
+            await until(lambda: 4 in begun, within=5)
 
 
 @virtual

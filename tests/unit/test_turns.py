@@ -117,6 +117,18 @@ async def test_what_waits_for_a_place_is_not_begun_and_is_given_back_when_asked_
 
 
 @virtual
+async def test_who_was_asked_takes_a_place_that_comes_free_elsewhere_in_the_group() -> None:
+    calls, databases = Calls(50), [table(1), table(3)]
+    async with shards(calls, databases, 1, poll_interval=3600):
+        await until(lambda: calls.order == ["a"])
+        waiting = databases[1]
+        await until(lambda: all(row.session_id for row in waiting._tasks.values()))
+        waiting.ask_to_give_back(1, 3)
+        await until(lambda: all(row.session_id is None for row in waiting._tasks.values()))
+        await until(lambda: calls.order == ["a", "b"], within=60)
+
+
+@virtual
 async def test_a_shard_where_work_is_scarce_has_its_turn_beside_one_with_plenty() -> None:
     """Though no place is free when it looks: what it claims waits for the next one."""
     calls, databases = Calls(0.05), [table(4000), table(1)]
@@ -283,7 +295,7 @@ class Party:
         self.ready = 0
         self.idle = slots
         self.woken = False
-        self.turn: Turn = turns.join(lambda: self.ready > 0, self.wake)
+        self.turn: Turn = turns.join(lambda: self.ready > 0, self.wake, lambda: None)
         self.turn.waiting = slots
 
     def wake(self) -> None:

@@ -264,7 +264,13 @@ BEGIN
   END IF;
 
   PERFORM session_lock.note_look(p_id, p_id = ANY (my.sharing) AND cardinality(my.keys) < p_limit, my.many, my.clock);
-  PERFORM session_lock.forget_cancelled(p_id, ARRAY(SELECT k::text FROM unnest(my.held || my.keys) AS k));
+  my.asked := ARRAY(SELECT k::text FROM unnest(my.held || my.keys) AS k);
+  IF EXISTS (SELECT FROM session_lock.session AS s WHERE s.id = p_id AND NOT s.cancel_keys <@ my.asked) THEN
+    -- What it holds without knowing it, since the answer to the claim was lost, is still to be cancelled.
+    PERFORM session_lock.forget_cancelled(
+      p_id, my.asked || ARRAY(SELECT t.__key__::text FROM __table__ AS t WHERE (__pending__) AND t.__session_id__ = my.id)
+    );
+  END IF;
 
   -- 6 There was room for more, and all that is due has been walked: when is the next one due, and which sessions do the
   --   tasks name that are due and not free, or not for the caller? (If a limit was in the way, the held ones are walked: they have an

@@ -145,7 +145,10 @@ class MemoryDatabase(MemoryShares[T]):
                 picked = self._limits.pick(session.id, want, free=free, pending=pending, held=taken, now=now)
             rows = picked.rows
             tasks = [self._claim(row, session, now) for row in rows]
-            session.forget_cancelled({*held, *(row.key for row in rows)})
+            # What it holds without knowing it, since the answer to the claim was lost, is still to be cancelled.
+            session.forget_cancelled(
+                {*held, *(row.key for row in self._open.values() if row.session_id == session.id)}
+            )
             session.idle = session.id in sharing and len(rows) < limit
             if want > 0 and not rows and at_once:
                 self._ask_for_tasks(session, len(held), sharing, now)

@@ -298,3 +298,13 @@ async def test_what_can_be_no_key_is_refused(suite_of_key_type: Suite):
             with pytest.raises(SettingsError, match="key of '"):
                 await ask(key)
     assert await suite.status(first) == "pending"
+
+
+async def test_what_is_held_unknowingly_stays_to_be_cancelled(suite: Suite):
+    """The answer to its claim was lost; a look that does not bring it again forgets nothing."""
+    (key,) = await suite.add()
+    holder = await suite.start()
+    await suite.work(holder)
+    assert await suite.database.cancel(key) is Cancellation.ASKED
+    await suite.work(holder, limit=0)
+    assert (await suite.bump(holder)).cancel == (str(key),)

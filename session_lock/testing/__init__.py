@@ -1,17 +1,26 @@
-"""For tests, yours and ours: a database in memory and an event loop in virtual time.
+"""For tests, yours and ours: a database in memory, an event loop in virtual time, and faults.
 
-`MemoryDatabase({1: "ann@example.org"})` holds the tasks, `run_virtual(coroutine)` runs a test of minutes in milliseconds.
+`MemoryDatabase({1: "ann@example.org"})` holds the tasks, `run_virtual(coroutine)` runs a test of minutes in milliseconds,
+`Faults(database)` starts instances of your service that freeze, die, or lose their session or the network when you say so.
 """
 
 from session_lock.testing.clock import DeadlockError, VirtualTimeLoop, run_virtual, virtual_time
 from session_lock.testing.duties import MemoryDuties
+from session_lock.testing.faults import AT_FINISH, Faults, Instance, assert_each_once
+from session_lock.testing.faulty import Call, Fault, FaultyDatabase
 from session_lock.testing.memory import MemoryDatabase
 from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask
 from session_lock.testing.transaction import MemoryTransaction
 
 __all__ = [
+    "AT_FINISH",
+    "Call",
     "Closed",
     "DeadlockError",
+    "Fault",
+    "Faults",
+    "FaultyDatabase",
+    "Instance",
     "MemoryDatabase",
     "MemoryDuties",
     "MemoryFailure",
@@ -19,6 +28,7 @@ __all__ = [
     "MemoryTask",
     "MemoryTransaction",
     "VirtualTimeLoop",
+    "assert_each_once",
     "run_virtual",
     "virtual_time",
 ]

@@ -1,0 +1,270 @@
+"""`Faults`: several instances of a service in one test, and what can happen to each of them.
+
+faults = Faults(MemoryDatabase({1: "ann@example.org"}))
+async with faults.instance(make_runner) as first, faults.instance(make_runner):
+    first.kill_before_finish()
+    await faults.until_finished([1])
+assert_each_once([1], sent)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from contextvars import Context
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from session_lock.database import Database
+from session_lock.errors import SettingsError
+from session_lock.postgres import PostgresDatabase
+from session_lock.tasks import TaskKey
+from session_lock.testing.faulty import Fault, FaultyDatabase, Finishes
+from session_lock.testing.freezing import Freezer
+
+T = TypeVar("T")
+
+LOOKS = 0.01
+"""Seconds between two looks of who waits."""
+
+FUNERAL = 500
+"""Cancellations after which a task of a killed instance counts as one that ignores them."""
+
+
+def assert_each_once(keys: Iterable[TaskKey], found: Iterable[TaskKey], what: str = "effect") -> None:
+    """Fail unless each of the keys is found once, and no other. `what` is found, for the message."""
+    wanted, counts = list(dict.fromkeys(keys)), Counter(found)
+    wrong = [f"{key!r}: {counts[key] or 'none'}" for key in wanted if counts[key] != 1]
+    wrong += [f"{key!r}, which is none of the tasks: {counts[key]}" for key in counts if key not in wanted]
+    if wrong:
+        raise AssertionError(f"not one {what} for each task: {'; '.join(wrong)}")
+
+
+class Faults(Generic[T]):
+    """The faults of a test. `database` is a `MemoryDatabase`, or a function that makes a `PostgresDatabase`.
+
+    A function, because instances share no connections: each calls it once, and closes what it made.
+    """
+
+    def __init__(self, database: Database[T] | Callable[[], Database[T]]) -> None:
+        if isinstance(database, PostgresDatabase):
+            raise SettingsError(
+                "each instance has connections of its own: give Faults a function that makes a PostgresDatabase"
+            )
+        if not callable(database) and not hasattr(database, "get_work"):
+            raise SettingsError(
+                f"Faults needs a Database or a function that makes one, not {type(database).__name__}"
+            )
+        self._database = database
+        self._instances: list[Instance[T]] = []
+        self._finishes = Finishes()
+
+    def instance(self, make: Callable[[FaultyDatabase[T]], AbstractAsyncContextManager[Any]]) -> Instance[T]:
+        """One instance of the service, for `async with`. `make(database)` returns its Runner, or its lifespan: any async context manager."""
+        if not callable(make):
+            raise SettingsError(f"instance() takes a function that makes a Runner, not {type(make).__name__}")
+        instance = Instance(self._connect, make, self._finishes)
+        self._instances.append(instance)
+        return instance
+
+    @property
+    def finished(self) -> list[TaskKey]:
+        """The keys of the tasks that the database has flagged as finished, in that order."""
+        return self._finishes.keys
+
+    async def until_finished(self, keys: Iterable[TaskKey], *, within: float = 60.0) -> None:
+        """Wait until all of these are; fail if they are not within so many seconds of the loop's time, or if an instance dies."""
+        wanted = list(keys)
+        await self._until_none(
+            lambda: [key for key in wanted if key not in self.finished], "finished", within
+        )
+
+    async def until_all_happened(self, *, within: float = 60.0) -> None:
+        """Wait until each fault that was asked for has happened; fail as `until_finished` does."""
+        await self._until_none(self._not_happened, "happened", within)
+
+    def assert_each_finished_once(self, keys: Iterable[TaskKey]) -> None:
+        """Fail unless each of these tasks was flagged as finished once, and no other was."""
+        assert_each_once(keys, self.finished, "finish")
+
+    def assert_all_happened(self) -> None:
+        """Fail if a fault was asked for and has not happened: such a test shows nothing."""
+        if idle := self._not_happened():
+            raise AssertionError(f"faults that were asked for have not happened: {_listed(idle)}")
+
+    def _not_happened(self) -> list[str]:
+        return [
+            f"{fault.verb} of instance {number}"
+            for number, instance in enumerate(self._instances, 1)
+            for fault in instance.asked
+            if not fault.happened
+        ]
+
+    async def _until_none(self, left: Callable[[], Sequence[object]], what: str, within: float) -> None:
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + within
+        while still := left():
+            for instance in self._instances:
+                instance.check()
+            if clock() >= give_up:
+                raise AssertionError(f"not {what} within {within:g} seconds: {_listed(still)}")
+            await asyncio.sleep(LOOKS)
+
+    def _connect(self) -> Database[T]:
+        return self._database() if callable(self._database) else self._database
+
+
+def _listed(things: Iterable[object]) -> str:
+    return ", ".join(map(str, things))
+
+
+class Instance(FaultyDatabase[T]):
+    """One instance of a service, as its database sees it: its calls can fail, and it can freeze, die, or lose its session.
+
+    All that it starts (asyncio tasks, and what these start) belongs to it. A thread does not: it neither freezes nor dies. Leaving
+    the block thaws and heals it, and stops it gracefully.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Database[T]],
+        make: Callable[[FaultyDatabase[T]], AbstractAsyncContextManager[Any]],
+        finishes: Finishes,
+    ) -> None:
+        super().__init__(connect(), finishes=finishes)
+        self.asked: list[Fault] = []
+        """The faults that were asked for."""
+        self.service: Any = None
+        """What the block of `make(database)` has given: the Runner, if that is what it makes."""
+        self.killed = False
+        self._connect = connect
+        self._make = make
+        self._freezer = Freezer()
+        self._leave = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._funeral: asyncio.Task[None] | None = None
+
+    # What can happen to it ----------------------------------------------------------------------------------
+
+    async def expire(self) -> None:
+        """Its session ends at once, as if its lease had run out: others may have its tasks, and it hears so at its next call."""
+        if self.lease is None:
+            raise SettingsError("this instance has no session yet that could expire")
+        database = self._connect()
+        try:
+            await database.end_session(self.lease, ())
+        finally:
+            await self._close(database)
+
+    def freeze(self) -> None:
+        """It stands still, as under SIGSTOP: nothing of it makes another step, no keepalive, no tasker, no timeout."""
+        self._freezer.freeze()
+
+    def thaw(self) -> None:
+        """It goes on where it stood, as after SIGCONT; all that fell due meanwhile is late."""
+        self._freezer.thaw()
+
+    def kill(self) -> None:
+        """It dies, as by SIGKILL: nothing that it says reaches the database any more. Its lease runs out by itself.
+
+        Its coroutines are cancelled, so that their connections close; their `finally` clauses run, which SIGKILL would not let them.
+        """
+        if self.killed:
+            return
+        self.killed = True
+        self.thaw()
+        for task in self._freezer.tasks:
+            task.cancel()
+        # In no context: this task is none of the instance's.
+        self._funeral = asyncio.get_running_loop().create_task(self._bury(), context=Context())
+
+    def kill_before_finish(self) -> Fault:
+        """It dies when it is about to finish tasks: their tasker has done its work, and the database has not heard of it."""
+        return self.before("finish", self.kill)
+
+    # Its life -----------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._task is not None:
+            raise SettingsError("an instance is entered once: make another one")
+        started = asyncio.Event()
+        self._task = self._freezer.start(self._serve(started))
+        waiting = asyncio.create_task(started.wait())
+        try:
+            await asyncio.wait({self._task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        self.check()
+        return self
+
+    async def _serve(self, started: asyncio.Event) -> None:
+        async with self._make(self) as self.service:
+            started.set()
+            await self._leave.wait()
+
+    def check(self) -> None:
+        """Raise what it has died of, unless it was killed."""
+        dead = getattr(self.service, "failed", None)  # of a Runner
+        if dead is None and self._task is not None and self._task.done() and not self._task.cancelled():
+            dead = self._task.exception()
+        if dead is not None and not self.killed:
+            raise dead
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        self.thaw()
+        self.heal()
+        self._leave.set()
+        try:
+            await asyncio.wait({self._task})
+            if self._funeral is not None:
+                await self._funeral
+        finally:
+            await self._close(self.inner)
+        if error is None:
+            self.check()
+
+    async def _bury(self) -> None:
+        """Cancel what is left of it until nothing is."""
+        for _ in range(FUNERAL):
+            left = [task for task in self._freezer.tasks if not task.done()]
+            if not left:
+                break
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=LOOKS)
+        else:
+            raise AssertionError(f"a task of a killed instance ignores its cancellation: {left[0]!r}")
+        for task in self._freezer.tasks:
+            if not task.cancelled():
+                task.exception()  # nobody else asks, and asyncio would complain
+
+    async def _close(self, database: Database[T]) -> None:
+        if isinstance(database, PostgresDatabase):
+            await database.close()
+
+    # What its calls meet ------------------------------------------------------------------------------------
+
+    def _add(self, fault: Fault) -> Fault:
+        self.asked.append(fault)
+        return super()._add(fault)
+
+    async def _harm(self, verb: str, *, committed: bool) -> None:
+        if not self.killed:
+            await super()._harm(verb, committed=committed)
+        if self.killed:
+            raise asyncio.CancelledError
+
+
+AT_FINISH: dict[str, Callable[[Instance[Any]], Fault]] = {
+    "killed": lambda instance: instance.kill_before_finish(),
+    "frozen": lambda instance: instance.before("finish", instance.freeze),
+    "partitioned": lambda instance: instance.before("finish", instance.partition),
+    "expired": lambda instance: instance.before("finish", instance.expire),
+    "reply-lost": lambda instance: instance.lose_reply("finish"),
+}
+"""What can happen to an instance at the worst moment: when a tasker has done its work, and is about to finish it."""

@@ -1,0 +1,282 @@
+"""`FaultyDatabase`: any `Database`, and what can go wrong between it and a Runner."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from session_lock.database import Beat, Claim, Database, Handback, Identity, Outcome, Settled, Work
+from session_lock.errors import DatabaseError, SettingsError
+from session_lock.session import Lease
+from session_lock.tasks import TaskKey
+from session_lock.testing.transaction import in_loop
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Verb = Literal[
+    "identity", "start_session", "bump_session", "get_work", "finish_tasks", "release_tasks", "end_session",
+    "finish_in", "transaction", "commit", "finish", "*",
+]  # fmt: skip
+"""A call of the database that can go wrong. `transaction` and `commit` are the two ends of `task.transaction()`; `finish` is each
+call that finishes tasks (its reply, for a transaction, is that of the commit); `*` is every call."""
+
+VERBS = Verb.__args__  # type: ignore[attr-defined]
+_FINISH_SENT = {"finish_tasks", "finish_in", "transaction"}
+_FINISH_DONE = {"finish_tasks", "finish_in", "commit"}
+
+AWAY = DatabaseError("the database is away")
+
+FOREVER = math.inf
+
+
+@dataclass(eq=False)
+class Fault:
+    """What goes wrong with a verb, before the database does it, or after (`committed`: its reply is lost)."""
+
+    verb: str
+    error: BaseException | None = None
+    delay: float = 0.0
+    times: float = math.inf
+    skip: int = 0
+    """So many calls are left alone first."""
+    committed: bool = False
+    action: Callable[[], object] | None = None
+    happened: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.verb not in VERBS:
+            raise SettingsError(f"there is no call {self.verb!r} that could fail, but {', '.join(VERBS)}")
+        if not self.delay >= 0 or not self.times >= 0 or self.skip < 0:
+            raise SettingsError("the seconds, the times and the skipped calls of a fault are not negative")
+
+    def heal(self) -> None:
+        """It happens no more."""
+        self.times = 0
+
+    def applies(self, verb: str, *, committed: bool) -> bool:
+        """Whether it happens to this call, which counts."""
+        mine = {self.verb}
+        if self.verb == "finish":
+            mine = _FINISH_DONE if committed else _FINISH_SENT
+        if (self.verb != "*" and verb not in mine) or self.committed is not committed or self.times <= 0:
+            return False
+        if self.skip > 0:
+            self.skip -= 1
+            return False
+        self.times -= 1
+        self.happened += 1
+        return True
+
+    async def happen(self) -> None:
+        """Do the harm, in the call that it happens to."""
+        if self.action is not None and inspect.isawaitable(done := self.action()):
+            await done
+        if self.delay == FOREVER:
+            await asyncio.get_running_loop().create_future()
+        await asyncio.sleep(self.delay)
+        if self.error is not None:
+            raise self.error
+
+
+class Call(NamedTuple):
+    """One call, as it was made."""
+
+    verb: str
+    at: float
+    """The loop's time."""
+    arguments: dict[str, Any]
+
+
+class Finishes:
+    """Which claims the database has finished, as its own replies say, whether or not they reach the Runner."""
+
+    def __init__(self) -> None:
+        self.claims: list[Claim] = []
+        self._in_transactions: set[Claim] = set()
+
+    @property
+    def keys(self) -> list[TaskKey]:
+        return [claim.key for claim in self.claims]
+
+    def begun(self, claims: Sequence[Claim]) -> None:
+        """In a transaction of the tasker's own, of whose commit nobody tells."""
+        self._in_transactions.update(claims)
+
+    def told(self, claims: Sequence[Claim], settled: Sequence[Settled], *, finishing: bool) -> None:
+        """The outcomes of these claims. `ALREADY_YOURS` may be the first that is heard of a commit."""
+        of = {claim.key: claim for claim in claims}
+        for each in settled:
+            claim = of[each.key]
+            if each.outcome is Outcome.FINISHED or (
+                each.outcome is Outcome.ALREADY_YOURS
+                and (finishing or claim in self._in_transactions)
+                and claim not in self.claims
+            ):
+                self.claims.append(claim)
+
+
+class FaultyDatabase(Generic[T]):
+    """Stands between a Runner and `database`, and harms the calls that it is told to. It notes each in `calls`.
+
+    It is the way of one process to the database: two Runners of which one is to be cut off have one each. Faults last
+    until `times` are through, or until `heal()`.
+    """
+
+    def __init__(self, database: Database[T], *, finishes: Finishes | None = None) -> None:
+        if not hasattr(database, "get_work"):
+            raise SettingsError(f"a FaultyDatabase needs a Database, not {type(database).__name__}")
+        self.inner = database
+        self.finishes = finishes or Finishes()
+        self.faults: list[Fault] = []
+        self.calls: list[Call] = []
+        self.lease: Lease | None = None
+        """Of the session that was started last."""
+        self._cut: list[Fault] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # What goes wrong ----------------------------------------------------------------------------------------
+
+    def fail(self, verb: Verb, error: BaseException = AWAY, **options: Any) -> Fault:
+        """The call raises. Options of all faults: `times` (default: always), `skip`, `committed` (after it was done)."""
+        return self._add(Fault(verb, error, **options))
+
+    def lose_reply(self, verb: Verb, *, times: float = 1) -> Fault:
+        """The database does it, and its reply is lost."""
+        lost = DatabaseError("the connection was lost before the reply")
+        return self._add(Fault(verb, lost, times=times, committed=True))
+
+    def hang(self, verb: Verb, **options: Any) -> Fault:
+        """The call never ends: its caller gives up, after `call_timeout`."""
+        return self._add(Fault(verb, delay=FOREVER, **options))
+
+    def delay(self, verb: Verb, seconds: float, **options: Any) -> Fault:
+        """The call takes so much longer."""
+        return self._add(Fault(verb, delay=seconds, **options))
+
+    def before(self, verb: Verb, action: Callable[[], object], *, times: float = 1, skip: int = 0) -> Fault:
+        """`action` is called (and awaited, if it is a coroutine function) when the call is made, before the database hears of it."""
+        if not callable(action):
+            raise SettingsError(f"before({verb!r}, ..) takes a function, not {type(action).__name__}")
+        return self._add(Fault(verb, action=action, times=times, skip=skip))
+
+    def partition(self) -> None:
+        """The network drops all, both ways, without a word: calls hang, replies under way and wake-ups are lost."""
+        if not self._cut:
+            self._cut = [Fault("*", delay=FOREVER), Fault("*", delay=FOREVER, committed=True)]
+
+    def heal(self) -> None:
+        """The partition and all faults end. What hangs already goes on hanging, until its caller gives up."""
+        self._cut.clear()
+        self.faults.clear()
+
+    def count(self, verb: str) -> int:
+        """How often it was called."""
+        return sum(call.verb == verb for call in self.calls)
+
+    def _add(self, fault: Fault) -> Fault:
+        self.faults.append(fault)
+        return fault
+
+    # The verbs ----------------------------------------------------------------------------------------------
+
+    async def identity(self) -> Identity:
+        return await self._call("identity", self.inner.identity)
+
+    async def start_session(self, **options: Any) -> Lease:
+        return await self._call("start_session", self._start_session, **options)
+
+    async def _start_session(self, **options: Any) -> Lease:
+        self._loop = asyncio.get_running_loop()
+        self.lease = await self.inner.start_session(**options)
+        return self.lease
+
+    async def bump_session(self, lease: Lease, **options: Any) -> Beat:
+        return await self._call("bump_session", self.inner.bump_session, lease, **options)
+
+    async def get_work(self, lease: Lease, *, finished: Sequence[Claim] = (), **options: Any) -> Work[T]:
+        return await self._call("get_work", self._get_work, lease, finished=finished, **options)
+
+    async def _get_work(self, lease: Lease, *, finished: Sequence[Claim], **options: Any) -> Work[T]:
+        work = await self.inner.get_work(lease, finished=finished, **options)
+        self.finishes.told(finished, work.settled, finishing=True)
+        return work
+
+    async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:
+        return await self._call("finish_tasks", self._finish_tasks, lease, claims)
+
+    async def _finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:
+        settled = await self.inner.finish_tasks(lease, claims)
+        self.finishes.told(claims, settled, finishing=True)
+        return settled
+
+    async def release_tasks(
+        self, lease: Lease, handbacks: Sequence[Handback], **options: Any
+    ) -> Sequence[Settled]:
+        return await self._call("release_tasks", self._release_tasks, lease, handbacks, **options)
+
+    async def _release_tasks(
+        self, lease: Lease, handbacks: Sequence[Handback], **options: Any
+    ) -> Sequence[Settled]:
+        settled = await self.inner.release_tasks(lease, handbacks, **options)
+        self.finishes.told([each.claim for each in handbacks], settled, finishing=False)
+        return settled
+
+    async def end_session(self, lease: Lease, claims: Sequence[Claim]) -> None:
+        await self._call("end_session", self.inner.end_session, lease, claims)
+
+    async def finish_in(self, connection: Any, lease: Lease, claims: Sequence[Claim]) -> None:
+        await self._call("finish_in", self.inner.finish_in, connection, lease, claims)
+        self.finishes.begun(claims)
+
+    def finish_in_sync(self, connection: Any, lease: Lease, claims: Sequence[Claim]) -> None:
+        """As `finish_in`, for faults too. In a thread, which neither freezes nor dies with its instance."""
+        assert self._loop is not None  # there is a lease
+        in_loop(self._loop, self._before("finish_in", {"args": (connection, lease, claims)}))
+        self.inner.finish_in_sync(connection, lease, claims)
+        self.finishes.begun(claims)
+        in_loop(self._loop, self._harm("finish_in", committed=True))
+
+    @asynccontextmanager
+    async def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AsyncIterator[Any]:
+        await self._before("transaction", {"args": (lease, claims)})
+        async with self.inner.transaction(lease, claims) as connection:
+            await self._harm("transaction", committed=True)
+            yield connection
+            await self._before("commit", {"args": (lease, claims)})
+        self.finishes.claims.extend(claims)
+        await self._harm("commit", committed=True)
+
+    def listening(
+        self, wake: Callable[[], None], *, lease: Lease | None = None, asked: Callable[[], None] | None = None
+    ) -> AbstractAsyncContextManager[None]:
+        heard = None if asked is None else self._unless_cut(asked)
+        return self.inner.listening(self._unless_cut(wake), lease=lease, asked=heard)
+
+    # What they are made of ----------------------------------------------------------------------------------
+
+    async def _call(self, name: str, verb: Callable[..., Awaitable[R]], *args: Any, **options: Any) -> R:
+        await self._before(name, {**options, "args": args})
+        answer = await verb(*args, **options)
+        await self._harm(name, committed=True)
+        return answer
+
+    async def _before(self, verb: str, arguments: dict[str, Any]) -> None:
+        self.calls.append(Call(verb, asyncio.get_running_loop().time(), arguments))
+        await self._harm(verb, committed=False)
+
+    async def _harm(self, verb: str, *, committed: bool) -> None:
+        for fault in list(self.faults):
+            if fault.applies(verb, committed=committed):
+                await fault.happen()
+        for fault in list(self._cut):  # one that has just begun holds this call back too
+            if fault.applies(verb, committed=committed):
+                await fault.happen()
+
+    def _unless_cut(self, wake: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None if self._cut else wake()

@@ -1,4 +1,4 @@
-"""The code in the pages of docs/how-to, run as it stands."""
+"""The code in the pages of docs, run as it stands."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.docs.examples import ROOT
 class Page:
     """A page's blocks of Python, which share a name space as they would in a file."""
 
-    def __init__(self, name: str) -> None:
-        self.text = (ROOT / "docs" / "how-to" / name).read_text(encoding="utf-8")
+    def __init__(self, name: str, *, folder: str = "how-to") -> None:
+        self.text = (ROOT / "docs" / folder / name).read_text(encoding="utf-8")
         self.blocks = re.findall(r"^```python\n(.*?)^```$", self.text, flags=re.MULTILINE | re.DOTALL)
         self.names: dict[str, Any] = {"__name__": name}
         self._run = 0

@@ -78,6 +78,14 @@ def test_the_installed_package_reads_its_sql_from_itself(python: Path, tmp_path:
     assert Path(run(python, "-c", code, cwd=tmp_path).strip()).is_relative_to(python.parents[1])
 
 
+def test_the_kit_for_tests_is_there_with_its_plugin_and_needs_no_pytest(python: Path, tmp_path: Path) -> None:
+    code = (
+        "from importlib.metadata import entry_points; import session_lock.testing\n"
+        "(plugin,) = entry_points(group='pytest11', name='session_lock'); print(plugin.value)"
+    )
+    assert run(python, "-c", code, cwd=tmp_path) == "session_lock.testing.plugin\n"
+
+
 def test_the_demo_runs_from_the_installed_package(python: Path, tmp_path: Path) -> None:
     for number in range(40):
         (tmp_path / f"{number}.txt").write_text(str(number))

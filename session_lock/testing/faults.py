@@ -175,8 +175,6 @@ class Instance(FaultyDatabase[T]):
             return
         self.killed = True
         self.thaw()
-        for task in self._freezer.tasks:
-            task.cancel()
         # In no context: this task is none of the instance's.
         self._funeral = asyncio.get_running_loop().create_task(self._bury(), context=Context())
 
@@ -227,21 +225,21 @@ class Instance(FaultyDatabase[T]):
             await self._close(self.inner)
         if error is None:
             self.check()
+        else:
+            _hear(self._task)
 
     async def _bury(self) -> None:
         """Cancel what is left of it until nothing is."""
         for _ in range(FUNERAL):
             left = [task for task in self._freezer.tasks if not task.done()]
             if not left:
-                break
+                return
             for task in left:
                 task.cancel()
-            await asyncio.wait(left, timeout=LOOKS)
-        else:
-            raise AssertionError(f"a task of a killed instance ignores its cancellation: {left[0]!r}")
-        for task in self._freezer.tasks:
-            if not task.cancelled():
-                task.exception()  # nobody else asks, and asyncio would complain
+            dead, _ = await asyncio.wait(left, timeout=LOOKS)
+            for task in dead:
+                _hear(task)
+        raise AssertionError(f"a task of a killed instance ignores its cancellation: {left[0]!r}")
 
     async def _close(self, database: Database[T]) -> None:
         if isinstance(database, PostgresDatabase):
@@ -258,6 +256,12 @@ class Instance(FaultyDatabase[T]):
             await super()._harm(verb, committed=committed)
         if self.killed:
             raise asyncio.CancelledError
+
+
+def _hear(task: asyncio.Task[Any]) -> None:
+    """Ask for its exception: asyncio complains of what nobody asks for."""
+    if not task.cancelled():
+        task.exception()
 
 
 AT_FINISH: dict[str, Callable[[Instance[Any]], Fault]] = {

@@ -113,12 +113,10 @@ class Finishes:
         of = {claim.key: claim for claim in claims}
         for each in settled:
             claim = of[each.key]
-            if each.outcome is Outcome.FINISHED or (
-                each.outcome is Outcome.ALREADY_YOURS
-                and (finishing or claim in self._in_transactions)
-                and claim not in self.claims
-            ):
+            unheard = (finishing or claim in self._in_transactions) and claim not in self.claims
+            if each.outcome is Outcome.FINISHED or (each.outcome is Outcome.ALREADY_YOURS and unheard):
                 self.claims.append(claim)
+            self._in_transactions.discard(claim)
 
 
 class FaultyDatabase(Generic[T]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -10,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from session_lock import DatabaseError, PostgresDatabase, Runner, SchemaError, Settings, SettingsError, each
+from session_lock import (
+    DatabaseError,
+    PostgresDatabase,
+    Release,
+    Runner,
+    SchemaError,
+    Settings,
+    SettingsError,
+    each,
+)
 from session_lock.database import Outcome, Settled
 from session_lock.testing import (
     Faults,
@@ -131,8 +141,34 @@ def test_a_finish_in_a_transaction_of_the_taskers_own_is_seen_when_it_is_told() 
             await faults.until_finished([1])
         faults.assert_each_finished_once([1])
 
+    async def fails_then(task: Any) -> None:
+        await own(task)
+        raise KeyError
+
     run_virtual(play(own))
     run_virtual(play(rolled_back_once))
+    run_virtual(play(fails_then))
+
+
+def test_what_is_released_is_not_finished_also_if_that_reply_is_lost() -> None:
+    async def rolled_back(task: Any) -> None:
+        async with MemoryTransaction() as connection:
+            await task.finish_in(connection)
+            raise KeyError
+
+    async def later(task: Any) -> Release:
+        return Release(after=100)
+
+    async def play(tasker: Any) -> None:
+        faults = Faults(rows())
+        async with faults.instance(runner(tasker)) as first:
+            first.lose_reply("release_tasks")
+            await asyncio.sleep(10)
+            assert first.count("release_tasks") > 1
+        assert faults.finished == []
+
+    run_virtual(play(later))
+    run_virtual(play(rolled_back))
 
 
 def test_a_synchronous_tasker_meets_the_faults_too() -> None:
@@ -217,6 +253,11 @@ def test_what_the_block_raises_is_raised() -> None:
     async def play() -> None:
         with pytest.raises(ZeroDivisionError):
             async with Faults(rows()).instance(runner()) as first:
+                first.fail("get_work", SchemaError("install me"))
+                await asyncio.sleep(5)
+                raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            async with Faults(rows()).instance(runner()) as first:
                 first.freeze()
                 raise ZeroDivisionError
         assert len(asyncio.all_tasks()) == 1
@@ -235,14 +276,23 @@ def test_a_killed_instance_leaves_nothing_behind_and_complains_of_nothing(
                 pass
         raise RuntimeError("which nobody hears")
 
+    @asynccontextmanager
+    async def service(database: Any) -> Any:
+        background = asyncio.create_task(stubborn(None))
+        async with runner(stubborn)(database):
+            yield
+        await background
+
     async def play() -> None:
-        async with Faults(rows(3)).instance(runner(stubborn)) as first:
+        async with Faults(rows(3)).instance(service) as first:
             await asyncio.sleep(1)
             first.freeze()
             first.kill()
-        assert len(asyncio.all_tasks()) == 1
+            await asyncio.sleep(5)
+            assert len(asyncio.all_tasks()) == 1
 
     run_virtual(play())
+    gc.collect()
     assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
@@ -272,6 +322,7 @@ def test_a_cancellation_that_comes_while_it_is_frozen_arrives_when_it_thaws() ->
             async def late() -> None:
                 try:
                     async with asyncio.timeout(5):
+                        await asyncio.sleep(2)
                         await asyncio.sleep(100)
                 except TimeoutError:
                     seen.append("late")
@@ -307,6 +358,74 @@ def test_other_tasks_of_the_loop_are_made_as_before() -> None:
             assert made == ["coroutine"]
             await asyncio.sleep(40)
         assert "_Freezable" in made
+
+    run_virtual(play())
+
+
+def test_a_killed_instance_that_goes_on_all_the_same_is_not_heard() -> None:
+    async def late(task: Any) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            async with MemoryTransaction() as connection:
+                await task.finish_in(connection)
+
+    async def play() -> None:
+        memory = rows()
+        async with Faults(memory).instance(runner(late)) as first:
+            await asyncio.sleep(2)
+            first.kill()
+            await asyncio.sleep(2)
+            assert first.count("finish_in") == 1
+        assert memory.finished == []
+        assert not memory.sessions[0].ended
+
+    run_virtual(play())
+
+
+def test_leaving_the_block_heals_and_stops_gracefully() -> None:
+    async def play() -> None:
+        memory = rows(0)
+        async with Faults(memory).instance(runner()) as first:
+            await asyncio.sleep(2)
+            first.partition()
+        assert memory.sessions[0].ended
+
+    run_virtual(play())
+
+
+def test_a_fault_skips_calls_and_is_through_after_its_times() -> None:
+    async def play() -> None:
+        database = FaultyDatabase(rows())
+        database.fail("identity", skip=1, times=2)
+        seen = []
+        for _ in range(4):
+            try:
+                seen.append(bool(await database.identity()))
+            except DatabaseError:
+                seen.append(False)
+        assert seen == [True, False, False, True]
+
+    run_virtual(play())
+
+
+def test_a_reply_that_is_under_way_when_the_partition_begins_is_lost() -> None:
+    class Slow(MemoryDatabase[str]):
+        async def finish_tasks(self, lease: Any, claims: Any) -> Any:
+            settled = await super().finish_tasks(lease, claims)
+            await asyncio.sleep(1)
+            return settled
+
+    async def play() -> None:
+        memory = Slow({1: "a"})
+        faults = Faults(memory)
+        async with faults.instance(runner()) as first:
+            while not memory.finished:
+                await asyncio.sleep(0.1)
+            first.partition()
+            await asyncio.sleep(20)
+            assert first.count("finish_tasks") > 1  # it hears nothing, and asks again
+        assert memory.finished == [1]
 
     run_virtual(play())
 

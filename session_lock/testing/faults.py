@@ -160,6 +160,7 @@ class Instance(FaultyDatabase[T]):
 
     def freeze(self) -> None:
         """It stands still, as under SIGSTOP: nothing of it makes another step, no keepalive, no tasker, no timeout."""
+        self._check_entered()
         self._freezer.freeze()
 
     def thaw(self) -> None:
@@ -171,6 +172,7 @@ class Instance(FaultyDatabase[T]):
 
         Its coroutines are cancelled, so that their connections close; their `finally` clauses run, which SIGKILL would not let them.
         """
+        self._check_entered()
         if self.killed:
             return
         self.killed = True
@@ -209,6 +211,10 @@ class Instance(FaultyDatabase[T]):
             dead = self._task.exception()
         if dead is not None and not self.killed:
             raise dead
+
+    def _check_entered(self) -> None:
+        if self._task is None:
+            raise SettingsError("this instance does not run yet: enter it first, by `async with`")
 
     async def __aexit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None

@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from session_lock.database import Beat, Claim, Database, Handback, Identity, Outcome, Settled, Work
 from session_lock.errors import DatabaseError, SettingsError
@@ -26,7 +26,7 @@ Verb = Literal[
 """A call of the database that can go wrong. `transaction` and `commit` are the two ends of `task.transaction()`; `finish` is each
 call that finishes tasks (its reply, for a transaction, is that of the commit); `*` is every call."""
 
-VERBS = Verb.__args__  # type: ignore[attr-defined]
+VERBS = get_args(Verb)
 _FINISH_SENT = {"finish_tasks", "finish_in", "transaction"}
 _FINISH_DONE = {"finish_tasks", "finish_in", "commit"}
 

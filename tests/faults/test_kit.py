@@ -467,6 +467,8 @@ def test_wake_ups_do_not_reach_who_is_partitioned() -> None:
         (lambda: FaultyDatabase(rows()).lose_reply("finish", times=-1), "are not negative"),
         (lambda: FaultyDatabase(rows()).before("finish", None), "before\\('finish', ..\\) takes a function, not NoneType"),
         (lambda: run_virtual(Faults(rows()).instance(runner()).expire()), "has no session yet"),
+        (lambda: Faults(rows()).instance(runner()).freeze(), "does not run yet: enter it first"),
+        (lambda: Faults(rows()).instance(runner()).kill(), "does not run yet: enter it first"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_sentence(wrong: Any, told: str) -> None:

@@ -20,7 +20,7 @@ from session_lock import (
     TaskTable,
     each,
 )
-from session_lock.testing import MemoryDatabase
+from session_lock.testing import Faults, MemoryDatabase, assert_each_once
 
 
 @dataclass
@@ -70,6 +70,17 @@ async def current() -> PostgresDatabase[Email]:
 assert_type(Runner(typed, send), Runner[Email])
 assert_type(Runner(typed, each(send_one), Settings(concurrency=50)), Runner[Email])
 assert_type(Runner(current, send, settings=Settings(poll_interval=5)), Runner[Email])
+
+
+async def under_faults() -> None:
+    faults = Faults(lambda: typed)
+    assert_type(faults, Faults[Email])
+    assert_type(Faults(MemoryDatabase[Email]({})), Faults[Email])
+    async with faults.instance(lambda database: Runner(database, send)) as first:
+        first.lose_reply("finish_tasks")
+        first.before("finish", first.expire)
+        await faults.until_finished([1])
+    assert_each_once([1], faults.finished)
 
 
 async def main() -> None:

@@ -149,7 +149,10 @@ class Instance(FaultyDatabase[T]):
     # What can happen to it ----------------------------------------------------------------------------------
 
     async def expire(self) -> None:
-        """Its session ends at once, as if its lease had run out: others may have its tasks, and it hears so at its next call."""
+        """Its session ends at once, as if its lease had run out: others may have its tasks, and it hears so at its next call.
+
+        The attempts count. What is missing is the note in `failure` that a session expired; a freeze beyond the lease has that too.
+        """
         if self.lease is None:
             raise SettingsError("this instance has no session yet that could expire")
         database = self._connect()
@@ -189,19 +192,21 @@ class Instance(FaultyDatabase[T]):
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise SettingsError("an instance is entered once: make another one")
-        started = asyncio.Event()
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = self._freezer.start(self._serve(started))
-        waiting = asyncio.create_task(started.wait())
         try:
-            await asyncio.wait({self._task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-        self.check()
+            await asyncio.wait({self._task, started}, return_when=asyncio.FIRST_COMPLETED)
+            self.check()
+        except BaseException:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            await self._close(self.inner)
+            raise
         return self
 
-    async def _serve(self, started: asyncio.Event) -> None:
+    async def _serve(self, started: asyncio.Future[None]) -> None:
         async with self._make(self) as self.service:
-            started.set()
+            started.set_result(None)
             await self._leave.wait()
 
     def check(self) -> None:

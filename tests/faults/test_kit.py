@@ -249,6 +249,24 @@ def test_an_instance_that_dies_by_itself_says_of_what() -> None:
     run_virtual(play())
 
 
+def test_who_waits_in_vain_for_its_start_leaves_nothing_behind() -> None:
+    @asynccontextmanager
+    async def stuck(database: Any) -> Any:
+        async with runner()(database):
+            await asyncio.sleep(1000)
+            yield
+
+    async def play() -> None:
+        memory = rows(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5), Faults(memory).instance(stuck):
+                pass
+        assert len(asyncio.all_tasks()) == 1
+        assert memory.sessions[0].ended
+
+    run_virtual(play())
+
+
 def test_what_the_block_raises_is_raised() -> None:
     async def play() -> None:
         with pytest.raises(ZeroDivisionError):

@@ -85,6 +85,12 @@ def benchmarks(session: nox.Session) -> None:
 
 
 @nox.session
+def model(session: nox.Session) -> None:
+    """The protocol's rules, in worlds of a million states; or, by the name of a fault, how that one is found."""
+    session.run("python", "-m", "tests.model", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """The wheel, built and used as a stranger would."""
     session.install("-e", ".[test]")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tests.model.promises import OF_STATES, OF_STEPS, done, helps, hopes
-from tests.model.protocol import Protocol, State, Step, World
+from tests.model.protocol import Protocol
+from tests.model.states import State, Step, World
 from tests.model.symmetry import Names, reduced
 
 

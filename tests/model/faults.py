@@ -1,6 +1,7 @@
-"""The same protocol with one of its rules broken: each of them was shipped by somebody, or nearly by us.
+"""The same protocol with one of its rules broken, as somebody might write it who does not know why it is there.
 
-Each is a `Protocol` with one method changed, says in which world it is looked for, and which promise it breaks first.
+Each is a `Protocol` with one rule changed; says in which world it is looked for, which promise it breaks first, and in how
+many steps. (It is longer than 300 lines, as a list may be.)
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from tests.model import promises
-from tests.model.protocol import (
+from tests.model.protocol import Protocol
+from tests.model.states import (
     LIVE,
     RUNNING,
     SENT,
     Beat,
     Call,
     Look,
-    Protocol,
     Row,
     Runner,
     Session,
@@ -25,7 +26,7 @@ from tests.model.protocol import (
     World,
     place,
     put,
-)  # fmt: skip
+)
 
 ONE = World(runners=1)
 TWO = World(ttl=1, late=0, still=False)

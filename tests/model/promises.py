@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tests.model.protocol import FINISHING, LIVE, RUNNING, Row, Session, State, Step
+from tests.model.states import FINISHING, LIVE, RUNNING, Row, Session, State, Step
 
 
 def finished_once(state: State) -> bool:

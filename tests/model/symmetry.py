@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tests.model.protocol import Call, Look, Row, Run, Runner, Session, State
+from tests.model.states import Call, Look, Row, Run, Runner, Session, State
 
 NOBODY = Session(0, -1)
 

@@ -11,7 +11,9 @@ from tests.model.checker import check
 from tests.model.protocol import Protocol
 from tests.model.worlds import BY_DEFAULT
 
-FAULTS = [each for each in vars(faults).values() if inspect.isclass(each) and faults.Fault in each.__bases__]
+FAULTS: list[type[faults.Fault]] = [
+    each for each in vars(faults).values() if inspect.isclass(each) and faults.Fault in each.__bases__
+]
 
 
 @pytest.mark.parametrize("name", BY_DEFAULT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.model.protocol import World
+from tests.model.states import World
 
 BY_DEFAULT = {
     "two Runners": (World(late=0, still=False), 13_609),

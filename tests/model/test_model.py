@@ -9,7 +9,7 @@ import pytest
 from tests.model import faults, promises
 from tests.model.checker import check
 from tests.model.protocol import Protocol
-from tests.model.worlds import BY_DEFAULT
+from tests.model.worlds import AT_NIGHT, BY_DEFAULT
 
 FAULTS: list[type[faults.Fault]] = [
     each for each in vars(faults).values() if inspect.isclass(each) and faults.Fault in each.__bases__
@@ -24,8 +24,15 @@ def test_all_is_kept(name: str) -> None:
     assert report.states == states
 
 
+def test_it_is_said_if_there_are_more_states() -> None:
+    report = check(Protocol(BY_DEFAULT["two Runners"][0]), at_most=1000)
+    assert (report.states, report.complete) == (1000, False)
+    assert str(report).endswith("steps: all is kept so far")
+
+
 def test_they_are_enough_states() -> None:
     assert sum(states for _, states in BY_DEFAULT.values()) > 100_000
+    assert sum(states for _, states in (*BY_DEFAULT.values(), *AT_NIGHT.values())) > 1_000_000
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -18,4 +18,5 @@ AT_NIGHT = {
     "whose calls are late": (World(ttl=1, still=False), 65_347),
     "with two tasks": (World(tasks=2, ttl=1, late=0), 253_721),
     "rows closed and reopened by hand, and late calls": (World(runners=1, by_hand=True), 57_498),
+    "two that stand still, and late calls: the first of them": (World(ttl=1), 600_000),
 }

@@ -145,10 +145,11 @@ class MemoryDatabase(MemoryShares[T]):
                 picked = self._limits.pick(session.id, want, free=free, pending=pending, held=taken, now=now)
             rows = picked.rows
             tasks = [self._claim(row, session, now) for row in rows]
-            # What it holds without knowing it, since the answer to the claim was lost, is still to be cancelled.
-            session.forget_cancelled(
-                {*held, *(row.key for row in self._open.values() if row.session_id == session.id)}
-            )
+            if (
+                session.cancel_keys
+            ):  # what it holds without knowing it (the answer was lost) is still to be cancelled
+                mine = [row.key for row in self._open.values() if row.session_id == session.id]
+                session.forget_cancelled({*held, *mine})
             session.idle = session.id in sharing and len(rows) < limit
             if want > 0 and not rows and at_once:
                 self._ask_for_tasks(session, len(held), sharing, now)

@@ -51,7 +51,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         if hold.paused or room <= 0 or len(hold.ready) > hold.ahead() // 2:
             held_back_since = None
             hold.room.clear()
-            await _wait(hold.room, hold, settings.poll_interval if hold.paused else hold.scarce_for())
+            await _wait(hold.room, hold, settings.poll_interval if hold.paused else hold.scarcity.left())
             continue
 
         behind = behind or hold.asked.is_set()
@@ -143,9 +143,9 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, **scarce: An
     hold.renewed(sent_at, work.left)
     hold.limited = work.limited
     if work.share is not None:
-        hold.found_scarce()
+        hold.scarcity.found()
     elif work.tasks:
-        hold.found_plenty()
+        hold.scarcity.ended()
     if work.limited and hold.freed:  # what held it back may be gone: this look did not see that
         hold.asked.set()
     hold.take(work.tasks)

@@ -14,6 +14,7 @@ from session_lock.breaker import Breaker
 from session_lock.database import Claim, ClaimedTask
 from session_lock.errors import SessionLost, TaskLost
 from session_lock.pace import Pace
+from session_lock.scarcity import Scarcity
 from session_lock.session import Lease, Session
 from session_lock.settings import Settings
 from session_lock.tasks import (
@@ -55,6 +56,7 @@ class HeldTasks(Holder, Generic[T]):
         self.settings = settings
         self.breaker = breaker
         self.pace = pace
+        self.scarcity = Scarcity(settings.poll_interval)
         self.capacity = capacity
         self.busy = 0  # slots that have a batch
         self.held: dict[TaskKey, Task[T]] = {}  # claimed and not yet recorded, in claim order
@@ -65,9 +67,9 @@ class HeldTasks(Holder, Generic[T]):
         self.lone: Task[T] | None = None  # of these: to be run with nothing beside it
         self._begun: set[Task[T]] = set()  # in a call that has not ended, settled ones included
         self._settled: set[Task[T]] = set()  # that have a verdict, while they are held or begun
-
-        # Calls that ignore the cancellation for their time limit.
-        self.overdue: set[asyncio.Task[Any]] = set()
+        self.overdue: set[asyncio.Task[Any]] = (
+            set()
+        )  # calls that ignore the cancellation for their time limit
         self.last_recording = asyncio.Event()  # no more outcomes will come
         self.ready_or_ending = asyncio.Event()
         self.outcome_or_end = asyncio.Event()
@@ -75,8 +77,6 @@ class HeldTasks(Holder, Generic[T]):
         self.healed = asyncio.Event()  # the breaker has closed
         self._decode_failed = False
         self._wary = False  # a task was run alone: claims come one by one, until one brings a usual task
-        self._scarce_until = 0.0  # as far as is known there is not plenty for all until then
-        self._asked_until = 0.0  # and others have asked for tasks
         self._lone_until = 0.0  # a lone task waits no longer for records of the others
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -101,28 +101,14 @@ class HeldTasks(Holder, Generic[T]):
 
     def _free(self) -> int:
         slots = self.settings.concurrency - self.busy
-        # Others, who have asked, could begin at once what would wait for a place here.
-        if self._loop.time() < self._asked_until:
+        if self.scarcity.others_wait:  # in the group a slot without a place is not free
             slots = int(min(slots, self.turn.places))
         return slots * self.pace.tasks_per_call
 
     def _place_is_free(self) -> None:
         """In the group, whoever had it."""
-        if self._loop.time() < self._asked_until:
+        if self.scarcity.others_wait:
             self.room.set()
-
-    def found_scarce(self) -> None:
-        """A look was told of a share, or others have asked: without a free slot none is worth it before the next poll."""
-        self._scarce_until = self._loop.time() + self.settings.poll_interval
-
-    def found_plenty(self) -> None:
-        """A look brought tasks and was told of no share."""
-        self._scarce_until = 0.0
-
-    def scarce_for(self) -> float | None:
-        """For so many seconds, as far as is known; None where there is plenty."""
-        left = self._scarce_until - self._loop.time()
-        return left if left > 0 else None
 
     def ahead(self) -> int:
         """How many tasks may be claimed that cannot begin at once."""
@@ -131,7 +117,7 @@ class HeldTasks(Holder, Generic[T]):
 
     def room_for(self) -> int:
         """How many more tasks may be claimed now."""
-        if self.lone is not None or (self.scarce_for() and self.at_once() == 0):
+        if self.lone is not None or (self.scarcity.left() and self.at_once() == 0):
             return 0
         room = min(self.capacity - len(self.held), self._free() + self.ahead() - len(self.ready))
         if self._wary:
@@ -224,8 +210,7 @@ class HeldTasks(Holder, Generic[T]):
 
     def hand_over(self, count: int) -> None:
         """Others have nothing to do and ask for so many: release as many that will not be begun here soon."""
-        self.found_scarce()
-        self._asked_until = self._scarce_until
+        self.scarcity.asked()
         left = count - self._give_of_ready(count)
         if left > 0 and self.ready:  # was it begun soon?
             self._loop.call_later(SOON, self._give_of_ready, left)

@@ -148,8 +148,8 @@ class MemoryDatabase(MemoryShares[T]):
             if (
                 session.cancel_keys
             ):  # what it holds without knowing it (the answer was lost) is still to be cancelled
-                mine = [row.key for row in self._open.values() if row.session_id == session.id]
-                session.forget_cancelled({*held, *mine})
+                own = [row.key for row in self._open.values() if row.session_id == session.id]
+                session.forget_cancelled({*held, *own})
             session.idle = session.id in sharing and len(rows) < limit
             if want > 0 and not rows and at_once:
                 self._ask_for_tasks(session, len(held), sharing, now)

@@ -39,9 +39,6 @@ logger = logging.getLogger("session_lock.runner")
 
 CANCELLED = Discard("cancelled on request")
 
-SOON = 0.1
-"""Seconds: what will be begun here within them is not worth to be handed over."""
-
 LOST = (SessionLost, TaskLost)
 """Says nothing of the instance: the task may have been finished by a call that failed after that."""
 
@@ -67,9 +64,7 @@ class HeldTasks(Holder, Generic[T]):
         self.lone: Task[T] | None = None  # of these: to be run with nothing beside it
         self._begun: set[Task[T]] = set()  # in a call that has not ended, settled ones included
         self._settled: set[Task[T]] = set()  # that have a verdict, while they are held or begun
-        self.overdue: set[asyncio.Task[Any]] = (
-            set()
-        )  # calls that ignore the cancellation for their time limit
+        self.overdue: set[asyncio.Task[Any]] = set()  # calls that go on after their time limit
         self.last_recording = asyncio.Event()  # no more outcomes will come
         self.ready_or_ending = asyncio.Event()
         self.outcome_or_end = asyncio.Event()
@@ -95,37 +90,10 @@ class HeldTasks(Holder, Generic[T]):
 
     # Tasks come in -----------------------------------------------------------------------------------------
 
-    def at_once(self) -> int:
-        """How many more tasks could begin at once."""
-        return max(0, self._free() - len(self.ready))
-
-    def _free(self) -> int:
-        slots = self.settings.concurrency - self.busy
-        if self.scarcity.others_wait:  # in the group a slot without a place is not free
-            slots = int(min(slots, self.turn.places))
-        return slots * self.pace.tasks_per_call
-
     def _place_is_free(self) -> None:
         """In the group, whoever had it."""
         if self.scarcity.others_wait:
             self.room.set()
-
-    def ahead(self) -> int:
-        """How many tasks may be claimed that cannot begin at once."""
-        most = max(0, self.capacity - self.settings.concurrency * self.pace.tasks_per_call)
-        return self.pace.begun_within(self.settings.prefetch_time, most)
-
-    def room_for(self) -> int:
-        """How many more tasks may be claimed now."""
-        if self.lone is not None or (self.scarcity.left() and self.at_once() == 0):
-            return 0
-        room = min(self.capacity - len(self.held), self._free() + self.ahead() - len(self.ready))
-        if self._wary:
-            room = min(room, 1 - len(self.ready))
-        if self.breaker.open:
-            no_more = self._settled.union(*(self.running[call] for call in self.overdue))
-            room = min(room, 1 - sum(task not in no_more for task in self.held.values()))
-        return room
 
     def take(self, work: Iterable[ClaimedTask[T]]) -> None:
         """Claimed tasks enter. If one of them is to be run alone, the others go back: they shall lose no attempt by it."""
@@ -207,23 +175,6 @@ class HeldTasks(Holder, Generic[T]):
         """Release tasks that were not begun, the latest first (default: all of them), attempts included."""
         for _ in range(len(self.ready) if count is None else min(count, len(self.ready))):
             self.keep(self.ready.pop(), HandOver())
-
-    def hand_over(self, count: int) -> None:
-        """Others have nothing to do and ask for so many: release as many that will not be begun here soon."""
-        self.scarcity.asked()
-        left = count - self._give_of_ready(count)
-        if left > 0 and self.ready:  # was it begun soon?
-            self._loop.call_later(SOON, self._give_of_ready, left)
-
-    def _give_of_ready(self, count: int) -> int:
-        soon = self.pace.begun_within(SOON, len(self.ready))
-        if (
-            self.lone in self.ready and self.running.keys() - self.overdue
-        ):  # it waits for the end of all these
-            soon = 0
-        given = max(0, min(count, len(self.ready) - soon))
-        self.give_back(given)
-        return given
 
     def left_overdue(self, call: asyncio.Task[Any], batch: Batch[T]) -> None:
         """The call goes on after its time limit: nothing waits for it any more but its own slot."""

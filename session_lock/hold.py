@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 from session_lock.breaker import Breaker
 from session_lock.database import Database, Identity
 from session_lock.errors import DatabaseError, SessionLost, TaskLost
-from session_lock.held import CANCELLED, HeldTasks, claims_of
+from session_lock.held import CANCELLED, claims_of
 from session_lock.pace import Pace
+from session_lock.room import Room
 from session_lock.session import Lease
 from session_lock.settings import Settings
 from session_lock.tasks import Task
@@ -39,7 +40,7 @@ class Ending(Enum):
     LOST = "the session is lost"
 
 
-class Hold(HeldTasks[T]):
+class Hold(Room[T]):
     """One session, until its end, and the tasks that it holds. It stands behind each `Task` (`tasks.Holder`)."""
 
     def __init__(

@@ -6,7 +6,8 @@ import logging
 import sys
 
 from tests.simulation.checks import CHECKS
-from tests.simulation.world import Event, Log, Look, play, script_of
+from tests.simulation.scripts import script_of
+from tests.simulation.world import Event, Log, Look, play
 
 
 def show(log: Log) -> None:

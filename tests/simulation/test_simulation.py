@@ -13,7 +13,8 @@ from session_lock.pace import Pace
 from session_lock.testing import MemoryDatabase
 from session_lock.testing.sharing import MemoryShares
 from tests.simulation import checks
-from tests.simulation.world import Log, crowd, play, script_of
+from tests.simulation.scripts import crowd, script_of
+from tests.simulation.world import Log, play
 
 PLAYS = {2: 20, 3: 20, 5: 15, 8: 15, 16: 8, 32: 3, 64: 1}
 """Seeds, by the most instances at once."""

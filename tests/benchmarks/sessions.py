@@ -3,8 +3,8 @@
     python -m tests.benchmarks.sessions [rounds]
 
 One connection claims and gives back, while the other sessions of the mapping are rows in the database: what is measured is what
-they add to a call. Two cases: plenty of tasks (more than all could take together), and few (each look works out the share of
-what there is). Rounds are interleaved; read the ratios, and the spread beside them.
+they add to a call. Three cases: plenty of tasks (more than all could take together), small sessions that claim ahead of plenty (which
+has to be known), and few (each look works out the share of what there is). Rounds are interleaved; read the ratios, and the spread beside them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -23,21 +24,28 @@ from session_lock.embedded import temp_postgres
 from session_lock.session import Lease
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
-SESSIONS = (1, 8, 64, 500)
+SESSIONS = (1, 8, 48, 64, 500)
 CALLS = 40
-CAPACITY = 1100
-"""That of the default settings, for a batch tasker."""
-
-CASES = {"plenty": 600_000, "few": 500}
-LIMIT = 100
 
 
-async def measure(database: PostgresDatabase[Any], lease: Lease) -> float:
+@dataclass(frozen=True, slots=True)
+class Case:
+    tasks: int
+    capacity: int = 1100
+    """That of the default settings, for a batch tasker."""
+    limit: int = 100
+    at_once: int = 100
+
+
+CASES = {"plenty": Case(600_000), "ahead": Case(600_000, capacity=20, limit=10, at_once=1), "few": Case(500)}
+
+
+async def measure(database: PostgresDatabase[Any], lease: Lease, case: Case) -> float:
     """Seconds of a call, the median."""
     seconds = []
     for _ in range(CALLS):
         before = time.perf_counter()  # noqa: TID251 (a benchmark)
-        work = await database.get_work(lease, limit=LIMIT, at_once=LIMIT)
+        work = await database.get_work(lease, limit=case.limit, at_once=case.at_once)
         seconds.append(time.perf_counter() - before)  # noqa: TID251
         await database.release_tasks(
             lease, [Handback(task.claim, give_back_attempt=True) for task in work.tasks]
@@ -47,14 +55,12 @@ async def measure(database: PostgresDatabase[Any], lease: Lease) -> float:
 
 async def run(dsn: str, rounds: int) -> None:
     admin = await asyncpg.connect(dsn)
-    print(
-        f"PostgreSQL {await admin.fetchval('SHOW server_version')}, {rounds} rounds of {CALLS} calls for up to {LIMIT} tasks"
-    )
+    print(f"PostgreSQL {await admin.fetchval('SHOW server_version')}, {rounds} rounds of {CALLS} calls")
     await admin.execute(EMAIL_TABLE)
     await apply_mapping(admin, EMAILS)
-    for case, tasks in CASES.items():
+    for name, case in CASES.items():
         await admin.execute("TRUNCATE public.email")
-        await add_emails(admin, tasks)
+        await add_emails(admin, case.tasks)
         await admin.execute("VACUUM ANALYZE public.email")
         figures: dict[int, list[float]] = {sessions: [] for sessions in SESSIONS}
         for _ in range(rounds):
@@ -63,11 +69,15 @@ async def run(dsn: str, rounds: int) -> None:
                 await admin.execute("VACUUM session_lock.session")
                 async with PostgresDatabase(dsn, EMAILS, listen=False) as database:
                     leases = [
-                        await database.start_session(capacity=CAPACITY, ttl=3600, label="", app_version="")
+                        await database.start_session(
+                            capacity=case.capacity, ttl=3600, label="", app_version=""
+                        )
                         for _ in range(sessions)
                     ]
-                    found.append(await measure(database, leases[0]))
-        print(f"\n{case} ({tasks} tasks): milliseconds of a call, median (least to most), and of one session")
+                    found.append(await measure(database, leases[0], case))
+        print(
+            f"\n{name} ({case.tasks} tasks, {case.limit} a call): milliseconds of a call, median (least to most), and of one session"
+        )
         for sessions, found in figures.items():
             ratios = [each / one for each, one in zip(found, figures[1], strict=True)]
             print(

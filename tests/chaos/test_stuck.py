@@ -141,6 +141,7 @@ async def test_a_process_that_is_stopped_while_nothing_runs_goes_on_and_its_watc
     process.send_signal(signal.SIGCONT)
     (second,) = await add_emails(stage.admin, 1)
     assert await stage.begun(process) == second
+    await stage.until_finished(2)
     watchdog = await watchdog_of(process)
     process.kill()
     async with asyncio.timeout(10):

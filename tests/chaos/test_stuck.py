@@ -225,7 +225,9 @@ async def test_runners_of_both_kinds_share_a_database_which_leaves_no_connection
                 == 2
             )
             await add_emails(stage.admin, 2)
-            await asyncio.sleep(0.3)  # both have one to drain, and no keepalive under way when they have ended
+            await asyncio.sleep(
+                0.3
+            )  # both have one to drain, and no keepalive under way when they have ended
     assert len(set(began.values())) == 2
     async with asyncio.timeout(10):
         while await stage.admin.fetchval(

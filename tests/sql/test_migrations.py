@@ -17,7 +17,7 @@ from session_lock.catalog import read_shape
 from session_lock.errors import DatabaseError, SchemaError, SessionLockError, SettingsError
 from session_lock.migrations import check, install, peek, pending_summary, prune, validate
 from session_lock.names import quote_name
-from session_lock.schema import render
+from session_lock.schema import SCHEMA_VERSION, render
 from session_lock.table import ClaimColumns, TaskTable, function_set, index_name
 from tests.conftest import APP_ROLE
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
@@ -744,32 +744,34 @@ async def test_the_schema_of_a_newer_library_that_serves_this_one_is_used_and_le
     await admin.execute(
         "CREATE FUNCTION session_lock.bump_session_v2() RETURNS integer LANGUAGE sql AS 'SELECT 1'"
     )
-    await version(admin, 2, 1)
+    newer = SCHEMA_VERSION + 1
+    await version(admin, newer, 1)
     assert await differences(admin, EMAILS) == []
     assert any(
-        "version 2, newer than this library's 1, which it serves" in note
+        f"version {newer}, newer than this library's {SCHEMA_VERSION}, which it serves" in note
         for note in await notes(admin, EMAILS)
     )
     changed = replace(EMAILS, columns=("id",))
     assert len(await install(admin, changed)) == 2
-    assert await admin.fetchval("SELECT version FROM session_lock.schema_version()") == 2
+    assert await admin.fetchval("SELECT version FROM session_lock.schema_version()") == newer
     await add_emails(admin, 1)
     assert len(await work_once(admin, changed)) == 1
 
 
 async def test_a_schema_that_is_too_new_or_too_old_is_told_with_the_remedy(admin):
     await install(admin, EMAILS)
-    await version(admin, 3, 2)
+    newer = SCHEMA_VERSION + 1
+    await version(admin, newer + 1, newer)
     before = await everything(admin)
     (text,) = await differences(admin, EMAILS)
-    assert "has version 3 and serves libraries of version 2 and later" in text
+    assert f"has version {newer + 1} and serves libraries of version {newer} and later" in text
     assert "upgrade session-lock here" in text
     with pytest.raises(SchemaError, match="upgrade session-lock here"):
         await install(admin, EMAILS)
     assert await everything(admin) == before
     await version(admin, 0, 0)
     assert (await differences(admin, EMAILS))[0] == (
-        "the schema 'session_lock' has version 0, older than this library's 1: run session-lock install"
+        f"the schema 'session_lock' has version 0, older than this library's {SCHEMA_VERSION}: run session-lock install"
     )
     assert await install(admin, EMAILS) == ["made the functions of the schema 'session_lock'"]
     assert await differences(admin, EMAILS) == []

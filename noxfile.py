@@ -98,6 +98,15 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def security(session: nox.Session) -> None:
+    """The threats and their tests, with 10,000 hostile names; `-k 3000-` or `--last-failed` goes on where it was stopped."""
+    session.install("-e", ".[test]")
+    session.run(
+        "pytest", "tests/security", *session.posargs, env={**os.environ, "SESSION_LOCK_TEST_NAMES": "10000"}
+    )
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """The wheel, built and used as a stranger would."""
     session.install("-e", ".[test]")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -14,7 +13,7 @@ import pytest
 
 from session_lock import PostgresDatabase, Runner, Settings
 from session_lock.catalog import read_shape
-from session_lock.errors import DatabaseError, SchemaError, SessionLockError, SettingsError
+from session_lock.errors import DatabaseError, SchemaError, SessionLockError
 from session_lock.migrations import check, install, peek, pending_summary, prune, validate
 from session_lock.names import quote_name
 from session_lock.schema import SCHEMA_VERSION, render
@@ -570,77 +569,6 @@ async def test_columns_with_the_names_of_our_own_variables(admin, key):
     assert await differences(admin, table) == []
     assert [row["task_key"] for row in await work_once(admin, table, limit=5)] == [1, 2, 3, 4, 5]
     assert await admin.fetchval(f"SELECT count(*) FROM public.odd WHERE {quote_name(done)} = 1") == 5
-
-
-async def test_two_hundred_random_names_are_installed_right_or_refused(admin):
-    letters = [
-        *"aZ_ .;:'\"\\$%{}()[]-/*,\n\t\r@#`~ ß漢\u202e\u2028",
-        "--",
-        "__key__",
-        "');",
-        "😀",
-        "E'",
-        '""',
-        "\U0001f600",
-    ]
-    poison = ["\0", "$function$", "\ud800"]
-    chance = random.Random(20)
-    installed = 0
-    for number in range(200):
-        alphabet = letters + poison * (number % 5 == 0)
-        name, key, other = (
-            "".join(chance.choices(alphabet, k=chance.choice((1, 3, 8, 20, 30)))) for _ in range(3)
-        )
-        before = None
-        try:
-            table = TaskTable(
-                f"public.{quote_name(name)}", key=key, pending=f"{quote_name(other)} IS NULL", finish=f"{quote_name(other)} = 'x'",
-                columns=(key, other),
-            )  # fmt: skip
-            q, k, o = (quote_name(part) for part in (name, key, other))
-            await admin.execute(f"CREATE TABLE public.{q} ({k} text PRIMARY KEY, {o} text)")
-            await admin.execute(f"INSERT INTO public.{q} VALUES ('1')")
-            before = await everything(admin)
-            await install(admin, table)
-        except (SettingsError, SchemaError, asyncpg.DuplicateColumnError) as error:
-            assert "\n" not in str(error)
-            assert before is None or await everything(admin) == before
-            continue
-        installed += 1
-        functions = function_set(table, await read_shape(admin, table))
-        created = sorted(
-            each.split(" ", 3)[-1]
-            for each in await everything(admin) - before
-            if not each.startswith("comment")
-        )
-        if installed > 1:  # the first makes the schema too
-            verbs = (
-                "cancel_task",
-                "end_session",
-                "finish_in",
-                "finish_tasks",
-                "get_work",
-                "release_tasks",
-                "retry_tasks",
-                "shares",
-                "standing",
-            )
-            relation = [name, key, other] * bool(
-                {name, key, other} & set(created)
-            )  # the table's rows in the catalog
-            expected = {f"{verb}_{functions}" for verb in verbs} | {f"pending_{functions}", *CLAIM, *relation}
-            assert set(created) - {*relation, "available_at", key} <= expected, created
-            assert expected - {key, other, name} <= set(created), created
-        if installed % 4 == 0:
-            assert len(await work_once(admin, table)) == 1
-            assert await differences(admin, table) == []
-        await admin.execute(render("tasks.down.sql", table, await read_shape(admin, table)))
-        assert not {each for each in await everything(admin) if each.endswith(functions)}
-        await admin.execute(f"DROP TABLE public.{q}")
-    assert installed > 100, installed
-
-
-CLAIM = ("session_id", "claim_token", "attempts", "available_at")
 
 
 # Versions side by side -----------------------------------------------------------------------------

@@ -55,7 +55,9 @@ def translated(what: str, remedy: str) -> Iterator[None]:
     except Exception as error:
         if not is_driver_error(error):
             raise
-        raise translate(error, what, remedy) from error
+        ours = translate(error, what, remedy)
+        # What a driver says of a row quotes it, in its DETAIL or its message: that must not be printed with ours.
+        raise ours from (None if isinstance(ours, RowRefusedError) else error)
 
 
 def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
@@ -95,11 +97,10 @@ def checked_keys(keys: Iterable[object], name: str) -> Iterator[None]:
     try:
         yield
     except RowRefusedError as error:
-        if (
-            error.__cause__ is None or read(error.__cause__).state != "22000"
-        ):  # the driver's own, of an argument
+        driver = error.__context__
+        if driver is None or read(driver).state != "22000":  # the driver's own, of an argument
             raise
-        raise SettingsError(f"what was given as a key of {name!r} is not of the type of its keys") from error
+        raise SettingsError(f"what was given as a key of {name!r} is not of the type of its keys") from None
 
 
 # What a driver tells ------------------------------------------------------------------------------------

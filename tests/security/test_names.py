@@ -21,7 +21,7 @@ from session_lock.schema import mapping_files, render
 from tests.conftest import _fresh_database
 from tests.security.names import KINDS, PARTS, UNSTORABLE, Hostile, hostile, numbers, tame
 
-COUNT = int(os.environ.get("SESSION_LOCK_TEST_NAMES", "300"))
+COUNT = int(os.environ.get("SESSION_LOCK_TEST_NAMES", "240"))
 CHUNKS = list(numbers(0, COUNT, 30))
 SAMPLE = list(range(2, COUNT, 51))
 

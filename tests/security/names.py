@@ -123,7 +123,9 @@ def hostile(number: int, **given: str) -> Hostile:
             or names[part].startswith("pg_")  # the server refuses schemas and roles of that kind
             or (number % 20 and len(names[part].encode(errors="surrogatepass")) > 63)
         ):
-            names[part] = "".join(chance.choices(alphabet, k=chance.choice((1, 2, 3, 5, 8, 20))))
+            names[part] = "".join(
+                chance.choices(LETTERS if part == "role" else alphabet, k=chance.choice((1, 2, 3, 5, 8, 20)))
+            )
     return Hostile(number, names)
 
 

@@ -150,6 +150,12 @@ def test_t1_what_would_end_a_quotation_of_ours_is_refused(part, text):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("text", UNSTORABLE)
+async def test_t1_nor_is_anything_granted_to_such_a_role(admin, text):
+    with pytest.raises(SettingsError, match="role name .* must have 1 to 63 bytes"):
+        await install(admin, tame(0).table, grant_to=f"a{text}b")
+
+
 @pytest.mark.parametrize("number", SAMPLE)
 async def test_t1_hostile_names_installed_for_good(database, admin, expected, number):
     each = hostile(number)

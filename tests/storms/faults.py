@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from session_lock import finish, keepalive, lease, session
-from session_lock.database import Database
-from session_lock.errors import DatabaseError, SessionLost
+from session_lock import Runner, finish, keepalive, lease, session
+from session_lock.errors import DatabaseError
+from session_lock.held import HeldTasks
 from session_lock.hold import Ending, Hold
 from session_lock.session import Session
+from session_lock.tasks import Finish
 from session_lock.testing import MemoryDatabase, MemoryTransaction
 from session_lock.testing.rows import Closed, MemorySession
 from session_lock.testing.table import MemoryTable
+from session_lock.waiting import wait_for
 
 Patch = pytest.MonkeyPatch
+
+Fault = Callable[[Patch], None]
 
 
 # Of the Runner ------------------------------------------------------------------------------------------------
@@ -37,10 +40,6 @@ def nobody_fences_itself(patch: Patch) -> None:
         await asyncio.get_running_loop().create_future()
 
     patch.setattr(lease, "watch_deadline", never)
-
-
-def what_has_stood_still_goes_on(patch: Patch) -> None:
-    patch.setattr(Hold, "may_run", lambda hold: hold.ending is None)
 
 
 def a_lost_session_still_holds(patch: Patch) -> None:
@@ -106,6 +105,30 @@ def the_abandoned_are_given_away(patch: Patch) -> None:
 
 def a_stop_waits_for_the_stubborn(patch: Patch) -> None:
     patch.setattr(Hold, "_stop_waiting", lambda _: None)
+
+
+def a_keepalive_outlives_its_session(patch: Patch) -> None:
+    renew = keepalive.keepalive
+
+    async def unbound(hold: Hold[Any], stop: Callable[[], None]) -> None:
+        await asyncio.shield(renew(hold, stop))
+
+    patch.setattr(lease, "keepalive", unbound)
+
+
+def who_loses_its_session_takes_its_time(patch: Patch) -> None:
+    start_session = Runner._start_session
+
+    async def late(runner: Runner[Any]) -> Any:
+        if runner._has_begun:
+            await wait_for(runner._stopping, 500)
+        return await start_session(runner)
+
+    patch.setattr(Runner, "_start_session", late)
+
+
+def what_fails_is_finished(patch: Patch) -> None:
+    patch.setattr(HeldTasks, "after_failure", lambda *_: Finish())
 
 
 # Of the database ------------------------------------------------------------------------------------------------

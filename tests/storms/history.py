@@ -43,6 +43,8 @@ class Run:
     token: int
     kind: str
     begun_at: float
+    called_at: float
+    """When the call of the tasker began that it is in."""
     over_at: float = inf
     how: str = "not over"
     undone: bool = False
@@ -65,6 +67,8 @@ class Life:
     left_at: float = inf
     how: str = ""
     harmed: list[float] = field(default_factory=list)
+    left_to_expire: list[float] = field(default_factory=list)
+    """When it could not say that its session ends."""
 
     @property
     def bad_clock(self) -> bool:
@@ -89,6 +93,7 @@ class History:
         """In the name of sessions that were dead by then."""
         self._stepped_at = 0.0
         self._ahead = 0.0
+        self._called_at: dict[int, float] = {}
         for event in log.events:
             self._run_out(event.at)
             if event.what == "joined":
@@ -123,8 +128,9 @@ class History:
             case "claimed":
                 self.claims[event.task].append(event)
             case "begun":
+                called_at = self._called_at.setdefault(event.call, at)
                 self.runs[event.run] = Run(
-                    event.run, event.who, event.session, event.task, event.token, event.how, at
+                    event.run, event.who, event.session, event.task, event.token, event.how, at, called_at
                 )
             case "over":
                 self.runs[event.run].over_at, self.runs[event.run].how = at, event.how
@@ -135,6 +141,8 @@ class History:
                 same[-1].undone = True
             case "harmed":
                 self.lives[event.who].harmed.append(at)
+                if event.how.startswith("end_session"):
+                    self.lives[event.who].left_to_expire.append(at)
             case "frozen":
                 self.lives[event.who].frozen.append((at, inf))
             case "thawed":

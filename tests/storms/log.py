@@ -26,6 +26,8 @@ class Event:
     task: int = -1
     token: int = -1
     run: int = -1
+    call: int = -1
+    """Of the tasker, in which the run is."""
     until: float = 0.0
     how: str = ""
 
@@ -59,9 +61,7 @@ class Log:
     left_behind: list[str] = field(default_factory=list)
     """What was not ended of instances that have left."""
     runs: Iterator[int] = field(default_factory=count)
+    calls: Iterator[int] = field(default_factory=count)
 
-    def note(self, what: str, **of: int | float | str) -> None:
+    def note(self, what: str, **of: float | str) -> None:
         self.events.append(Event(asyncio.get_running_loop().time(), what, **of))  # type: ignore[arg-type]
-
-    def trace(self) -> str:
-        return "\n".join(map(str, self.events))

@@ -39,7 +39,7 @@ class Fate:
     """kept, lost (the caller sees an error), silent (the caller waits until it gives up)"""
 
     def __str__(self) -> str:
-        told = [f"there in {self.there:.1f} s" if self.arrives else "request lost"]
+        told = [f"there in {self.there:.1f} s" if self.arrives else f"refused in {self.there:.1f} s"]
         if self.again is not None:
             told.append(f"twice after {self.again:.1f} s")
         return ", ".join([*told, f"reply {self.reply} after {self.back:.1f} s"])
@@ -70,7 +70,7 @@ def fate_in(weather: str, rng: random.Random) -> Fate | None:
         case "late":  # after its caller has given up
             return Fate(rng.uniform(TIMEOUT, 20 * TIMEOUT), reply="silent")
         case "refusing":
-            return Fate(arrives=False, reply="lost")
+            return Fate(rng.uniform(0, TIMEOUT), arrives=False, reply="lost")
         case "away":
             return Fate(arrives=False, reply="silent")
     return None

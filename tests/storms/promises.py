@@ -9,8 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from math import inf
 
-from tests.storms.history import History, Run, Session
+from tests.storms.history import LONGEST_CALL, History, Run, Session
 from tests.storms.scripts import HOUR, SETTINGS, STUBBORN
+
+SETTLING = ("finished", "released", "parked", "discarded")
+"""What becomes of a claim."""
 
 MOMENT = 0.01
 
@@ -22,6 +25,15 @@ LOST_WITHIN = (
     + SETTINGS.shutdown_timeout + SETTINGS.poll_interval + 10.0
 )  # fmt: skip
 """Seconds from the loss of a session to the next one: it is noticed, its taskers are cancelled, and the longest pause."""
+
+NOTICED_WITHIN = (
+    1.1 * SETTINGS.keepalive_interval
+    + 2 * SETTINGS.call_timeout
+    + SETTINGS.cancel_grace
+    + SETTINGS.guard
+    + 2.0
+)
+"""Seconds before the end of a lease in which a keepalive must have been tried, after all that went wrong before."""
 
 STOPPED_WITHIN = SETTINGS.drain_timeout + SETTINGS.cancel_grace + SETTINGS.shutdown_timeout
 """Seconds that a graceful stop takes at most."""
@@ -46,10 +58,9 @@ def fenced(history: History) -> Iterator[str]:
     for event in history.log.events:
         if event.what == "claimed":
             newest[event.task] = (event.session, event.token)
-        elif event.what in {"finished", "released", "parked", "discarded"}:
-            if newest[event.task] != (event.session, event.token):
-                yield f"{event}: the claim is {newest[event.task]}"
-    yield from _posthumous(history, "finished", "released", "parked", "discarded")
+        elif event.what in SETTLING and newest[event.task] != (event.session, event.token):
+            yield f"{event}: the claim is {newest[event.task]}"
+    yield from _posthumous(history, *SETTLING)
 
 
 def one_owner(history: History) -> Iterator[str]:
@@ -64,7 +75,7 @@ def one_owner(history: History) -> Iterator[str]:
             if event.token <= tokens.get(event.task, 0):
                 yield f"{event}: its tokens do not grow"
             owner[event.task], tokens[event.task] = event.session, event.token
-        elif event.what in {"finished", "released", "parked", "discarded"}:
+        elif event.what in SETTLING:
             owner.pop(event.task, None)
 
 
@@ -77,11 +88,11 @@ def in_its_lease(history: History) -> Iterator[str]:
     """No tasker begins, runs, or finds that its task is held, when the lease has run out (S5)."""
     for event in history.posthumous:
         session = history.sessions[event.session]
-        if (
-            event.what in {"begun", "checked"}
-            and event.how != STUBBORN
-            and not history.may_be_late(session, event.at - MOMENT, event.at)
-        ):
+        if event.what == "checked":
+            excused = history.clocks_differ(session)
+        else:
+            excused = event.how == STUBBORN or history.may_be_late(session, event.at - MOMENT, event.at)
+        if event.what in {"begun", "checked"} and not excused:
             yield f"{event}: its lease has run out at {session.dead_at:.3f}"
     for run in history.runs.values():
         session = history.sessions[run.session]
@@ -180,19 +191,42 @@ def again_with_reason(history: History) -> Iterator[str]:
 
 
 def kept(history: History) -> Iterator[str]:
-    """A session is lost for a reason only."""
+    """A lease runs out for a reason only: its instance is gone or stood still, or the last keepalives were harmed."""
     for session in history.sessions.values():
-        begin = session.renewed_at[-1] - SETTINGS.lease_ttl
-        life = history.lives[session.who]
-        reason = history.may_be_late(session, begin, session.dead_at) or history.was_harmed(
-            session.who, begin, session.dead_at
-        )
-        stays = session.dead_at > HOUR or life.killed_at <= session.dead_at
+        life, end = history.lives[session.who], session.dead_at
+        if session.ended_at == end or end > HOUR:
+            continue
+        last = session.renewed_at[-1]
         abandoned = any(
-            run.stubborn or run.kind == "hangs" for run in history.runs.values() if run.session == session.id
+            run.session == session.id and run.stubborn and run.over_at > last
+            for run in history.runs.values()
+        )  # fmt: skip
+        reason = (
+            life.killed_at <= end
+            or abandoned
+            or history.may_be_late(session, end - NOTICED_WITHIN, end)
+            or history.was_harmed(session.who, end - NOTICED_WITHIN, end)
+            # It did not hear of its last keepalive, or that it has this session; or nobody heard that it ends.
+            or history.was_harmed(session.who, last - LONGEST_CALL, last)
+            or any(last <= at <= end for at in life.left_to_expire)
         )
-        if session.ended_at != session.dead_at and not reason and not stays and not abandoned:
-            yield f"session {session.id} ran out at {session.dead_at:.3f}, and nothing had harmed it"
+        if not reason:
+            yield f"session {session.id} ran out at {end:.3f}, and nothing had harmed it"
+
+
+def cancelled_with_reason(history: History) -> Iterator[str]:
+    """A run is cancelled if its call takes too long, its session is lost, or a stop has waited long enough (P2)."""
+    for run in history.runs.values():
+        life, session, end = history.lives[run.who], history.sessions[run.session], run.over_at
+        reason = (
+            end >= run.called_at + (SETTINGS.task_timeout or inf) - MOMENT
+            or end >= life.stops_at + SETTINGS.drain_timeout - MOMENT
+            or life.how != ""
+            or history.may_be_late(session, end - NOTICED_WITHIN, end)
+            or history.was_harmed(run.who, end - NOTICED_WITHIN, end)
+        )
+        if run.how == "cancelled" and not reason:
+            yield f"run {run.number} of task {run.task} was cancelled at {end:.3f}"
 
 
 def followed(history: History) -> Iterator[str]:
@@ -246,14 +280,12 @@ def none_for_ever(history: History) -> Iterator[str]:
             yield f"session {session.id} was renewed after its instance was gone"
 
 
-PROMISES: tuple[Callable[[History], Iterator[str]], ...] = (
+Promise = Callable[[History], Iterator[str]]
+
+PROMISES: tuple[Promise, ...] = (
     finished_once, fenced, one_owner, dead_for_ever, in_its_lease, apart, effects_once, newest_outside, accomplished,
-    all_done, again_with_reason, kept, followed, came_back, stopped_in_time, none_for_ever,
+    all_done, again_with_reason, kept, cancelled_with_reason, followed, came_back, stopped_in_time, none_for_ever,
 )  # fmt: skip
-
-
-def broken(history: History) -> list[str]:
-    return [f"{promise.__name__}: {wrong}" for promise in PROMISES for wrong in promise(history)]
 
 
 # What they are made of -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ SETTINGS = Settings(
     cancel_grace=6.0,
     guard=1.0,
     poll_interval=30.0,
-    drain_timeout=90.0,
+    drain_timeout=100.0,
     shutdown_timeout=8.0,
     task_timeout=300.0,
     retry=Retry(max_attempts=8, delay=2.0, longest=40.0),
@@ -32,7 +32,10 @@ LEASE = SETTINGS.lease_ttl
 WEATHERS = ("laggy", "slow", "lossy", "deaf", "late", "refusing", "away")
 """Of the network. What else there is is calm."""
 
-USUAL = ("works", "works", "in the transaction", "in its own transaction", "outside", "outside late", "long")
+USUAL = (
+    "works", "works", "in the transaction", "in its own transaction", "outside", "outside late", "long", "cleans up",
+    "cleans up",
+)  # fmt: skip
 STUBBORN = "is stubborn"
 ODD = (
     "raises", "raises a BaseException", "raises a cancellation", "says nothing", "says too much", "releases",
@@ -105,7 +108,7 @@ class _Writer:
             self._join(at)
         while (at := at + rng.expovariate(1 / 65)) < CALM_FROM:
             self._something(at)
-        self._join(CALM_FROM)  # whatever has become of the others
+        self._join(CALM_FROM, Instance(0, 10, 0.0))  # whatever has become of the others
         self._steps.append(Step(CALM_FROM, "weather", weather="calm"))
         return Script(self._seed, sorted(self._steps, key=lambda step: step.at))
 
@@ -132,23 +135,31 @@ class _Writer:
         else:
             self._steps.append(Step(at, "tasks", tasks=[self._task() for _ in range(rng.randint(1, 8))]))
 
-    def _join(self, at: float) -> None:
+    def _join(self, at: float, instance: Instance | None = None) -> None:
+        self._steps.append(Step(at, "join", self._count, instance=instance or self._instance()))
+        self._present.append(self._count)
+        self._count += 1
+
+    def _instance(self) -> Instance:
         rng = self._rng
         drift = rng.uniform(-1e-3, 1e-3)
         if self._bad_clocks and rng.random() < 0.5:
             drift = rng.choice((-0.3, -0.1, 0.1))
-        instance = Instance(rng.choice((0, 0, 1, 3)), rng.choice((1, 2, 3)), drift)
-        self._steps.append(Step(at, "join", self._count, instance=instance))
-        self._present.append(self._count)
-        self._count += 1
+        return Instance(rng.choice((0, 0, 1, 3)), rng.choice((1, 2, 3)), drift)
 
     def _storm(self, at: float) -> None:
         """One kind of weather after the other, for one instance or for all."""
         rng = self._rng
         who = -1 if rng.random() < 0.3 or not self._present else rng.choice(self._present)
-        for _ in range(rng.randint(1, 3)):
-            self._steps.append(Step(at, "weather", who, weather=rng.choice(WEATHERS)))
-            at = min(at + LEASE * rng.choice((0.1, 0.5, 1.1, 1.5)), CALM_FROM)
+        if rng.random() < 0.2:  # the replies of the last keepalives were late, and then there are none
+            phases = [("laggy", 0.5), ("away", 1.5)]
+        else:
+            phases = [
+                (rng.choice(WEATHERS), rng.choice((0.1, 0.5, 1.1, 1.5))) for _ in range(rng.randint(1, 3))
+            ]
+        for weather, leases in phases:
+            self._steps.append(Step(at, "weather", who, weather=weather))
+            at = min(at + LEASE * leases, CALM_FROM)
         self._steps.append(Step(at, "weather", who, weather="calm"))
 
     def _task(self) -> Sequence[Act]:
@@ -163,5 +174,5 @@ class _Writer:
         rng = self._rng
         seconds = min(80.0, rng.choice((0.1, 10.0, 40.0)) * rng.lognormvariate(0, 1))
         if kind in {"long", STUBBORN}:
-            seconds = LEASE * rng.uniform(1, 1.5)
+            seconds = LEASE * rng.uniform(1, 1.5 if kind == "long" else 2.5)
         return Act(kind, seconds)

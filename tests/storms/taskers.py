@@ -49,7 +49,7 @@ class Taskers:
         self._who = who
 
     async def for_one(self, task: Task[Plan]) -> Release | Discard | None:
-        act = await self._run(task)
+        act = await self._run(task, call=next(self._log.calls))
         match act.kind:
             case "releases":
                 return Release(after=act.seconds)
@@ -62,10 +62,10 @@ class Taskers:
     async def for_batch(self, batch: Batch[Plan]) -> Sequence[Any]:
         done: list[Any] = []
         odd: list[Any] = []
-        stubborn = False
+        call, stubborn = next(self._log.calls), False
         try:
             for task in batch:
-                act = await self._run(task, in_vain=stubborn)
+                act = await self._run(task, call=call, in_vain=stubborn)
                 stubborn = stubborn or act.kind == STUBBORN
                 match act.kind:
                     case "releases":
@@ -87,21 +87,20 @@ class Taskers:
 
     # One task -----------------------------------------------------------------------------------------------
 
-    async def _run(self, task: Task[Plan], *, in_vain: bool = False) -> Act:
+    async def _run(self, task: Task[Plan], *, call: int, in_vain: bool = False) -> Act:
         """Returns what was done; `over` says done if the task is to be finished. `in_vain`: what came before it in the batch may
         have swallowed the cancellation.
         """
         act = self._resource.next_act(task)
         run = next(self._log.runs)
-        self._note("begun", task, run=run, how=STUBBORN if in_vain else act.kind)
+        self._note("begun", task, run=run, call=call, how=STUBBORN if in_vain else act.kind)
         self._resource.strangers.append(task)
         how = "cancelled"
         try:
             how = await self._do(task, act)
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
-            how = f"raised {type(error).__name__}"
+            if act.kind == "raises a cancellation" or not isinstance(error, asyncio.CancelledError):
+                how = f"raised {type(error).__name__}"
             raise
         finally:
             self._note("over", task, run=run, how=how)
@@ -123,12 +122,12 @@ class Taskers:
         match act.kind:
             case "in the transaction":
                 async with task.transaction() as connection:
-                    await asyncio.sleep(act.seconds)
+                    await asyncio.sleep(min(act.seconds, 30.0))
                     connection.write(lambda: self._note("effect", task))
             case "in its own transaction":
                 async with MemoryTransaction() as connection:
                     await task.finish_in(connection)
-                    await asyncio.sleep(act.seconds)
+                    await asyncio.sleep(min(act.seconds, 30.0))
                     connection.write(lambda: self._note("effect", task))
             case "outside" | "long" | "outside late" | "is stubborn":
                 await self._write_outside(task, act)

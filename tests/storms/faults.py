@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from session_lock import Runner, finish, keepalive, lease, session
+from session_lock.database import Beat
 from session_lock.errors import DatabaseError
 from session_lock.held import HeldTasks
 from session_lock.hold import Ending, Hold
@@ -150,6 +152,16 @@ def the_expired_live_until_they_are_ended(patch: Patch) -> None:
     patch.setattr(MemorySession, "live", lambda self, now: not self.ended)
 
 
+def a_draining_session_is_not_renewed(patch: Patch) -> None:
+    bump = MemoryDatabase.bump_session
+
+    async def in_words_only(self: Any, holder: Any, *, ttl: float, draining: bool, running: int = 0) -> Beat:
+        beat = await bump(self, holder, ttl=0.0 if draining else ttl, draining=draining, running=running)
+        return replace(beat, left=ttl)
+
+    patch.setattr(MemoryDatabase, "bump_session", in_words_only)
+
+
 def the_dead_are_not_ended(patch: Patch) -> None:
     patch.setattr(MemoryDatabase, "_end_expired", lambda *_: None)
 
@@ -211,10 +223,6 @@ def a_finished_task_stays_open(patch: Patch) -> None:
 
 def effects_do_not_wait_for_the_commit(patch: Patch) -> None:
     patch.setattr(MemoryTransaction, "write", lambda _, effect: effect())
-
-
-def a_transaction_outlives_its_lease(patch: Patch) -> None:
-    patch.setattr(MemoryTransaction, "limit", lambda *_: None)
 
 
 def a_rollback_of_the_finish_alone(patch: Patch) -> None:

@@ -50,7 +50,32 @@ def test_the_same_seed_plays_the_same_hour() -> None:
 
 # What the promises are for --------------------------------------------------------------------------------------
 
-FOUND: dict[faults.Fault, tuple[int, set[promises.Promise]]] = {}
+FOUND: dict[faults.Fault, tuple[int, set[promises.Promise]]] = {
+    faults.the_deadline_counts_from_the_reply: (52, {promises.in_its_lease}),
+    faults.nobody_fences_itself: (0, {promises.in_its_lease}),
+    faults.a_lost_session_still_holds: (0, {promises.in_its_lease}),
+    faults.a_loss_cancels_nobody: (0, {promises.in_its_lease, promises.apart}),
+    faults.a_finish_is_tried_once: (3, {promises.all_done}),
+    faults.no_keepalive_while_it_drains: (0, {promises.cancelled_with_reason}),
+    faults.a_keepalive_that_fails_is_the_last: (2, {promises.cancelled_with_reason}),
+    faults.the_abandoned_are_given_away: (7, {promises.in_its_lease, promises.apart}),
+    faults.a_stop_waits_for_the_stubborn: (7, {promises.stopped_in_time}),
+    faults.a_keepalive_outlives_its_session: (8, {promises.stopped_in_time}),
+    faults.who_loses_its_session_takes_its_time: (3, {promises.came_back}),
+    faults.what_fails_is_finished: (0, {promises.accomplished}),
+    faults.a_finish_without_the_token: (1, {promises.fenced, promises.apart, promises.again_with_reason}),
+    faults.the_expired_live_until_they_are_ended: (0, {promises.fenced, promises.dead_for_ever}),
+    faults.a_draining_session_is_not_renewed: (0, {promises.kept}),
+    faults.the_dead_are_not_ended: (3, {promises.all_done, promises.followed}),
+    faults.the_dead_keep_their_tasks: (0, {promises.all_done}),
+    faults.who_shows_no_life_for_a_while_is_dead: (0, {promises.one_owner, promises.apart}),
+    faults.what_is_held_is_claimed_again: (0, {promises.apart, promises.again_with_reason}),
+    faults.a_claim_whose_answer_was_lost_is_lost: (3, {promises.all_done}),
+    faults.tokens_do_not_grow: (0, {promises.one_owner}),
+    faults.a_finished_task_stays_open: (0, {promises.finished_once}),
+    faults.effects_do_not_wait_for_the_commit: (3, {promises.effects_once}),
+    faults.a_rollback_of_the_finish_alone: (0, {promises.finished_once, promises.kept}),
+}
 """The first hour in which each is found, and by what."""
 
 

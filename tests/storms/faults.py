@@ -109,13 +109,17 @@ def a_stop_waits_for_the_stubborn(patch: Patch) -> None:
     patch.setattr(Hold, "_stop_waiting", lambda _: None)
 
 
-def a_keepalive_outlives_its_session(patch: Patch) -> None:
+def who_stops_keeps_its_session(patch: Patch) -> None:
     renew = keepalive.keepalive
 
     async def unbound(hold: Hold[Any], stop: Callable[[], None]) -> None:
         await asyncio.shield(renew(hold, stop))
 
+    async def never(*_: Any) -> None:
+        pass
+
     patch.setattr(lease, "keepalive", unbound)
+    patch.setattr(lease, "_end", never)
 
 
 def who_loses_its_session_takes_its_time(patch: Patch) -> None:
@@ -200,14 +204,14 @@ def a_claim_whose_answer_was_lost_is_lost(patch: Patch) -> None:
     patch.setattr(MemoryDatabase, "_is_free", free)
 
 
-def tokens_do_not_grow(patch: Patch) -> None:
+def tokens_go_back(patch: Patch) -> None:
     claim = MemoryDatabase._claim
 
-    def again(self: Any, row: Any, holder: Any, now: float) -> Any:
-        row.token = 0
+    def back(self: Any, row: Any, holder: Any, now: float) -> Any:
+        row.token -= 2
         return claim(self, row, holder, now)
 
-    patch.setattr(MemoryDatabase, "_claim", again)
+    patch.setattr(MemoryDatabase, "_claim", back)
 
 
 def a_finished_task_stays_open(patch: Patch) -> None:

@@ -12,6 +12,9 @@ from tests.storms.scripts import SETTINGS, STUBBORN, Instance
 
 Span = tuple[float, float]
 
+LONGEST_CALL = 20 * SETTINGS.call_timeout
+"""Seconds after which the database may still do what was asked of it."""
+
 
 @dataclass
 class Session:
@@ -186,6 +189,30 @@ class History:
             and not self.was_harmed(who, begin - LONGEST_CALL, end)
         )  # fmt: skip
 
+    def is_idle(self, who: int, begin: float, end: float) -> bool:
+        """It has a session, nothing to do, and nothing harms it."""
+        has_session = any(
+            each.who == who and each.at <= begin and each.dead_at >= end for each in self.sessions.values()
+        )
+        at_work = any(
+            run.who == who and run.begun_at <= end and run.over_at >= begin for run in self.runs.values()
+        )
+        return self.is_calm(who, begin, end) and has_session and not at_work
 
-LONGEST_CALL = 20 * SETTINGS.call_timeout
-"""Seconds after which the database may still do what was asked of it."""
+    def may_run_on(self, run: Run, session: Session) -> bool:
+        """Beyond the end of its lease: who was frozen when it was to be cancelled, or ignores it, until its lease runs out."""
+        if run.stubborn:
+            return session.ended_at > session.dead_at or session.expired
+        begin = session.dead_at - SETTINGS.cancel_grace - SETTINGS.guard - 1.0
+        return self.may_be_late(session, begin, self.end_of(run))
+
+    # Runs ----------------------------------------------------------------------------------------------------
+
+    def end_of(self, run: Run) -> float:
+        return min(run.over_at, self.lives[run.who].killed_at)
+
+    def runs_by_task(self) -> dict[int, list[Run]]:
+        runs: dict[int, list[Run]] = defaultdict(list)
+        for run in self.runs.values():
+            runs[run.task].append(run)
+        return runs

@@ -1,15 +1,15 @@
 """What is promised, each as a function from what has happened to what is wrong with it: nothing, where all is right.
 
-The names in parentheses are those of the guarantees in `docs/adr` and of the checkers that the plan of tests names.
+In parentheses: S and L of the guarantees (safety, liveness), C of the checkers that look for them, P of a fault of processes.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from math import inf
 
-from tests.storms.history import LONGEST_CALL, History, Run, Session
+from tests.storms.history import LONGEST_CALL, History
 from tests.storms.scripts import HOUR, SETTINGS, STUBBORN
 
 SETTLING = ("finished", "released", "parked", "discarded")
@@ -96,21 +96,19 @@ def in_its_lease(history: History) -> Iterator[str]:
             yield f"{event}: its lease has run out at {session.dead_at:.3f}"
     for run in history.runs.values():
         session = history.sessions[run.session]
-        if run.begun_at < session.dead_at < _end(history, run) - MOMENT and not _may_run_on(
-            history, run, session
+        if run.begun_at < session.dead_at < history.end_of(run) - MOMENT and not history.may_run_on(
+            run, session
         ):
             yield f"run {run.number} of task {run.task} went on to {run.over_at:.3f}, its lease to {session.dead_at:.3f}"
 
 
 def apart(history: History) -> Iterator[str]:
     """Two runs of a task are not under way at once, unless the older one could not know better (C5)."""
-    for runs in _by_task(history).values():
+    for runs in history.runs_by_task().values():
         for number, older in enumerate(runs):
             session = history.sessions[older.session]
             for newer in runs[number + 1 :]:
-                if newer.begun_at < _end(history, older) - MOMENT and not _may_run_on(
-                    history, older, session
-                ):
+                if newer.begun_at < history.end_of(older) - MOMENT and not history.may_run_on(older, session):
                     yield f"run {newer.number} of task {older.task} began at {newer.begun_at:.3f} beside run {older.number}"
 
 
@@ -147,7 +145,7 @@ def newest_outside(history: History) -> Iterator[str]:
 
 def accomplished(history: History) -> Iterator[str]:
     """What is finished was said to be done; what is discarded was to be, or is out of attempts (S7)."""
-    runs = _by_task(history)
+    runs = history.runs_by_task()
     for event in history.log.events:
         if event.what in {"finished", "discarded"}:
             mine = [run for run in runs[event.task] if run.token == event.token]
@@ -175,7 +173,7 @@ def all_done(history: History) -> Iterator[str]:
 
 def again_with_reason(history: History) -> Iterator[str]:
     """What is done is not run again, unless its session was lost before it was recorded, or its claim (C2)."""
-    for task, runs in _by_task(history).items():
+    for task, runs in history.runs_by_task().items():
         for older, newer in zip(runs, runs[1:], strict=False):
             if older.how != "done" or older.undone or newer.token < older.token:
                 continue
@@ -236,7 +234,7 @@ def followed(history: History) -> Iterator[str]:
             continue
         idle = [
             who for who in history.lives
-            if _is_idle(history, who, session.dead_at - LOST_WITHIN, session.dead_at + FOLLOWED_WITHIN)
+            if history.is_idle(who, session.dead_at - LOST_WITHIN, session.dead_at + FOLLOWED_WITHIN)
         ]  # fmt: skip
         if idle:
             yield f"session {session.id} died at {session.dead_at:.3f}, and {idle} did not see it"
@@ -261,7 +259,7 @@ def came_back(history: History) -> Iterator[str]:
 def stopped_in_time(history: History) -> Iterator[str]:
     """A stop takes no longer than it may, and leaves nothing behind but what is stubborn (L5, C9)."""
     for who, life in history.lives.items():
-        begin = max(life.stops_at, *(until for _, until in life.frozen), 0.0, 0.0)
+        begin = max([life.stops_at, *(until for _, until in life.frozen)])
         if life.killed_at == inf and life.left_at > begin + STOPPED_WITHIN + MOMENT:
             yield f"instance {who} was to stop at {begin:.3f} and left at {life.left_at:.3f}"
         if life.how not in {"", "SystemExit"}:
@@ -276,7 +274,9 @@ def none_for_ever(history: History) -> Iterator[str]:
     for session in history.sessions.values():
         gone_at = history.lives[session.who].gone_at
         # What it had said before may be heard later.
-        if session.renewed_at[-1] > gone_at and not history.was_harmed(session.who, gone_at - 80, gone_at):
+        if session.renewed_at[-1] > gone_at and not history.was_harmed(
+            session.who, gone_at - LONGEST_CALL, gone_at
+        ):
             yield f"session {session.id} was renewed after its instance was gone"
 
 
@@ -289,37 +289,6 @@ PROMISES: tuple[Promise, ...] = (
 
 
 # What they are made of -----------------------------------------------------------------------------------------
-
-
-def _by_task(history: History) -> dict[int, list[Run]]:
-    runs: dict[int, list[Run]] = defaultdict(list)
-    for run in history.runs.values():
-        runs[run.task].append(run)
-    return runs
-
-
-def _end(history: History, run: Run) -> float:
-    return min(run.over_at, history.lives[run.who].killed_at)
-
-
-def _may_run_on(history: History, run: Run, session: Session) -> bool:
-    """Beyond the end of its lease: who was frozen when it was to be cancelled, or ignores it, until its lease runs out."""
-    begin = session.dead_at - SETTINGS.cancel_grace - SETTINGS.guard - 1.0
-    if run.stubborn:
-        return session.ended_at > session.dead_at or session.expired
-    return history.may_be_late(session, begin, _end(history, run))
-
-
-def _is_idle(history: History, who: int, begin: float, end: float) -> bool:
-    """It has a session, nothing to do, and nothing harms it."""
-    mine = [session for session in history.sessions.values() if session.who == who]
-    return (
-        history.is_calm(who, begin, end)
-        and any(session.at <= begin and session.dead_at >= end for session in mine)
-        and not any(
-            run.who == who and run.begun_at <= end and run.over_at >= begin for run in history.runs.values()
-        )
-    )
 
 
 def _posthumous(history: History, *what: str) -> Iterator[str]:

@@ -76,11 +76,12 @@ class Taskers:
                         pass
                     case "says too much":
                         others = [each for each in self._resource.strangers if each not in batch]
-                        odd += [task, task, *others[-3:], task.key, None]
+                        done.append(task)
+                        odd += [task, *others[-3:], task.key, None]
                     case _:
                         done.append(task)
         except BaseException:
-            for task in done + odd[:1]:
+            for task in done:
                 self._note("undone", task)
             raise
         return done + odd

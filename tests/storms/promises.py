@@ -103,13 +103,14 @@ def in_its_lease(history: History) -> Iterator[str]:
 
 
 def apart(history: History) -> Iterator[str]:
-    """Two runs of a task are not under way at once, unless the older one could not know better (C5)."""
+    """Two runs of a task are not under way at once, unless that of the older claim could not know better (C5)."""
     for runs in history.runs_by_task().values():
-        for number, older in enumerate(runs):
-            session = history.sessions[older.session]
-            for newer in runs[number + 1 :]:
-                if newer.begun_at < history.end_of(older) - MOMENT and not history.may_run_on(older, session):
-                    yield f"run {newer.number} of task {older.task} began at {newer.begun_at:.3f} beside run {older.number}"
+        for number, first in enumerate(runs):
+            for second in runs[number + 1 :]:
+                stale = min(first, second, key=lambda run: run.token)
+                beside = second.begun_at < history.end_of(first) - MOMENT
+                if beside and not history.may_run_on(stale, history.sessions[stale.session]):
+                    yield f"run {second.number} of task {first.task} began at {second.begun_at:.3f} beside run {first.number}"
 
 
 def effects_once(history: History) -> Iterator[str]:

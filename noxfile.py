@@ -107,6 +107,13 @@ def security(session: nox.Session) -> None:
 
 
 @nox.session
+def simulation(session: nox.Session) -> None:
+    """5,000 simulated hours of faults; `-- --from SEED` goes on where it was stopped, `-- SEED` shows one."""
+    session.install("-e", ".")
+    session.run("python", "-m", "tests.storms", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """The wheel, built and used as a stranger would."""
     session.install("-e", ".[test]")

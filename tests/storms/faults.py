@@ -82,17 +82,17 @@ def no_keepalive_while_it_drains(patch: Patch) -> None:
 
 
 def a_keepalive_that_fails_is_the_last(patch: Patch) -> None:
-    call = Hold.call
+    in_time = Hold.in_time
 
     async def no_more(hold: Hold[Any], what: str, verb: Any) -> Any:
         try:
-            return await call(hold, what, verb)
+            return await in_time(hold, what, verb)
         except DatabaseError:
             if what == "bump_session":
                 await asyncio.sleep(1000)
             raise
 
-    patch.setattr(Hold, "call", no_more)
+    patch.setattr(Hold, "in_time", no_more)
 
 
 def the_abandoned_are_given_away(patch: Patch) -> None:

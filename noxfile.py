@@ -91,6 +91,13 @@ def model(session: nox.Session) -> None:
 
 
 @nox.session
+def crossings(session: nox.Session) -> None:
+    """Every two statements of our SQL at every lock point, and 2000 threes; or, by their names, some of them, shown."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.sql.crossing", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """The wheel, built and used as a stranger would."""
     session.install("-e", ".[test]")

@@ -15,6 +15,9 @@ REFUSALS = {
     "SL002",  # finish_in: not held
     "55P03",  # the server was slow, and a wait came to its end: nothing has changed
 }
+KEEPALIVES = {"keepalive", "drain", "late keepalive"}
+FINISHES = {"finish", "finish another's", "finish in", "late finish", "late finish in"}
+"""These two are not in each other's way."""
 
 
 @dataclass
@@ -74,15 +77,22 @@ async def judge(scene: Scene, calls: Sequence[Seen]) -> list[str]:
 
 
 def _calls(calls: Sequence[Seen]) -> Iterator[str]:
-    others = {call.pid: call.statement.session for call in calls if call.statement.session}
+    by_pid = {call.pid: call.statement for call in calls}
     for call in calls:
-        what, waited = call.statement, [pid for pid in call.waited_for if pid in others]
+        what, waited = call.statement, [by_pid[pid] for pid in call.waited_for if pid in by_pid]
         if call.error and call.error not in REFUSALS:
             yield f"{what.name} failed with {call.error}"
         if call.over and what.needs_lease and call.error not in REFUSALS and not waited:
             yield f"{what.name} was not refused, although its session was over"
-        if isinstance(call.answer, Work) and any(others[pid] != what.session for pid in waited):
-            yield f"{what.name} waited for another session's call"
+        for other in waited:
+            if {what.name, other.name} & KEEPALIVES and {what.name, other.name} & FINISHES:
+                yield f"{what.name} waited for {other.name}"
+        if isinstance(call.answer, Work) or what.name == "retry":
+            for other in waited:
+                if other.name != "drop the session" and (
+                    other.session is None or other.session != what.session
+                ):
+                    yield f"{what.name} waited for {other.name}"
 
 
 # Tasks -----------------------------------------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """The scene of the crossings: one small world that is set back in a moment, its audit, and where calls can be stopped.
 
-There are eight tasks and four sessions:
+There are ten tasks and five sessions:
 
-    task        1        2        3         4       5       6       7         8
-    held by     first    first    second    -       dead    -       -         gone
-                                                            parked  finished
+    task        1      2      3       4    5     6        7          8     9      10
+    held by     first  first  second  -    dead  -        -          gone  swept  99
+                                                 parked   finished
 
-`first` has 30 seconds to live, `second` 300; `dead` has ended, `gone` has expired and nobody has ended it. Task 7 was
-finished by `first`, token 1. Triggers write down each change of a task's or a session's row. The same triggers are gates: a
+`first` has 30 seconds to live, `second` 300; `dead` has ended, `gone` has expired and nobody has ended it, `swept` had no task
+any more when somebody looked, and there is no session 99. Task 7 was finished by `first`, token 1. `second` is to cancel task 4,
+which it does not hold any more. Triggers write down each change of a task's or a session's row. The same triggers are gates: a
 call whose backend stands in `public.gate` waits there for an advisory lock, before or after what it writes.
 """
 
@@ -24,8 +25,8 @@ import asyncpg
 
 from tests.sql.schedule import Actor, Lab
 
-FIRST, SECOND, DEAD, GONE = 1, 2, 3, 4
-NONCES = {session: UUID(int=session) for session in (FIRST, SECOND, DEAD, GONE)}
+FIRST, SECOND, DEAD, GONE, SWEPT = 1, 2, 3, 4, 5
+NONCES = {session: UUID(int=session) for session in (FIRST, SECOND)}
 GATES = (
     """
 CREATE TABLE public.audit (
@@ -70,12 +71,14 @@ DELETE FROM public.audit; DELETE FROM public.gate; DELETE FROM public.effect;
 UPDATE public.test_clock SET ahead = 0;
 INSERT INTO session_lock.session (id, nonce, name, capacity, started_at, expires_at, ended_at) OVERRIDING SYSTEM VALUE
 SELECT s.id, lpad(to_hex(s.id), 32, '0')::uuid, 'email', 100, now() - interval '1 h', now() + s.lease,
-       CASE WHEN s.id = {DEAD} THEN now() - interval '1 s' END
-  FROM (VALUES ({FIRST}, interval '30 s'), ({SECOND}, '300 s'), ({DEAD}, '10 s'), ({GONE}, '-1 s')) AS s (id, lease);
+       CASE WHEN s.id IN ({DEAD}, {SWEPT}) THEN now() - interval '1 s' END
+  FROM (VALUES ({FIRST}, interval '30 s'), ({SECOND}, '300 s'), ({DEAD}, '10 s'), ({GONE}, '-1 s'), ({SWEPT}, '10 s')) AS s (id, lease);
+UPDATE session_lock.session SET swept_at = ended_at WHERE id = {SWEPT};
+UPDATE session_lock.session SET cancel_keys = '{{4}}' WHERE id = {SECOND};
 INSERT INTO public.email (id, address, session_id, claim_token, attempts, available_at, sent_at) OVERRIDING SYSTEM VALUE
 SELECT t.id, 'a', t.session, t.token, coalesce(sign(t.token), 0), now() - interval '1 h' + make_interval(secs => t.id), NULL
   FROM (VALUES (1, {FIRST}, 10), (2, {FIRST}, 20), (3, {SECOND}, 30), (4, NULL, NULL), (5, {DEAD}, 50), (6, NULL, 60), (7, NULL, 1),
-               (8, {GONE}, 80)) AS t (id, session, token);
+               (8, {GONE}, 80), (9, {SWEPT}, 90), (10, 99, 100)) AS t (id, session, token);
 UPDATE public.email SET available_at = 'infinity' WHERE id = 6;
 UPDATE public.email SET sent_at = now() WHERE id = 7;
 SET session_replication_role = origin;

@@ -60,11 +60,13 @@ async def alone(scene: Scene, names: str) -> list[str]:
         if names.startswith("leave"):
             await admin.execute(CLEAN_UP)
     failures = await admin.fetch(
-        "SELECT name, task_key, max(attempt) AS attempt, error, count(*) AS times, max(at) - session_lock.clock() < interval '-20 s' AS old FROM session_lock.failure GROUP BY name, task_key, error"
+        "SELECT name, task_key, max(attempt) AS attempt, error, count(*) AS times,"
+        "       max(at) - session_lock.clock() < interval '-20 s' AS old"
+        "  FROM session_lock.failure GROUP BY name, task_key, error"
     )
     told = [line for change in changes if (line := _changed(change))]
     told += [
-        f"failure of {f['name']} {f['task_key']}: {f['error']} ({f['times']}, {f['attempt']})"
+        f"failure of {f['name']} {f['task_key']}: {f['error']} ({f['times']}, {f['attempt']}{', long ago' * f['old']})"
         for f in failures
     ]
     told += [f"heard {each!r}" for each in heard]
@@ -111,6 +113,8 @@ SEQUENCES = [
     "finish one of two; finish one of two",
     "give back; finish",
     "give back; give back",
+    "give back; discard",
+    "put off; put off",
     "cancel; give back",
     "cancel; put off",
     "cancel; park",
@@ -132,6 +136,8 @@ SEQUENCES = [
     "second is asked to cancel 1; look",
     "no attempts; give back",
     "no attempts; end",
+    "two attempts; end",
+    "two attempts; give back",
     "21 failures each; put off",
     "21 failures each; another takes over",
     "leave the finished open; finish",
@@ -185,6 +191,7 @@ SEQUENCES = [
     "close 6; retry",
     "park 1 by hand; retry",
     "another looks later; retry",
+    "cancel 2; look for one knowing nothing",
     "look; look",
     "another looks; look; look",
     "leave the discarded open; discard",

@@ -203,7 +203,19 @@ def pairs(points: dict[str, list[str]]) -> Iterator[str]:
                 yield f"{stopped} @ {point} | {free}"
 
 
-PICKED = ["keepalive @ before COMMIT | drain", "finish in @ before COMMIT | keepalive"]
+PICKED = [
+    "keepalive @ before COMMIT | drain",
+    "finish in @ before COMMIT | keepalive",
+    "look @ before COMMIT | another looks",
+    "write @ before COMMIT | look",
+    "write @ before COMMIT | retry",
+    "another looks @ before COMMIT | look",
+    "finish in @ at its task's row | another takes over",
+    "finish in @ before COMMIT | end",
+    "cancel @ before COMMIT | give back",
+    "give back one @ before COMMIT | cancel",
+    "cancel of another's @ before COMMIT | another takes one over",
+]
 """Where what takes turns would not meet what a fault needs to be seen."""
 
 

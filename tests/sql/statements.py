@@ -49,16 +49,16 @@ def _call(
     return Statement(name, act, session, claims or more.get("finished", {}), later, needs_lease=verb != "end")
 
 
-def _twice(name: str, claims: list[tuple[int, int]], after: float | None = None) -> Statement:
-    """Two claims of one key: the last is not good, and says to put it off, to discard it, and why."""
+def _release(
+    name: str, *claims: tuple[int, int, float | None, bool, bool, str | None], wake: bool = False
+) -> Statement:
+    """Key, token, after, give_back, discard and error, of each."""
 
     async def act(scene: Scene, slot: int) -> Any:
-        actor, last = scene.actor(slot, FIRST), len(claims) - 1
+        actor = scene.actor(slot, FIRST)
         rows = await actor.connection.fetch(
-            f"SELECT * FROM session_lock.release_tasks_{actor.functions}($1, $2, $3, $4, $5, $6, $7, $8, false)",
-            actor.id, actor.nonce, [key for key, _ in claims], [token for _, token in claims],
-            [after if n < last else float("inf") for n in range(last + 1)], [n < last for n in range(last + 1)],
-            [n == last for n in range(last + 1)], [None if n < last else "old" for n in range(last + 1)],
+            f"SELECT * FROM session_lock.release_tasks_{actor.functions}($1, $2, $3, $4, $5, $6, $7, $8, {wake})",
+            actor.id, actor.nonce, *(list(each) for each in zip(*claims, strict=True)),
         )  # fmt: skip
         return sorted((row["task_key"], row["outcome"]) for row in rows)
 
@@ -107,6 +107,8 @@ async def _start(scene: Scene, slot: int) -> Any:
 
 
 MINE = {1: 10, 2: 20}
+KEPT = (None, True, False, None)
+BAD = (float("inf"), False, True, "old")
 WHOLE = [
     Statement("start", _start),
     _call("keepalive", "bump", ttl=60),
@@ -180,6 +182,7 @@ ALONE = {
         _call("finish with an old token", "finish", claims={1: 9}),
         _call("finish without a token", "finish", claims={1: None}),
         _finish_in("finish in with an old token", FIRST, {1: 9}),
+        _finish_in("finish in with tokens exchanged", FIRST, {1: 20, 2: 10}),
         _finish_in("finish in of another's", FIRST, {3: 30}),
         _finish_in("finish in of one", FIRST, {1: 10}),
         _finish_in("finish in of none", FIRST, {}),
@@ -201,14 +204,19 @@ ALONE = {
         _retry("retry 4", [4]),
         _call("late end", "end", claims=MINE, later=31),
         Statement("start later", _start, later=50),
-        _twice("give back beside an old token of it", [(2, 20), (1, 10), (1, 9)]),
-        _twice("give back beside another's token of it", [(2, 20), (1, 10), (1, 20)]),
-        _twice("put off beside an old token of it", [(1, 10), (1, 9)], after=60),
+        _call("look for one knowing nothing", "get_work", 1, held=[]),
+        _release("give back for the others", (1, 10, *KEPT), wake=True),
+        _release("give back beside an old token of it", (2, 20, *KEPT), (1, 10, *KEPT), (1, 9, *BAD)),
+        _release("give back beside another's token of it", (2, 20, *KEPT), (1, 10, *KEPT), (1, 20, *BAD)),
+        _release("give back after another's token of it", (1, 20, *BAD), (1, 10, *KEPT), (2, 20, *KEPT)),
+        _release("put off beside an old token of it", (1, 10, 60, True, False, None), (1, 9, *BAD)),
+        _release("park one and put the other off", (1, 10, float("inf"), False, False, None), (2, 20, 60, False, False, None)),
         _people("close 6", "UPDATE public.email SET failed_at = now() WHERE id = 6"),
         _people("park 1 by hand", "UPDATE public.email SET available_at = 'infinity' WHERE id = 1"),
         _people("close 1", "UPDATE public.email SET failed_at = now() WHERE id = 1"),
         _people("open all", "UPDATE public.email SET failed_at = NULL WHERE id < 7"),
         _people("no attempts", "UPDATE public.email SET attempts = 0"),
+        _people("two attempts", "UPDATE public.email SET attempts = 2 WHERE id < 3"),
         _people("21 failures each", "INSERT INTO session_lock.failure (name, task_key, attempt, at, error) SELECT n, k, g, now(), 'old' FROM unnest(ARRAY['email', 'letter']) AS n, unnest(ARRAY['1', '2', '3']) AS k, generate_series(1, 20) AS g"),
         _people("leave the finished open", "CREATE FUNCTION public.stubborn() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN new.sent_at := NULL; RETURN new; END'; CREATE TRIGGER stubborn BEFORE UPDATE ON public.email FOR EACH ROW EXECUTE FUNCTION public.stubborn()"),
         _people("leave the discarded open", "CREATE FUNCTION public.stubborn() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN new.failed_at := NULL; RETURN new; END'; CREATE TRIGGER stubborn BEFORE UPDATE ON public.email FOR EACH ROW EXECUTE FUNCTION public.stubborn()"),

@@ -114,6 +114,20 @@ def simulation(session: nox.Session) -> None:
 
 
 @nox.session
+def crossings(session: nox.Session) -> None:
+    """Every two statements of our SQL at every lock point, and 2000 threes; or, by their names, some of them, shown."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.sql.crossing", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Every small fault in our SQL is seen by some test; writes docs/reference/sql-mutants.md. `-- --part 1/4` for a part of them."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.sql.hunt", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """The wheel, built and used as a stranger would."""
     session.install("-e", ".[test]")

@@ -174,7 +174,7 @@ async def template(server_dsn: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _fresh_database(server_dsn: str, template: str) -> AsyncIterator[TestDatabase]:
+async def fresh_database(server_dsn: str, template: str) -> AsyncIterator[TestDatabase]:
     name = f"test_{secrets.token_hex(6)}"
     await _execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
@@ -186,14 +186,14 @@ async def _fresh_database(server_dsn: str, template: str) -> AsyncIterator[TestD
 @pytest.fixture
 async def database(server_dsn: str, template: str) -> AsyncIterator[TestDatabase]:
     """A fresh copy of the template, dropped after the test, whoever is still connected."""
-    async with _fresh_database(server_dsn, template) as fresh:
+    async with fresh_database(server_dsn, template) as fresh:
         yield fresh
 
 
 @pytest.fixture
 async def elsewhere(server_dsn: str, template: str) -> AsyncIterator[TestDatabase]:
     """Another one, for tests of several."""
-    async with _fresh_database(server_dsn, template) as fresh:
+    async with fresh_database(server_dsn, template) as fresh:
         yield fresh
 
 

@@ -172,3 +172,24 @@ async def test_the_next_due_time_is_known_by_an_index_of_its_own_where_the_order
         assert (await runner.get_work()).next_due == pytest.approx(7, abs=2)
         await lab.admin.execute(render("tasks.down.sql", by_address, await read_shape(lab.admin, by_address)))
         assert await lab.admin.fetchval("SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'due_%'") == 0
+
+
+async def test_a_task_that_is_closed_when_its_session_ends_meanwhile_stays_as_it_is(lab):
+    [key] = await lab.add(1)
+    holder, people = await lab.runner(), await lab.runner()
+    await holder.get_work()
+    async with asking_while_locked(lab, people, holder, key) as call:
+        await lab.admin.execute("UPDATE session_lock.session SET ended_at = now() WHERE id = $1", holder.id)
+        await lab.admin.execute("UPDATE public.email SET sent_at = now() WHERE id = $1", key)
+    assert await call == "closed"
+    assert (await lab.row(key))["failed_at"] is None
+
+
+async def test_who_cancels_a_locked_task_is_told_so_and_does_not_wait(lab):
+    [key] = await lab.add(1)
+    people = await lab.runner()
+    async with lab.admin.transaction():
+        await lab.admin.execute("SELECT FROM public.email FOR NO KEY UPDATE")
+        waits, call = await lab.begin(people, cancel(lab, people, key))
+        assert not waits
+        assert await call == "locked"

@@ -1375,3 +1375,97 @@ async def test_a_reader_that_freezes_keeps_nobody_else_from_renewing_its_lease(l
     finally:
         await transaction.rollback()
     assert renewed is lab.shipped
+
+
+# What a mutant of the SQL needed to be seen (tests/sql/hunt.py) ----------------------------------------------
+
+
+async def test_a_session_that_drains_lends_its_capacity_to_nobody(lab):
+    """It has the lowest id, so that who counted it would take its capacity for that of the next."""
+    await lab.add(12)
+    draining, small, large = [await lab.runner(capacity=capacity) for capacity in (100, 10, 50)]
+    await draining.bump(draining=True)
+    shares = [(await runner.get_work(over_share=False)).share for runner in (small, large)]
+    assert shares == [2, 10]
+
+
+async def test_a_look_ends_at_most_a_hundred_that_have_expired(lab):
+    await lab.own_clock()
+    await lab.admin.execute(
+        "INSERT INTO session_lock.session (name, capacity, started_at, expires_at)"
+        " SELECT 'email', 1, now(), now() FROM generate_series(1, 150)"
+    )
+    runner = await lab.runner()
+    await runner.get_work()
+    ended = "SELECT count(*) FROM session_lock.session WHERE ended_at IS NOT NULL"
+    assert await lab.admin.fetchval(ended) == 100
+    await runner.get_work()
+    assert await lab.admin.fetchval(ended) == 150
+
+
+async def test_finish_in_waits_for_its_own_rows_alone_and_in_the_order_of_keys(lab):
+    first, second, other = await lab.add(3)
+    runner = await lab.runner()
+    claims = (await runner.get_work()).claims
+    await lab.admin.execute(
+        "UPDATE public.email SET body = 'moved' WHERE id = $1", first
+    )  # now it is the last in the table
+    for scan in ("indexscan", "indexonlyscan", "bitmapscan"):
+        await runner.execute(f"SET enable_{scan} = off")
+    async with lab.admin.transaction():
+        await lab.admin.execute("SELECT FROM public.email WHERE id = ANY ($1) FOR UPDATE", [first, other])
+        waits, call = await lab.begin(runner, runner.finish_in({first: 1, second: 1}))
+        assert waits
+        free = await lab.admin.fetch("SELECT FROM public.email WHERE id = $1 FOR UPDATE SKIP LOCKED", second)
+        assert len(free) == 1  # it waits for the first, and has not locked the second
+    await call
+    async with lab.admin.transaction():
+        await lab.admin.execute("SELECT FROM public.email WHERE id = $1 FOR UPDATE", second)
+        waits, call = await lab.begin(runner, runner.finish_in({other: claims[other]}))
+        assert not waits
+
+
+async def test_who_reads_a_reply_has_as_long_as_its_lease_is_and_no_longer(lab):
+    runner = await lab.runner(ttl=30)
+    async with runner.connection.transaction():
+        await runner.get_work()
+        left = await runner.connection.fetchval(
+            "SELECT setting::integer FROM pg_settings WHERE name = 'tcp_user_timeout'"
+        )
+        assert 25_000 < left <= 30_000
+    assert (
+        await runner.connection.fetchval(
+            "SELECT setting::integer FROM pg_settings WHERE name = 'tcp_user_timeout'"
+        )
+        == 0
+    )
+
+
+async def test_two_that_sweep_the_same_session_do_not_wait_for_each_other(lab):
+    dead, first, second = [await lab.runner() for _ in range(3)]
+    assert await dead.end()
+    async with first.connection.transaction():
+        await first.get_work()
+        waits, work = await lab.begin(second, second.get_work())
+        assert not waits
+    await work
+    assert (await lab.session(dead))["swept_at"] is not None
+
+
+@pytest.mark.parametrize("verb", ["finish", "release"])
+async def test_who_settles_a_task_locks_no_other(lab, verb):
+    first, second = await lab.add(2)
+    runner, other = await lab.runner(), await lab.runner()
+    claims = (await runner.get_work(1)).claims
+    async with runner.connection.transaction():
+        assert list(await getattr(runner, verb)(claims)) == [first]
+        assert (await other.get_work()).keys == [second]
+
+
+async def test_tasks_come_in_their_order_whatever_the_plan(lab):
+    keys = await lab.add(3)
+    await lab.admin.execute("UPDATE public.email SET body = 'moved' WHERE id = $1", keys[0])
+    runner = await lab.runner()
+    for scan in ("indexscan", "indexonlyscan", "bitmapscan"):
+        await runner.execute(f"SET enable_{scan} = off")
+    assert (await runner.get_work(2)).keys == keys[:2]

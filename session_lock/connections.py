@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
@@ -99,15 +100,17 @@ class Connections:
         self._options = options
         self._greet = greet
         self._size = size
+        self._lock = threading.Lock()
         self._in_loops: dict[asyncio.AbstractEventLoop, _InLoop] = {}
 
     def _here(self) -> _InLoop:
         """What there is in the running loop. A second asyncio.run begins anew: what the first has left is dead."""
         loop = asyncio.get_running_loop()
-        if loop not in self._in_loops:
-            self._in_loops = {each: here for each, here in self._in_loops.items() if not each.is_closed()}
-            self._in_loops[loop] = _InLoop(self._size)
-        return self._in_loops[loop]
+        with self._lock:  # there is the thread for keepalives
+            if loop not in self._in_loops:
+                self._in_loops = {each: here for each, here in self._in_loops.items() if not each.is_closed()}
+                self._in_loops[loop] = _InLoop(self._size)
+            return self._in_loops[loop]
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Connection]:
@@ -141,7 +144,7 @@ class Connections:
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109 (asyncpg's own, per connection)
         """Say goodbye to the idle ones, `timeout` seconds for each at most; those of other loops are given up."""
         here = self._here()
-        for loop, other in self._in_loops.items():
+        for loop, other in [*self._in_loops.items()]:
             if other is not here and not loop.is_closed():
                 loop.call_soon_threadsafe(other.terminate)
         while (connection := here.take()) is not None:

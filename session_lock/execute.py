@@ -86,6 +86,9 @@ async def _supervise(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> 
     """One call of the tasker in a task of its own, outside of the group, so that a stubborn one can be left behind."""
 
     async def call_tasker() -> object:
+        this = asyncio.current_task()  # an eager one begins before it is returned
+        assert this is not None
+        hold.guard.call_begins(this)
         try:
             return await awaitable(tasker(batch))
         except (KeyboardInterrupt, SystemExit) as error:
@@ -95,7 +98,6 @@ async def _supervise(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> 
 
     call = asyncio.create_task(call_tasker(), name=f"session_lock tasker, session {hold.lease.id}")
     hold.running[call] = batch
-    hold.guard.call_begins(call)
     try:
         in_time = await _within_its_time(hold, call, batch)
     except asyncio.CancelledError:  # the group is torn down by an error of ours: nobody will judge this call

@@ -19,7 +19,7 @@ from session_lock.errors import DatabaseError, SessionLost, TaskLost
 from session_lock.held import CANCELLED, claims_of
 from session_lock.pace import Pace
 from session_lock.room import Room
-from session_lock.session import Lease
+from session_lock.session import Lease, lease_clock
 from session_lock.settings import Settings
 from session_lock.tasks import Task
 from session_lock.telemetry import Telemetry
@@ -141,8 +141,13 @@ class Hold(Room[T]):
 
     def lost(self, error: SessionLost) -> None:
         """The server says that the session is gone."""
-        self.session.lost = True
+        self.gone()
         self.lose(str(error))
+
+    def gone(self) -> None:
+        """The deadline is now, for the server says so; who is cancelled has his grace all the same. From any thread."""
+        self.session.lost = True
+        self.guard.end_by(lease_clock() + self.settings.cancel_grace)
 
     def lose(self, reason: str) -> None:
         """Nothing may be done for the session any more, but to try to record what is accomplished."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias
@@ -36,8 +36,9 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
     here = asyncio.get_running_loop()
     there = keepalive_loop()
     beat_now = asyncio.Event()  # of that loop
+    tell = partial(_tell, here)
     renewing = asyncio.run_coroutine_threadsafe(
-        _renew(hold, stop, beat_now, partial(_tell, here), Pulse(here)), there
+        _carried(hold, _renew(hold, stop, beat_now, tell, Pulse(here)), tell), there
     )
     renewing.add_done_callback(lambda _: _tell(here, hold.beat_now.set))
     try:
@@ -48,6 +49,14 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
         renewing.result()
     finally:
         renewing.cancel()
+
+
+async def _carried(hold: Hold[Any], renewing: Coroutine[Any, Any, None], tell: Tell) -> None:
+    """An exit that the user's `connect` asks for is no business of the thread's: the Runner stops, and raises it then."""
+    try:
+        await renewing
+    except (KeyboardInterrupt, SystemExit) as error:
+        tell(hold.end, Ending.FAILED, error)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> None:
@@ -65,7 +74,7 @@ async def _renew(
     settings = hold.settings
     delay = settings.keepalive_interval
     failures = 0
-    while hold.ending is not Ending.LOST:
+    while hold.ending is not Ending.LOST and hold.session.left() > 0:
         await wait_for(beat_now, delay * random.uniform(0.9, 1.1))
         beat_now.clear()
         if pulse is not None:
@@ -95,7 +104,7 @@ async def _renew(
                     ),
                 )
         except SessionLost as error:
-            hold.session.lost = True  # for who asks before the loop turns
+            hold.gone()  # for who asks before the loop turns
             tell(hold.lost, error)
             return
         except DatabaseError as error:

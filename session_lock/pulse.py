@@ -35,5 +35,5 @@ class Pulse:
 
     def reset(self) -> None:
         """Count from now on: nothing could answer until now."""
-        if self._asked_at is not None:
-            self._asked_at = lease_clock()
+        self._asked_at = None
+        self.ask()

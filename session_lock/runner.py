@@ -8,6 +8,7 @@ import os
 import random
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
 from session_lock import session
@@ -193,20 +194,27 @@ class Runner(RunningBlock, Generic[T]):
         while not self._stopping.is_set():
             sent_at = session.lease_clock()
             try:
-                async with asyncio.timeout(self.settings.call_timeout):
-                    database = await self._find_database()
-                    identity = await database.identity()
-                    self._telemetry.name = self._name or identity.mapping
-                    self._arrive_at(identity)
-                    with self._telemetry.phase("start", capacity=capacity) as phase:
-                        lease = await database.start_session(
-                            capacity=capacity,
-                            ttl=self.settings.lease_ttl,
-                            label=_label(),
-                            app_version=self._app_version,
-                        )
-                        phase.set(session_id=lease.id)
-            except (DatabaseError, TimeoutError) as error:
+                with ExitStack() as undo:
+                    guard = watch_over(self.settings.on_stuck)
+                    undo.callback(guard.leave)
+                    async with asyncio.timeout(self.settings.call_timeout):
+                        database = await self._find_database()
+                        identity = await database.identity()
+                        self._telemetry.name = self._name or identity.mapping
+                        self._arrive_at(identity)
+                        with self._telemetry.phase("start", capacity=capacity) as phase:
+                            lease = await database.start_session(
+                                capacity=capacity,
+                                ttl=self.settings.lease_ttl,
+                                label=_label(),
+                                app_version=self._app_version,
+                            )
+                            phase.set(session_id=lease.id)
+                    undo.pop_all()
+            except (
+                DatabaseError,
+                OSError,
+            ) as error:  # a TimeoutError is one, and so is a watch that cannot start
                 if isinstance(error, DatabaseError) and not error.retryable:
                     raise
                 self._identity = None
@@ -223,7 +231,7 @@ class Runner(RunningBlock, Generic[T]):
             )
             return Hold(
                 lease, database, self.settings, self._telemetry, identity=identity, breaker=self._breaker,
-                pace=self._pace, turns=self._turns, guard=watch_over(self.settings.on_stuck), capacity=capacity, sent_at=sent_at,
+                pace=self._pace, turns=self._turns, guard=guard, capacity=capacity, sent_at=sent_at,
             )  # fmt: skip
         return None
 

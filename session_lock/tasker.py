@@ -144,6 +144,14 @@ def in_thread(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]
 
 _LEFT_BEHIND: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
+_THREADS: weakref.WeakKeyDictionary[asyncio.Task[Any], Future[Any]] = weakref.WeakKeyDictionary()
+
+
+def thread_of(call: asyncio.Task[Any]) -> Future[Any] | None:
+    """What ends when the thread that the call hangs in has ended; None if it is in none."""
+    thread = _THREADS.get(call)
+    return None if thread is None or thread.done() else thread
+
 
 def leave_behind(call: asyncio.Task[Any]) -> None:
     """The call is waited for no longer. If it hangs in a thread it lets the loop be closed all the same."""
@@ -162,6 +170,8 @@ class _Threads(Executor):
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
+        if (call := asyncio.current_task()) is not None:
+            _THREADS[call] = future
         inbox = None
         with contextlib.suppress(IndexError):
             inbox = self._idle.pop()

@@ -17,11 +17,13 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from session_lock.pulse import Pulse
 from session_lock.session import in_virtual_time, lease_clock
 from session_lock.settings import OnStuck
+from session_lock.tasker import thread_of
 from session_lock.watchdog import NEVER, Watchdog
 from session_lock.wording import describe, level_of
 
@@ -53,8 +55,15 @@ class Guard:
     def extend(self, deadline: float) -> None:
         """Its calls may go on until then, by `lease_clock`. From any thread."""
 
+    def end_by(self, deadline: float) -> None:
+        """They may not, but until then."""
+
     def call_begins(self, call: asyncio.Task[Any]) -> None:
         """A call of the tasker, until it has ended, be it waited for or not."""
+
+    def forsake(self) -> None:
+        """Its loop is closed."""
+        self.leave()
 
     def leave(self) -> None:
         """The lease is over."""
@@ -70,6 +79,7 @@ class Fence(Guard):
         self._deadline = -NEVER
         self._calls: set[asyncio.Task[Any]] = set()
         self._is_over = False
+        self._has_left = False
         self._lock = threading.Lock()
         self._watchdog = watchdog
         self._cell = 0 if watchdog is None else watchdog.take_cell()
@@ -79,13 +89,27 @@ class Fence(Guard):
             self._deadline = max(self._deadline, deadline)
             self._show()
 
+    def end_by(self, deadline: float) -> None:
+        with self._lock:
+            self._deadline = min(self._deadline, deadline)
+            self._show()
+
     def call_begins(self, call: asyncio.Task[Any]) -> None:
         with self._lock:
             self._calls.add(call)
             self._show()
         call.add_done_callback(self._call_ended)
 
+    def forsake(self) -> None:
+        if not self._is_over:  # what hangs in a thread goes on, and nothing else
+            for call in [*self._calls]:
+                self._call_ended(call)
+        self.leave()
+
     def _call_ended(self, call: asyncio.Task[Any]) -> None:
+        if (thread := thread_of(call)) is not None:  # it was left behind, and its loop has ended
+            thread.add_done_callback(lambda _: self._call_ended(call))
+            return
         with self._lock:
             self._calls.discard(call)
             self._show()
@@ -93,18 +117,23 @@ class Fence(Guard):
             self.leave()
 
     def _show(self) -> None:
+        if self._has_left:  # its cell may be another's
+            return
         until = self._deadline if self._calls else NEVER
-        if self._watchdog is None:
-            self.exit_at = until
-        else:
+        self.exit_at = until
+        if self._watchdog is not None:
             self._watchdog.set_cell(self._cell, until)
+            self.exit_at += 2 * LOOK_EVERY  # should there be no watchdog: it has died, or cannot be started
 
     def leave(self) -> None:
-        self._is_over = True
-        if not self._calls:
-            if self._watchdog is not None:
-                self._watchdog.give_cell_back(self._cell)
-            super().leave()
+        with self._lock:
+            self._is_over = True
+            if self._calls or self._has_left:
+                return
+            self._has_left = True
+        if self._watchdog is not None:
+            self._watchdog.give_cell_back(self._cell)
+        super().leave()
 
 
 class Watch:
@@ -120,19 +149,23 @@ class Watch:
 
     def over(self, on_stuck: OnStuck) -> Guard:
         """Watch over a new lease, and the running loop, until the guard has left."""
-        if on_stuck == "kill" and self._watchdog is None:
-            self._watchdog = Watchdog()
-        guard = (
-            Guard(self)
-            if on_stuck == "abandon"
-            else Fence(self, self._watchdog if on_stuck == "kill" else None)
-        )
+        with self._lock:
+            if on_stuck == "kill" and self._watchdog is None:
+                self._watchdog = Watchdog()
+        if on_stuck == "abandon":
+            guard = Guard(self)
+        else:
+            guard = Fence(self, self._watchdog if on_stuck == "kill" else None)
         with self._lock:
             self._guards.add(guard)
             self._loops.setdefault(guard.loop, _Loop())
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="session_lock watch", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError as error:
+                    self._guards.discard(guard)
+                    raise OSError(f"the watch over the event loop cannot start: {error}") from error
         return guard
 
     def leave(self, guard: Guard) -> None:
@@ -155,59 +188,75 @@ class Watch:
                 self._look(guards, loops, late=lease_clock() - due)
             except Exception as error:  # noqa: BLE001 (whatever it is, the watch goes on)
                 failures += 1
-                logger.log(level_of(failures), "the watch over the event loop failed: %s", describe(error))
+                with suppress(RuntimeError):  # no more threads
+                    _say(level_of(failures), "the watch over the event loop failed: %s", describe(error))
             now = lease_clock()
             pause = min([LOOK_EVERY, *(guard.exit_at - now for guard in guards)])
             due = now + pause
             time.sleep(max(pause, 0.001))
 
     def _look(self, guards: list[Guard], loops: list[_Loop], late: float) -> None:
+        for guard in guards:
+            if guard.loop.is_closed():
+                guard.forsake()
         if any(guard.exit_at <= lease_clock() for guard in guards):
             _exit()
         if late >= BLOCKED_AFTER:
-            logger.warning(
+            _say(
+                logging.WARNING,
                 "this process stood still for %.1f s: it was stopped, or a call held the interpreter's lock",
                 late,
             )
         for loop in loops:
             loop.look(stood_still=late >= BLOCKED_AFTER)
-        if self._watchdog is not None:
-            self._watchdog.look_after()
+        if self._watchdog is not None and (ended := self._watchdog.look_after()) is not None:
+            _say(logging.ERROR, "the watchdog had ended with status %d, and is started again", ended)
 
 
 class _Loop:
     """An event loop, as the thread sees it."""
 
     def __init__(self) -> None:
-        self._pulse = Pulse(asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
+        self._pulse = Pulse(self._loop)
         self._thread = threading.get_ident()
         self._blocked = 0.0  # seconds, as it was seen last
 
     def look(self, *, stood_still: bool) -> None:
+        if self._loop.is_closed():
+            return
         if stood_still:
             self._pulse.reset()
         silence = self._pulse.silence()
         if silence >= BLOCKED_AFTER and not self._blocked:
             frame = sys._current_frames().get(self._thread)  # noqa: SLF001 (there is no other way)
             where = "".join(traceback.format_stack(frame, limit=FRAMES))
-            logger.warning(
+            _say(
+                logging.WARNING,
                 "the event loop is blocked: no turn for %.1f s. Who computes or waits there belongs into a thread or process. "
                 "It is in\n%s",
                 silence, where,
             )  # fmt: skip
         if self._blocked and not silence:
-            logger.warning("the event loop turns again, after more than %.1f s", self._blocked)
+            _say(logging.WARNING, "the event loop turns again, after more than %.1f s", self._blocked)
         self._blocked = silence if silence >= BLOCKED_AFTER else 0.0
         self._pulse.ask()
 
 
 def _exit() -> None:
-    """End the process at once. The log is told in a thread of its own: its locks may be held by who is stuck."""
-    told = "tasks were run past the deadline of their lease: the process ends (on_stuck='exit')"
-    telling = threading.Thread(target=logger.critical, args=(told,), daemon=True)
+    """End the process at once, whatever fails."""
+    told = "tasks were run past the deadline of their lease: the process ends (on_stuck)"
+    try:
+        _say(logging.CRITICAL, told).join(LOOK_EVERY)
+    finally:
+        os._exit(EX_TEMPFAIL)
+
+
+def _say(level: int, told: str, *args: object) -> threading.Thread:
+    """Log it, in a thread of its own: the locks of the log may be held by who is stuck, and the deadlines do not wait for him."""
+    telling = threading.Thread(target=logger.log, args=(level, told, *args), daemon=True)
     telling.start()
-    telling.join(LOOK_EVERY)
-    os._exit(EX_TEMPFAIL)
+    return telling
 
 
 _watch = Watch()

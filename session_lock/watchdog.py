@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import math
 import mmap
 import os
@@ -14,12 +13,14 @@ from array import array
 from pathlib import Path
 
 from session_lock.errors import SettingsError
-
-logger = logging.getLogger("session_lock.watchdog")
+from session_lock.session import lease_clock
 
 PROGRAM = Path(__file__).with_name("watchdog_process.py")
 
 NEVER = math.inf
+
+START_AGAIN_EVERY = 5.0
+"""Seconds between two starts in a row: should it not come up, the process has other things to do."""
 
 MOST_CELLS = 4096
 """Leases of one process, at once, that its watchdog can see to."""
@@ -27,8 +28,16 @@ MOST_CELLS = 4096
 
 def check_watchdog() -> None:
     """Whether there can be one here: `SettingsError` says why not."""
-    if not hasattr(os, "pidfd_open"):
-        raise SettingsError('on_stuck="kill" needs Linux (pidfd_open); use on_stuck="exit" here')
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:
+        raise SettingsError(
+            'on_stuck="kill" needs pidfd_open of Linux 5.3; use on_stuck="exit" here'
+        ) from error
+    if not Path(sys.executable).name.startswith(("python", "pypy")):
+        raise SettingsError(
+            f'on_stuck="kill" starts a second Python, and {sys.executable!r} (sys.executable) is none; use on_stuck="exit" here'
+        )
     if os.getpid() == 1:
         raise SettingsError(
             'on_stuck="kill" does not work in process 1, which the kernel lets no process of its own container kill: '
@@ -46,7 +55,9 @@ class Watchdog:
         self._board[:] = array("d", [NEVER]) * MOST_CELLS
         self._free = list(range(MOST_CELLS))
         self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._process = self._start()
+        self._start_again_at = 0.0
         atexit.register(self._stop)
 
     def take_cell(self) -> int:
@@ -64,13 +75,14 @@ class Watchdog:
         with self._lock:
             self._free.append(number)
 
-    def look_after(self) -> None:
-        """Start it again, should it have died."""
-        if self._process.poll() is not None:
-            logger.error(
-                "the watchdog has ended with status %d, and is started again", self._process.returncode
-            )
-            self._process = self._start()
+    def look_after(self) -> int | None:
+        """Start it again, should it have died, which is told by its status."""
+        ended = self._process.poll()
+        if ended is None or lease_clock() < self._start_again_at:
+            return None
+        self._start_again_at = lease_clock() + START_AGAIN_EVERY
+        self._process = self._start()
+        return ended
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 (our own file)
@@ -82,5 +94,7 @@ class Watchdog:
         )
 
     def _stop(self) -> None:
+        if os.getpid() != self._pid:  # a fork of ours ends, which it does not watch over
+            return
         self._process.kill()
         self._process.wait()

@@ -62,6 +62,11 @@ async def blocking(_: Any) -> None:
     wait_in_the_loop(60)
 
 
+async def blocking_in_the_log(_: Any) -> None:
+    logging.getLogger().handlers[0].acquire()  # as who writes to a pipe that nobody reads
+    wait_in_the_loop(60)
+
+
 async def blocking_for_a_while(_: Any) -> None:
     wait_in_the_loop(4.5)  # a lease and a half
 

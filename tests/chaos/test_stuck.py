@@ -87,6 +87,7 @@ WAYS = [
     ("stubborn", "exit", EX_TEMPFAIL),
     ("stubborn_in_a_thread", "exit", EX_TEMPFAIL),
     ("blocking", "exit", EX_TEMPFAIL),
+    ("blocking_in_the_log", "exit", EX_TEMPFAIL),
     ("computing", "exit", EX_TEMPFAIL),
     ("stubborn", "kill", -signal.SIGKILL),
     ("holding_the_lock", "kill", -signal.SIGKILL),

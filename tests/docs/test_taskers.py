@@ -96,7 +96,10 @@ def test_the_taskers_of_the_page() -> None:
 def test_the_numbers_and_words_of_the_page_are_the_settings() -> None:
     text = Page("taskers.md").text
     settings = Settings()
-    assert f"`loop_stall` ({settings.loop_stall:g} s)" in text
+    assert (
+        f"`loop_stall` lets it: one that has given no turn for that long ({settings.loop_stall:g} s)"
+        in " ".join(text.split())
+    )
     assert f"`guard` ({settings.guard:g} s)" in text
     assert f"status {EX_TEMPFAIL}" in text
     assert re.findall(r'^\| `"(\w+)"` \|', text, flags=re.MULTILINE) == [*get_args(OnStuck)]

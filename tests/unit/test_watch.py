@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from session_lock import Runner, Settings, SettingsError, each, watch, watchdog
+from session_lock.beats import keepalive_loop
 from session_lock.pulse import Pulse
+from session_lock.tasker import in_thread, leave_behind
 from session_lock.testing import MemoryDatabase
 from tests.unit.virtual import until, virtual
 
@@ -122,6 +124,81 @@ def test_where_there_can_be_no_watchdog_that_is_said_before_it_runs(monkeypatch:
     monkeypatch.setattr(watchdog.os, "getpid", lambda: 1)
     with pytest.raises(SettingsError, match="process 1"):
         make()
-    monkeypatch.delattr(watchdog.os, "pidfd_open")
-    with pytest.raises(SettingsError, match="needs Linux"):
+    monkeypatch.setattr(watchdog.sys, "executable", "/opt/my-application")
+    with pytest.raises(SettingsError, match="starts a second Python, and '/opt/my-application'"):
         make()
+    monkeypatch.delattr(watchdog.os, "pidfd_open")
+    with pytest.raises(SettingsError, match="needs pidfd_open"):
+        make()
+
+
+# A fence -----------------------------------------------------------------------------------------------------
+
+
+class Board:
+    """Stands for a watchdog: what it would see."""
+
+    def __init__(self) -> None:
+        self.cells: dict[int, float] = {}
+
+    def take_cell(self) -> int:
+        return 7
+
+    def set_cell(self, number: int, at: float) -> None:
+        self.cells[number] = at
+
+    def give_cell_back(self, number: int) -> None:
+        del self.cells[number]
+
+
+async def test_a_fence_stands_while_there_are_calls_and_moves_with_the_lease() -> None:
+    board = Board()
+    fence = watch.Fence(watch.Watch(), board)  # type: ignore[arg-type]
+    fence.extend(100.0)
+    assert board.cells == {7: watchdog.NEVER}
+    call = asyncio.create_task(asyncio.sleep(60))
+    fence.call_begins(call)
+    assert board.cells == {7: 100.0}
+    fence.extend(120.0)
+    fence.extend(110.0)
+    assert board.cells == {7: 120.0}
+    fence.end_by(90.0)  # the server has said that the session is gone
+    assert board.cells == {7: 90.0}
+    fence.leave()
+    assert board.cells == {7: 90.0}, "a call that was abandoned goes on"
+    call.cancel()
+    await asyncio.wait({call})
+    await asyncio.sleep(0)
+    assert board.cells == {}
+    fence.extend(200.0)
+    assert board.cells == {}, "its cell may be another's by now"
+
+
+async def test_a_fence_stands_until_the_thread_of_a_call_that_was_left_behind_has_ended() -> None:
+    fence = watch.Fence(watch.Watch(), None)
+    fence.extend(100.0)
+    released = threading.Event()
+    call = asyncio.ensure_future(in_thread(lambda _: released.wait(10))(None))
+    fence.call_begins(call)
+    await asyncio.sleep(0.05)
+    leave_behind(call)
+    call.cancel()
+    await asyncio.wait({call})
+    fence.leave()
+    assert fence.exit_at == 100.0
+    released.set()
+    async with asyncio.timeout(10):
+        while fence.exit_at != watchdog.NEVER:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_exit_in_connect_ends_the_runner_and_not_the_thread() -> None:
+    class Exiting(MemoryDatabase[str]):
+        async def bump_session(self, *args: Any, **options: Any) -> Any:
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        await Runner(
+            Exiting({}), each(lambda task: asyncio.sleep(0)), Settings(**SHORT, keepalive="thread")
+        ).run()
+    assert asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "alive"), keepalive_loop()).result(5) == "alive"

@@ -31,6 +31,8 @@ AUDIT = """
 CREATE TABLE public.finish (email bigint NOT NULL, session bigint);
 CREATE FUNCTION public.note_finish() RETURNS trigger LANGUAGE plpgsql AS
   'BEGIN INSERT INTO public.finish VALUES (new.id, old.session_id); RETURN NULL; END';
+CREATE TABLE public.effect (email bigint NOT NULL);
+GRANT INSERT ON public.effect TO app;
 CREATE TRIGGER note_finish AFTER UPDATE ON public.email FOR EACH ROW
   WHEN ((old.sent_at IS NULL) <> (new.sent_at IS NULL)) EXECUTE FUNCTION public.note_finish();
 """
@@ -55,6 +57,12 @@ class Scene:
             self.cancelled[task.key] += 1
             raise
 
+    async def write(self, task: Any) -> None:
+        """Send, with an effect in the finishing transaction."""
+        await self.send(task)
+        async with task.transaction() as connection:
+            await connection.execute("INSERT INTO public.effect VALUES ($1)", task.key)
+
     async def add(self, count: int) -> list[int]:
         return await add_emails(self.admin, count)
 
@@ -78,9 +86,14 @@ class Scene:
         return await self.admin.fetchval(f"SELECT {question}", *arguments)
 
     async def until(self, condition: str) -> None:
-        async with asyncio.timeout(WITHIN):
-            while not await self.ask(condition):
-                await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(WITHIN):
+                while not await self.ask(condition):
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            for table in ("email", "session_lock.session", "session_lock.failure", "pg_stat_activity"):
+                print(*await self.admin.fetch(f"SELECT * FROM {table} LIMIT 30"), sep="\n")
+            raise
 
     async def until_finished(self) -> None:
         """All tasks that there are; each of them once, for good."""
@@ -89,6 +102,32 @@ class Scene:
             "SELECT e.id, count(f) FROM email AS e LEFT JOIN finish AS f ON f.email = e.id GROUP BY 1 HAVING count(f) <> 1"
         )
         assert wrong == []
+
+    async def until_written(self) -> None:
+        await self.until_finished()
+        assert await self.ask("count(DISTINCT email) FROM effect") == await self.ask("count(*) FROM email")
+        assert await self.ask("count(*) FROM effect") == await self.ask("count(*) FROM email")
+
+    async def set_clock(self, what: str) -> None:
+        """The clock of leases, which is `clock_timestamp()` else."""
+        await self.admin.execute(
+            f"CREATE OR REPLACE FUNCTION session_lock.clock() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$ SELECT {what} $$"
+        )
+
+    async def set_for_role(self, name: str, value: str | None) -> None:
+        """A parameter, for connections of the role `app` from here on; None: as it was."""
+        database = await self.ask("current_database()")
+        what = "RESET" if value is None else "SET"
+        await self.admin.execute(
+            f"ALTER ROLE {APP_ROLE} IN DATABASE {database} {what} {name}" + (f" = '{value}'" if value else "")
+        )
+
+    async def end_backends(self) -> int:
+        """Of the role `app`."""
+        return await self.ask(
+            "count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1 AND datname = current_database()",
+            APP_ROLE,
+        )
 
     async def sessions(self) -> tuple[int, int]:
         """How many there were, and how many of them have not ended."""

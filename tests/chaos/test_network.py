@@ -159,17 +159,10 @@ async def test_a_pgbouncer_that_pauses_restarts_and_loses_its_server(
                 pooler.start()
                 await scene.until_finished()
                 await scene.add(20)
-                await end_backends(scene)
+                await scene.end_backends()
                 await scene.until_finished()
                 assert runner.ready
                 injected("N12", 3)
-
-
-async def end_backends(scene: Scene) -> int:
-    return await scene.ask(
-        "count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-        " WHERE usename = 'app' AND datname = current_database()"
-    )
 
 
 # One connection, and its next call ----------------------------------------------------------------------
@@ -215,8 +208,7 @@ async def test_a_cancel_request_that_comes_late_harms_no_other_call(
 @pytest.mark.fault("N15")
 async def test_connections_that_are_dropped_when_they_idle(scene: Scene, injected: Injected) -> None:
     """Each keepalive, and each look, finds its connection dropped."""
-    database = await scene.ask("current_database()")
-    await scene.admin.execute(f"ALTER ROLE app IN DATABASE {database} SET idle_session_timeout = '150ms'")
+    await scene.set_for_role("idle_session_timeout", "150ms")
     async with scene.running(poll_interval=0.5, lease_ttl=6, call_timeout=2):
         for _ in range(60 if AT_NIGHT else 5):
             await scene.add(3)

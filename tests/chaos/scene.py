@@ -72,13 +72,14 @@ class Scene:
         connect: Connect | None = None,
         tasker: Tasker | None = None,
         *,
+        batches: Any = None,
         pool: Any = None,
         **changes: Any,
     ) -> AsyncIterator[Runner[Any]]:
-        """A Runner with a database of its own, that polls."""
+        """A Runner with a database of its own, that polls; `batches` is a tasker of whole batches."""
         async with (
             PostgresDatabase(connect or self.dsn, EMAILS, listen=False, pool=pool) as emails,
-            Runner(emails, each(tasker or self.send), replace(QUICK, **changes)) as runner,
+            Runner(emails, batches or each(tasker or self.send), replace(QUICK, **changes)) as runner,
         ):
             yield runner
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -30,9 +31,40 @@ auth_file = {folder}/users
 """
 
 
+class PgBouncer:
+    def __init__(self, dsn: str, command: list[str], log: Path) -> None:
+        self.dsn = dsn
+        """That leads to the database through it."""
+        self._command = command
+        self._log = log
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        _wait_for(urlsplit(self.dsn).port, self._process, self._log)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def pause(self) -> None:
+        """As the command PAUSE: whoever asks waits until `resume()`."""
+        self._process.send_signal(signal.SIGUSR1)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGUSR2)
+
+
 @contextmanager
 def pgbouncer(dsn: str, *, size: int = 2) -> Iterator[str]:
     """The DSN that leads to the same database through it; at most `size` backends serve all who connect."""
+    with one_to_harm(dsn, size=size) as it:
+        yield it.dsn
+
+
+@contextmanager
+def one_to_harm(dsn: str, *, size: int = 2) -> Iterator[PgBouncer]:
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
     program = shutil.which("pgbouncer", path=path)
     if program is None:
@@ -54,18 +86,16 @@ def pgbouncer(dsn: str, *, size: int = 2) -> Iterator[str]:
         if os.geteuid() == 0:  # it does not run as root
             Path(folder).chmod(0o755)
             command[1:1] = ["-u", "nobody"]
-        with Path(folder, "log").open("w+b") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
-            try:
-                _wait_for(own_port, process, Path(folder, "log"))
-                credentials = parts.netloc.rpartition("@")[0]
-                yield parts._replace(netloc=f"{credentials}@127.0.0.1:{own_port}").geturl()
-            finally:
-                process.kill()
-                process.wait()
+        credentials = parts.netloc.rpartition("@")[0]
+        own_dsn = parts._replace(netloc=f"{credentials}@127.0.0.1:{own_port}").geturl()
+        it = PgBouncer(own_dsn, command, Path(folder, "log"))
+        try:
+            yield it
+        finally:
+            it.kill()
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(port: int | None, process: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(200):
         if process.poll() is not None:
             break

@@ -14,6 +14,7 @@ from session_lock import DatabaseError, PostgresDatabase, Runner, Settings, each
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
 
+@pytest.mark.fault("N2")
 async def test_a_backend_that_stood_still_does_not_claim_what_the_session_runs(database) -> None:
     """SIGSTOP of the backends that get work, for longer than the call timeout: no task of the live session runs twice."""
     admin = await asyncpg.connect(database.admin_dsn)
@@ -78,6 +79,7 @@ def runs_here(pid: int) -> bool:
         return False
 
 
+@pytest.mark.fault("N1")
 async def test_the_backend_of_a_connection_that_was_lost_is_ended_too(database) -> None:
     """The network takes the connection from under a call; the server has not noticed, and its statement waits on."""
     admin = await asyncpg.connect(database.admin_dsn)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import asyncpg
+import pytest
 
 from session_lock import PostgresDatabase, Runner, Settings, each
 from session_lock.embedded import Server, temp_postgres
@@ -143,6 +144,7 @@ async def test_a_server_that_dies_and_whose_database_is_elsewhere(database: Test
     await there.close()
 
 
+@pytest.mark.fault("D2")
 async def test_a_fail_over_to_a_standby_that_is_promoted() -> None:
     """The session goes on at the new primary, and each effect is there once."""
 

@@ -59,6 +59,7 @@ async def tasker(task: Any) -> None:
             assert await connection.fetchval("SELECT $1::integer", 7) == 7
 
 
+@pytest.mark.fault("N11")
 async def test_everything_works_with_a_direct_way_to_listen(admin, database, pooler, caplog):
     heard = asyncio.Event()
     async with (
@@ -75,6 +76,7 @@ async def test_everything_works_with_a_direct_way_to_listen(admin, database, poo
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.fault("N7", "N11")
 async def test_deafness_is_noticed_and_said_and_polling_goes_on(admin, pooler, caplog, monkeypatch):
     monkeypatch.setattr(listener, "ECHO", 0.1)
     often = replace(HOURLY, poll_interval=0.05)
@@ -110,6 +112,7 @@ async def test_an_echo_on_the_back_of_the_answer_does_not_count(admin, database,
         assert "transaction pooler" in caplog.records[0].getMessage()
 
 
+@pytest.mark.fault("N11")
 async def test_no_call_is_torn_apart(admin, pooler):
     async def one() -> None:
         async with PostgresDatabase(unnamed(pooler), EMAILS, listen=False) as emails:
@@ -122,6 +125,7 @@ async def test_no_call_is_torn_apart(admin, pooler):
     await asyncio.gather(*(one() for _ in range(5)))
 
 
+@pytest.mark.fault("N11")
 async def test_who_gives_a_dsn_is_told_what_to_give_instead(admin, pooler):
     async with PostgresDatabase(pooler, EMAILS, listen=False) as emails:
         with pytest.raises(DatabaseError, match=r"transaction pooler .* statement_cache_size=0.* listen="):

@@ -98,6 +98,7 @@ WAYS = [
 """Of being stuck, what is set to become of it, and the status that the process ends with."""
 
 
+@pytest.mark.fault("P3", "P6", "P8")
 async def test_who_goes_on_past_the_deadline_is_ended_before_others_begin(stage: Stage) -> None:
     await add_emails(stage.admin, len(WAYS))
     processes = [await stage.start(way, on_stuck=on_stuck) for way, on_stuck, _ in WAYS]
@@ -130,6 +131,7 @@ async def test_who_goes_on_past_the_deadline_is_ended_before_others_begin(stage:
     assert overlaps == []
 
 
+@pytest.mark.fault("P3")
 async def test_a_process_that_is_stopped_while_nothing_runs_goes_on_and_its_watchdog_ends_with_it(
     stage: Stage,
 ) -> None:
@@ -150,6 +152,7 @@ async def test_a_process_that_is_stopped_while_nothing_runs_goes_on_and_its_watc
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.fault("P6")
 @pytest.mark.parametrize(("keepalive", "attempts"), [("thread", 1), ("loop", 2)])
 async def test_keepalives_in_a_thread_go_on_beside_a_blocked_loop(
     stage: Stage, keepalive: str, attempts: int
@@ -162,6 +165,7 @@ async def test_keepalives_in_a_thread_go_on_beside_a_blocked_loop(
     assert await stage.attempts() == {task: attempts}
 
 
+@pytest.mark.fault("P6", "P7")
 async def test_a_loop_that_is_blocked_for_good_is_said_to_be_and_its_lease_runs_out(stage: Stage) -> None:
     (task,) = await add_emails(stage.admin, 1)
     process = await stage.start("blocking", keepalive="thread", loop_stall=1)
@@ -176,6 +180,7 @@ async def test_a_loop_that_is_blocked_for_good_is_said_to_be_and_its_lease_runs_
     assert "is not kept alive: the event loop is blocked" in told
 
 
+@pytest.mark.fault("P3", "P17")
 async def test_the_watchdog_is_started_again(stage: Stage) -> None:
     process = await stage.start("waiting", on_stuck="kill")
     await add_emails(stage.admin, 1)

@@ -270,6 +270,7 @@ class Heard:
         return heard
 
 
+@pytest.mark.fault("N8")
 @pytest.mark.parametrize("by", ["call", "trigger"])
 async def test_quiet_is_silent_until_a_session_is_idle(admin, service, database, by):
     spy = await asyncpg.connect(database.admin_dsn)
@@ -430,6 +431,7 @@ def told(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list
     ]
 
 
+@pytest.mark.fault("N7", "N13")
 async def test_a_lost_connection_is_replaced_and_all_are_woken_once(admin, service, caplog, monkeypatch):
     monkeypatch.setattr(listener, "PROBE_INTERVAL", 3600)
     async with service.running():
@@ -446,6 +448,7 @@ async def test_a_lost_connection_is_replaced_and_all_are_woken_once(admin, servi
     assert "new tasks wait for the next poll" in told(caplog)[0]
 
 
+@pytest.mark.fault("N2", "N7")
 async def test_a_black_hole_is_noticed_and_replaced_and_polling_goes_on(
     admin, service, database, caplog, quick_probes
 ):
@@ -474,6 +477,7 @@ async def _all_but(found: Awaitable[list[int]], gone: int) -> bool:
     return len(pids) == 1 and gone not in pids
 
 
+@pytest.mark.fault("N2", "N7")
 async def test_a_black_hole_does_not_hold_up_who_leaves(admin, service, database, caplog, monkeypatch):
     monkeypatch.setattr(listener, "PROBE_INTERVAL", 0.01)
     monkeypatch.setattr(listener, "GOODBYE", 0.05)

@@ -201,6 +201,7 @@ async def test_a_snapshot_from_before_the_finish(admin: asyncpg.Connection, two:
     assert caught.value.retryable
 
 
+@pytest.mark.fault("D12")
 async def test_the_same_keys_in_two_orders(admin: asyncpg.Connection, two: Any):
     keys = [f"k{i:03}" for i in range(300)]
     stranger = admin.transaction()
@@ -308,6 +309,7 @@ async def test_what_is_refused_and_nothing_is_written(admin: asyncpg.Connection,
         await enqueue(object(), JOBS, 1)
 
 
+@pytest.mark.fault("D26")
 async def test_what_can_be_stored_is_stored(admin: asyncpg.Connection, two: Any):
     payloads = [
         "\\u0000",
@@ -407,6 +409,7 @@ async def test_a_runner_end_to_end(admin: asyncpg.Connection, database: TestData
     assert not (await enqueue(connection, JOBS, 1, dedup_key="k")).duplicate
 
 
+@pytest.mark.fault("D26")
 async def test_a_payload_that_cannot_be_read_fails_alone(admin: asyncpg.Connection, database: TestDatabase):
     await admin.execute("INSERT INTO jobs (payload) VALUES (repeat('9', 5000)::jsonb), ('\"fine\"')")
 

@@ -11,6 +11,7 @@ from session_lock.database import Claim, Handback, Outcome
 from .conftest import UNREADABLE, Suite, keys
 
 
+@pytest.mark.fault("B7")
 async def test_nothing_to_do(suite: Suite):
     lease = await suite.start()
     work = await suite.work(lease)
@@ -72,6 +73,7 @@ async def test_a_reopened_row_is_claimable_at_once(suite: Suite):
     assert again == Claim(key, 2)
 
 
+@pytest.mark.fault("B5")
 async def test_the_tasks_of_an_expired_session_are_claimable(suite: Suite):
     added = await suite.add(3)
     dead, live = await suite.start(), await suite.start()
@@ -98,6 +100,7 @@ async def test_a_row_of_the_dead_that_was_closed_and_reopened_is_found(suite: Su
     assert [key] in found
 
 
+@pytest.mark.fault("D13")
 async def test_a_locked_row_is_passed_over(suite: Suite):
     locked, *good = await suite.add(5)
     lease = await suite.start()
@@ -147,6 +150,7 @@ async def test_the_token_grows_with_every_claim_and_is_never_reset(suite: Suite)
     assert (await suite.row(key)).session_id is None
 
 
+@pytest.mark.fault("D26")
 async def test_a_row_that_cannot_be_decoded_is_held(suite: Suite):
     bad, good = *await suite.add(address=UNREADABLE), *await suite.add()
     lease = await suite.start()

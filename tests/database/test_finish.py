@@ -47,6 +47,7 @@ async def test_nothing_to_finish(suite: Suite):
     assert list(await suite.database.finish_tasks(await suite.start(), [])) == []
 
 
+@pytest.mark.fault("D22")
 async def test_a_task_that_is_gone_is_unknown(suite: Suite):
     (key,) = await suite.add()
     lease = await suite.start()
@@ -91,6 +92,7 @@ async def test_a_task_that_was_given_back_is_lost(suite: Suite):
     assert await suite.finish(lease, claim) is Outcome.LOST
 
 
+@pytest.mark.fault("D22")
 async def test_a_row_closed_by_the_application_is_lost_and_cleared(suite: Suite):
     (key,) = await suite.add()
     lease, other = await suite.start(), await suite.start()
@@ -123,6 +125,7 @@ async def test_a_finished_row_that_was_opened_again_is_not_finished_by_the_old_c
     assert await suite.status(key) == "pending"
 
 
+@pytest.mark.fault("D13")
 async def test_a_locked_row_is_told_and_holds_up_no_other(suite: Suite):
     locked, *others = await suite.add(4)
     lease = await suite.start()
@@ -216,6 +219,7 @@ async def test_a_trigger_that_raises_what_it_likes_is_its_rows_matter(database) 
         await admin.close()
 
 
+@pytest.mark.fault("D26")
 async def test_a_value_that_the_driver_cannot_read_fails_its_own_task_alone(database) -> None:
     admin = await asyncpg.connect(database.admin_dsn)
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from session_lock.database import Handback
 
 from .conftest import Suite, keys
@@ -13,6 +15,7 @@ async def asked(suite: Suite, lease) -> int:
     return (await suite.bump(lease)).give_back
 
 
+@pytest.mark.fault("B2", "B3")
 async def test_who_holds_more_than_its_share_is_asked_once_for_what_is_above_it(suite: Suite):
     await suite.add(9)
     first, second = await suite.start(), await suite.start()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from session_lock.database import Claim, Handback, Outcome
 
 from .conftest import Suite, keys
 
 
+@pytest.mark.fault("D25")
 async def test_a_key_of_any_type_goes_through_every_verb(suite_of_key_type: Suite):
     suite = suite_of_key_type
     added = await suite.add(6)

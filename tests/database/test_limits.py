@@ -251,6 +251,7 @@ async def test_a_lone_value_gets_everything(limited: Suite):
     assert keys(await limited.work(await limited.start(capacity=100), 20)) == anns[:20]
 
 
+@pytest.mark.fault("B6")
 @under(fair_by="address")
 async def test_values_take_turns_from_claim_to_claim(limited: Suite):
     names = [f"{name}@example.org" for name in "abcd"]

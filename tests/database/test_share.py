@@ -27,6 +27,7 @@ async def test_the_order_of_asking_does_not_matter(suite: Suite):
     assert await shares(suite, reversed(leases)) == [(1, 1), (1, 1), (2, 2)]
 
 
+@pytest.mark.fault("B7")
 async def test_fewer_tasks_than_sessions(suite: Suite):
     await suite.add(1)
     leases = [await suite.start() for _ in range(3)]
@@ -56,6 +57,7 @@ async def test_held_tasks_count(suite: Suite):
     assert await shares(suite, [second]) == [(0, 3)]  # of 6, but none is free
 
 
+@pytest.mark.fault("B2")
 async def test_who_holds_more_than_its_share_gets_no_more(suite: Suite):
     await suite.add(6)
     first, _ = await suite.start(), await suite.start()

@@ -87,6 +87,7 @@ async def test_sigterm(database: TestDatabase, page: Page, admin: asyncpg.Connec
     assert await admin.fetchval("SELECT count(*) FROM session_lock.session WHERE ended_at IS NULL") == 0
 
 
+@pytest.mark.fault("D30")
 @pytest.mark.parametrize("mapping", ["with_refunds", "by_column"])
 async def test_old_and_new_instances_side_by_side(
     database: TestDatabase, page: Page, admin: asyncpg.Connection, mapping: str

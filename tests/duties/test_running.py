@@ -78,6 +78,7 @@ def test_what_falls_due_while_all_slots_are_taken_is_not_lost_to_a_new_schedule(
     run_virtual(main(), limit=30 * 3600)
 
 
+@pytest.mark.fault("D9")
 @pytest.mark.parametrize("day", [datetime(2026, 3, 28, tzinfo=UTC), datetime(2026, 10, 24, tzinfo=UTC)])
 def test_a_group_over_the_night_on_which_the_clock_changes(day):
     daily, hourly = Log(), Log()

@@ -148,6 +148,7 @@ def test_one_that_thaws_in_time_goes_on_as_if_nothing_had_been(act: Any) -> None
     act(play, 1)
 
 
+@pytest.mark.fault("N6")
 def test_who_is_partitioned_is_cancelled_before_others_begin_and_comes_back_when_it_heals(act: Any) -> None:
     async def play(stage: Stage) -> None:
         slow = Slow()
@@ -232,6 +233,7 @@ def test_a_commit_that_fails_takes_all_of_it_back(act: Any) -> None:
     act(play)
 
 
+@pytest.mark.fault("N2", "N4")
 def test_a_call_that_is_delayed_takes_longer_and_one_that_hangs_is_given_up(act: Any) -> None:
     async def play(stage: Stage) -> None:
         async with stage.instance(stage.outside) as first:

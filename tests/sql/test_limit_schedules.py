@@ -158,6 +158,7 @@ async def value_of(lab, address: str) -> int:
 LOCK_OF_VALUE = "pg_advisory_xact_lock(hashtextextended('session_lock limit of email by value', $1))"
 
 
+@pytest.mark.fault("D12")
 @under(Limit(1, by="address"))
 @seen_to_fail(fault("each session has an order of its own", LIMITS,
     ("DISTINCT v.value FROM unnest(my.offer_of)", "v.value FROM unnest(my.offer_of)"),
@@ -194,6 +195,7 @@ async def test_who_has_finished_tasks_in_the_same_call_waits_for_nobody(lab):
     await call
 
 
+@pytest.mark.fault("D13")
 @under(Limit(5))
 @seen_to_fail(
     fault("a call owns its session's row", SESSIONS, ("     FOR KEY SHARE;\n", "     FOR NO KEY UPDATE;\n"))
@@ -276,6 +278,7 @@ async def test_what_an_ended_session_held_counts_no_more(lab):
     assert ((await live.get_work()).keys == added[:2]) is lab.shipped
 
 
+@pytest.mark.fault("D23")
 @under(Limit(1, by="address"))
 async def test_a_task_of_a_session_that_no_longer_exists_blocks_its_value_for_one_look(lab):
     added = await add(lab, "a", "a")
@@ -286,6 +289,7 @@ async def test_a_task_of_a_session_that_no_longer_exists_blocks_its_value_for_on
     assert (await live.get_work()).keys == added[:1]
 
 
+@pytest.mark.fault("N3")
 @under(Limit(2))
 @seen_to_fail(
     fault(
@@ -418,6 +422,7 @@ async def test_many_values_are_visited_up_to_a_bound(lab):
     assert number < 200
 
 
+@pytest.mark.fault("B6")
 @under(fair_by="address")
 @seen_to_fail(fault("nobody takes turns", LIMITS, ("IF my.step = 'values' OR (__fair__ AND NOT my.all_seen) THEN", "IF my.step = 'values' THEN"), (
     "    ELSIF __fair__ THEN\n", "    ELSIF false THEN\n",

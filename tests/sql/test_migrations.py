@@ -457,6 +457,7 @@ TYPES = {
 }
 
 
+@pytest.mark.fault("D25")
 @pytest.mark.parametrize("type_", TYPES.values(), ids=list(TYPES))
 async def test_all_key_types(admin, type_):
     await admin.execute(
@@ -583,6 +584,7 @@ async def start(connection, table, functions, *, ttl: float = 30) -> asyncpg.Rec
     )
 
 
+@pytest.mark.fault("D30")
 async def test_two_versions_of_a_mapping_work_side_by_side_until_the_old_one_is_pruned(admin):
     await add_emails(admin, 4)
     old, new = (
@@ -666,6 +668,7 @@ async def version(connection, offered: int, serves: int) -> None:
     )
 
 
+@pytest.mark.fault("D30")
 async def test_the_schema_of_a_newer_library_that_serves_this_one_is_used_and_left_alone(admin):
     await install(admin, EMAILS)
     await admin.execute("ALTER TABLE session_lock.session ADD COLUMN added_later text")
@@ -686,6 +689,7 @@ async def test_the_schema_of_a_newer_library_that_serves_this_one_is_used_and_le
     assert len(await work_once(admin, changed)) == 1
 
 
+@pytest.mark.fault("D30")
 async def test_a_schema_that_is_too_new_or_too_old_is_told_with_the_remedy(admin):
     await install(admin, EMAILS)
     newer = SCHEMA_VERSION + 1

@@ -131,6 +131,7 @@ async def test_a_lease_that_runs_out_while_finish_in_waits_for_a_row_finishes_no
     assert ((await lab.row(key))["sent_at"] is None) is lab.shipped
 
 
+@pytest.mark.fault("D7")
 @seen_to_fail(
     fault(
         "a keepalive may shorten a lease",
@@ -145,6 +146,7 @@ async def test_a_keepalive_never_shortens_a_lease(lab):
     assert ((await lab.session(runner))["expires_at"] == before and left > 50) is lab.shipped
 
 
+@pytest.mark.fault("D9")
 @seen_to_fail(
     fault(
         "leases end at a time without a zone",
@@ -168,6 +170,7 @@ DUE_IN_DAYS = fault(
 )  # fmt: skip
 
 
+@pytest.mark.fault("D9")
 @seen_to_fail(DUE_IN_DAYS)
 async def test_a_change_of_summer_time_moves_no_lease_and_no_due_time(lab):
     await lab.own_clock()
@@ -244,6 +247,7 @@ async def test_a_claim_that_was_claimed_again_by_its_own_session_is_over(lab):
     assert (await runner.finish(old) == {key: "lost"}) is lab.shipped
 
 
+@pytest.mark.fault("D22")
 @seen_to_fail(fault("finish does not ask for the holder", TASKS, NO_HOLDER))
 async def test_a_row_that_was_deleted_and_inserted_again_is_another_task(lab):
     """Its token begins at 1 again, so here the session alone tells the two claims apart."""
@@ -363,6 +367,7 @@ LEASE_TEST_IN_A_SUBSELECT = fault(
 )  # fmt: skip
 
 
+@pytest.mark.fault("D14")
 @seen_to_fail(LEASE_TEST_IN_A_SUBSELECT)
 async def test_r3_a_session_does_not_end_beneath_a_finish_that_waits_for_a_row(lab):
     [key] = await lab.add(1)
@@ -400,6 +405,7 @@ async def test_r6_an_open_finish_does_not_keep_the_keepalive_waiting(lab):
     assert (await bump)["left"] > 29
 
 
+@pytest.mark.fault("D31")
 @seen_to_fail(
     (
         fault(
@@ -465,6 +471,7 @@ END_AND_FREE_AT_ONCE = (
 SWEPT_FOR_EVER = ("SET swept_at = NULL FROM back", "SET swept_at = s.swept_at FROM back")
 
 
+@pytest.mark.fault("D31")
 @seen_to_fail(fault("ended and freed in one statement", SESSIONS, END_AND_FREE_AT_ONCE, SWEPT_FOR_EVER))
 async def test_r8_a_claim_that_commits_late_is_found_after_its_session_has_ended(lab):
     await lab.own_clock()
@@ -482,6 +489,7 @@ async def test_r8_a_claim_that_commits_late_is_found_after_its_session_has_ended
     assert (found == keys) is lab.shipped
 
 
+@pytest.mark.fault("D31")
 @seen_to_fail(
     fault(
         "ended without a lock, and swept for ever",
@@ -528,6 +536,7 @@ NOT_AMONG_THE_LIVE = fault(
 )  # fmt: skip
 
 
+@pytest.mark.fault("D31")
 @seen_to_fail(NOT_AMONG_THE_LIVE)
 async def test_a_session_that_started_after_the_sessions_were_read_is_not_robbed(lab):
     [key] = await lab.add(1)
@@ -574,6 +583,7 @@ async def test_d4_what_a_session_says_it_holds_is_not_given_again(lab):
     assert ((await runner.get_work(held=[first])).keys == [second]) is lab.shipped
 
 
+@pytest.mark.fault("D13")
 @seen_to_fail(
     fault(
         "a claim waits for locked rows",
@@ -623,6 +633,7 @@ async def test_an_ended_session_leaves_the_list_when_a_full_walk_finds_none_of_i
     assert (await lab.session(runner))["swept_at"] is not None
 
 
+@pytest.mark.fault("D22")
 @seen_to_fail(
     fault(
         "finish keeps the session",
@@ -640,6 +651,7 @@ async def test_a_finished_row_that_is_opened_again_by_hand_is_claimable_at_once(
     assert ((await other.get_work()).claims == {key: 2}) is lab.shipped
 
 
+@pytest.mark.fault("D22")
 @seen_to_fail(fault("a swept session never comes back", SESSIONS, SWEPT_FOR_EVER))
 async def test_a_row_that_was_closed_by_hand_when_its_session_was_swept_is_found_when_opened_again(lab):
     await lab.own_clock()
@@ -655,6 +667,7 @@ async def test_a_row_that_was_closed_by_hand_when_its_session_was_swept_is_found
     assert (found == [key]) is lab.shipped
 
 
+@pytest.mark.fault("D23")
 @seen_to_fail(
     fault(
         "rows of sessions that are gone are left",
@@ -672,6 +685,7 @@ async def test_d14_tasks_of_a_session_whose_row_was_deleted_are_found(lab):
     assert (found == keys) is lab.shipped
 
 
+@pytest.mark.fault("D22")
 async def test_a_row_that_its_application_closed_is_lost_and_free_when_opened_again(lab):
     [key] = await lab.add(1)
     runner, other = await lab.runner(), await lab.runner()
@@ -893,6 +907,7 @@ SUBSELECT_IN_THE_UPDATE = fault(
 )  # fmt: skip
 
 
+@pytest.mark.fault("D15")
 @seen_to_fail(SUBSELECT_IN_THE_UPDATE)
 async def test_d15_the_limit_is_kept_whatever_the_plan_and_whoever_updates_the_rows(lab):
     keys = await lab.add(9)
@@ -936,6 +951,7 @@ async def test_get_work_keeps_to_the_capacity(lab):
 # Frozen clients ------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("D11")
 @seen_to_fail(
     fault(
         "a finishing transaction has no limit",
@@ -983,6 +999,7 @@ async def test_a_limit_of_the_user_s_that_is_shorter_stays(lab):
 # Isolation: D16, D31 -------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("D16")
 @seen_to_fail(
     fault(
         "get_work takes any isolation",
@@ -1005,6 +1022,7 @@ async def test_d16_get_work_refuses_an_isolation_under_which_it_would_not_be_sou
     assert refused is lab.shipped
 
 
+@pytest.mark.fault("D16")
 @pytest.mark.parametrize("isolation", ["repeatable_read", "serializable"])
 async def test_finish_in_works_under_any_isolation_or_fails_cleanly(lab, isolation):
     first, second = await lab.add(2)
@@ -1165,6 +1183,7 @@ async def test_shares_are_those_of_the_model_and_add_up(lab, capacities, tasks):
     assert sum(row["share"] for row in shares) == tasks
 
 
+@pytest.mark.fault("B7")
 @pytest.mark.parametrize(
     ("capacities", "tasks", "shares"),
     [
@@ -1179,6 +1198,7 @@ async def test_shares_by_example(lab, capacities, tasks, shares):
     assert await lab.admin.fetchval(share, 1000, ids, capacities, tasks) is None
 
 
+@pytest.mark.fault("B2")
 async def test_d18_four_tasks_on_three_sessions_are_two_one_one(lab):
     keys = await lab.add(4)
     runners = [await lab.runner() for _ in range(3)]
@@ -1234,6 +1254,7 @@ async def test_d19_sessions_of_another_mapping_are_not_counted(lab):
 # The position and the plan -------------------------------------------------------------------------
 
 
+@pytest.mark.fault("D24")
 @seen_to_fail(
     fault(
         "a position is a promise",
@@ -1267,6 +1288,7 @@ CLOCK_IN_THE_CONDITION = fault(
 )  # fmt: skip
 
 
+@pytest.mark.fault("D27")
 @seen_to_fail(NO_INDEX, CLOCK_IN_THE_CONDITION)
 async def test_a_claim_walks_the_partial_index_and_no_further_than_what_is_due(lab):
     await lab.admin.execute(
@@ -1310,6 +1332,7 @@ async def test_two_mappings_of_one_table_stay_apart(lab):
     assert (await runner.get_work(held=keys)).keys == []
 
 
+@pytest.mark.fault("D25")
 @pytest.mark.parametrize(
     ("key_type", "keys"),
     [
@@ -1340,6 +1363,7 @@ async def test_d11_keys_of_each_type(database, key_type, keys):
         assert await lab.admin.fetchval("SELECT bool_and(done) FROM public.thing")
 
 
+@pytest.mark.fault("B6")
 async def test_d22_tasks_come_in_the_order_of_the_mapping(database):
     table = replace(EMAILS, order_by=("body DESC", "available_at"))
     async with open_lab(database, table=table) as lab:

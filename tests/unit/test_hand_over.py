@@ -136,6 +136,7 @@ async def a_hoarder(seconds: float, tasks: int = 8, **changes: Any) -> Any:
     return database, tasker, hoarder
 
 
+@pytest.mark.fault("B2", "B3")
 @virtual
 async def test_a_joiner_with_nothing_to_do_is_given_what_others_have_not_begun() -> None:
     database, first, hoarder = await a_hoarder(60)
@@ -179,6 +180,7 @@ async def test_what_will_be_begun_at_once_is_kept() -> None:
     assert len(first.begun) == 8
 
 
+@pytest.mark.fault("B1")
 @virtual
 async def test_what_is_running_is_never_moved() -> None:
     database = Faulty(MemoryDatabase(dict.fromkeys(range(2), "a")))

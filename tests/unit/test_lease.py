@@ -170,6 +170,7 @@ async def test_what_is_accomplished_when_the_lease_is_lost_is_tried_once_and_the
     assert [database[key].attempts for key in (1, 2)] == [2, 2]
 
 
+@pytest.mark.fault("N6")
 @pytest.mark.parametrize("how", ["hang", "fail"])
 @virtual
 async def test_a_lease_that_is_not_renewed_ends_its_taskers_cancel_grace_before_the_local_deadline(
@@ -204,6 +205,7 @@ async def test_the_deadline_counts_from_before_the_call_so_a_slow_answer_gains_n
         database.heal()
 
 
+@pytest.mark.fault("N4")
 @virtual
 async def test_an_answer_that_comes_after_its_timeout_moves_no_deadline() -> None:
     database, tasker = table(1), Sleeper(1000)
@@ -681,6 +683,7 @@ async def test_a_row_that_refuses_its_discard_is_parked() -> None:
     assert database.failures[1][0].error == "discard was refused: kept; useless"
 
 
+@pytest.mark.fault("D22")
 @virtual
 async def test_rows_closed_or_removed_by_the_application_are_let_go() -> None:
     database, tasker = table(3), Sleeper(1)

@@ -32,6 +32,7 @@ def new(**kwargs: float) -> Session:
     return session
 
 
+@pytest.mark.fault("N4")
 def test_it_counts_from_before_the_call_was_sent_whenever_the_answer_came(clock: Clock) -> None:
     session = new()
     clock.now = 1002.5  # the answer is read here
@@ -41,6 +42,7 @@ def test_it_counts_from_before_the_call_was_sent_whenever_the_answer_came(clock:
     assert session.left() == pytest.approx(28.97 - 2.5)
 
 
+@pytest.mark.fault("N4")
 def test_it_moves_only_forward(clock: Clock) -> None:
     session = new()
     before = session.deadline
@@ -51,6 +53,7 @@ def test_it_moves_only_forward(clock: Clock) -> None:
     assert session.deadline == pytest.approx(before + 1)
 
 
+@pytest.mark.fault("D7")
 def test_a_server_whose_clock_stepped_back_grants_no_more_than_the_ttl(clock: Clock) -> None:
     session = new()
     before = session.deadline

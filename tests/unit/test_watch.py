@@ -61,6 +61,7 @@ async def test_keepalives_in_a_thread_keep_the_memory_database_to_its_own_loop()
     assert threads == {threading.get_ident()}
 
 
+@pytest.mark.fault("P7")
 async def test_a_session_that_is_over_is_heard_of_by_the_thread() -> None:
     database = MemoryDatabase({1: "a"})
 
@@ -78,6 +79,7 @@ async def test_a_session_that_is_over_is_heard_of_by_the_thread() -> None:
     assert len(database.sessions) == 2
 
 
+@pytest.mark.fault("P6")
 async def test_a_blocked_loop_is_said_with_its_place_and_its_end(caplog: pytest.LogCaptureFixture) -> None:
     def compute_something() -> None:
         time.sleep(watch.BLOCKED_AFTER + 3 * watch.LOOK_EVERY)

@@ -1,0 +1,226 @@
+"""Many at once, much of it, and long-open snapshots: no deadlock, and no call that grows with what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import asyncpg
+import pytest
+
+from session_lock import DatabaseError, PostgresDatabase, SessionLost, TaskLost
+from session_lock.connections import DRIVER_ERRORS
+from session_lock.database import Claim, Handback
+from session_lock.embedded import temp_postgres
+from session_lock.session import Lease
+from tests.chaos.recording import Injected
+from tests.chaos.scene import AT_NIGHT, Scene, scene_in
+from tests.conftest import TestDatabase, prepare_template
+from tests.support import EMAILS
+
+
+def emails_of(scene: Scene) -> PostgresDatabase[Any]:
+    return PostgresDatabase(scene.dsn, EMAILS, listen=False)
+
+
+async def blocks(scene: Scene, lease: Lease, position: str | None) -> int:
+    """That a claim of ten looks at; it is undone."""
+    functions = await scene.ask("proname FROM pg_proc WHERE proname LIKE 'get_work_email%'")
+    at = "NULL" if position is None else f"'{position}'"
+    plan = (
+        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) SELECT * FROM session_lock.{functions}"
+        f"({lease.id}, '{lease.nonce}', 10, '{{}}', {at}, true, NULL, '{{}}', '{{}}')"
+    )
+    transaction = scene.admin.transaction()
+    await transaction.start()
+    try:
+        (found,) = json.loads(await scene.admin.fetchval(plan))
+        assert found["Plan"]["Actual Rows"] == 11
+        return found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"]
+    finally:
+        await transaction.rollback()
+
+
+# Deadlocks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("D12")
+async def test_all_statements_in_any_order_of_rows_do_not_lock_each_other_out(
+    scene: Scene, seed: int, injected: Injected
+) -> None:
+    """Sessions that do everything with tasks in orders of their own, and let each other's leases run out."""
+    dice = random.Random(seed)
+    await scene.set_for_role("deadlock_timeout", "10ms")  # before a lease's end can break it up
+    calls = 2_000 if AT_NIGHT else 60
+    await scene.add(20_000 if AT_NIGHT else 2_000)
+    await scene.admin.execute(
+        "ALTER TABLE email ADD touched integer; GRANT SELECT, UPDATE (touched) ON email TO app"
+    )
+
+    def shuffled(claims: Iterable[Claim]) -> list[Claim]:
+        return sorted(claims, key=lambda _: dice.random())
+
+    async def write(emails: PostgresDatabase[Any], lease: Lease, claims: list[Claim]) -> None:
+        async with emails.transaction(lease, claims) as connection:
+            for claim in shuffled(claims):
+                await connection.execute("UPDATE email SET touched = 1 WHERE id = $1", claim.key)
+
+    async def one(emails: PostgresDatabase[Any]) -> None:
+        held: list[Claim] = []
+        lease = None
+        for _ in range(calls):
+            some = shuffled(held)[: dice.randrange(1, 150)]
+            try:
+                if lease is None:
+                    lease, held = await emails.start_session(capacity=300, ttl=dice.choice([0.3, 30])), []
+                match dice.randrange(6):
+                    case 0:
+                        await emails.bump_session(lease, ttl=0.3, draining=False)
+                    case 1:
+                        await emails.finish_tasks(lease, some)
+                    case 2:
+                        await emails.release_tasks(lease, [Handback(claim) for claim in some])
+                    case 3:
+                        both = (write(emails, lease, shuffled(some)) for _ in range(2))
+                        await asyncio.gather(*both, return_exceptions=True)
+                    case 4 if dice.random() < 0.2:
+                        await emails.end_session(lease, shuffled(held))
+                        lease = None
+                    case _:
+                        known = [claim.key for claim in held]
+                        work = await emails.get_work(
+                            lease, limit=100, held=known, finished=some, over_share=True
+                        )
+                        held += [task.claim for task in work.tasks]
+            except TaskLost:
+                pass
+            except (SessionLost, DatabaseError, *DRIVER_ERRORS):  # the lease's end ended a transaction
+                lease = None
+            gone = {claim.key for claim in some}
+            held = [claim for claim in held if claim.key not in gone]
+
+    async with AsyncExitStack() as stack:
+        databases = [await stack.enter_async_context(emails_of(scene)) for _ in range(8)]
+        async with asyncio.TaskGroup() as group:
+            for database in databases:
+                group.create_task(one(database))
+    assert await scene.ask("deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+    injected("D12", 8 * calls)
+
+
+# What is left behind ------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("D17")
+async def test_claims_do_not_slow_down_while_an_old_snapshot_is_open(
+    scene: Scene, database: TestDatabase
+) -> None:
+    """Each task leaves versions of its row that nobody may take away; at night of 100,000 tasks."""
+    old = await asyncpg.connect(database.admin_dsn)
+    await scene.add(100_100 if AT_NIGHT else 3_100)
+    async with old.transaction(isolation="repeatable_read"), emails_of(scene) as emails:
+        await old.fetch("SELECT count(*) FROM email")
+        lease = await emails.start_session(capacity=100, ttl=3600)
+        position, finished, costs = None, [], []
+        for _ in range(1_000 if AT_NIGHT else 30):
+            costs.append(await blocks(scene, lease, position))
+            work = await emails.get_work(
+                lease, limit=100, position=position, finished=finished, over_share=True
+            )
+            position, finished = work.position, [task.claim for task in work.tasks]
+        await emails.finish_tasks(lease, finished)
+        assert await old.fetchval("SELECT count(*) FROM email WHERE sent_at IS NULL") > len(costs) * 100
+        await scene.admin.execute("VACUUM email")
+        assert await blocks(scene, lease, position) < 3 * max(costs[:3])
+    await old.close()
+    assert max(costs[3:]) < 3 * max(costs[:3]), costs
+
+
+@pytest.mark.fault("D27")
+async def test_claims_do_not_slow_down_with_what_is_finished_and_what_is_pending(scene: Scene) -> None:
+    """A hundredth of it; at night a tenth: a million finished, and a hundred thousand pending."""
+    async with emails_of(scene) as emails:
+        await scene.add(20)
+        lease = await emails.start_session(capacity=100, ttl=3600)
+        before = await blocks(scene, lease, None)
+        finished, pending = (1_000_000, 100_000) if AT_NIGHT else (50_000, 10_000)
+        await scene.admin.execute(
+            "INSERT INTO email (address, sent_at) SELECT 'a', now() FROM generate_series(1, $1::int)",
+            finished,
+        )
+        await scene.add(pending)
+        await scene.admin.execute("VACUUM ANALYZE email")
+        assert await blocks(scene, lease, None) < 3 * before
+
+
+@pytest.mark.fault("D18", "D19")
+async def test_few_transactions_and_hardly_a_shared_lock_are_used_up() -> None:
+    """Of the server's own counters, which it must not run out of: by ten sessions at once."""
+    with temp_postgres() as server:
+        await prepare_template(server.dsn)
+        async with scene_in(server.dsn, server.dsn) as scene, AsyncExitStack() as stack:
+            used = "SELECT next_xid, next_multixact_id::text, next_multi_offset::text::bigint FROM pg_control_checkpoint()"
+            tasks = 20_000 if AT_NIGHT else 1_500
+
+            async def tasker(batch: Any) -> Any:
+                return batch
+
+            for _ in range(10):
+                await stack.enter_async_context(scene.running(batches=tasker, batch_size=50))
+            await scene.until("count(*) = 10 FROM session_lock.session")
+            await scene.admin.execute("CHECKPOINT")
+            before = await scene.admin.fetchrow(used)
+            await scene.add(tasks)
+            await scene.until_finished()
+            await scene.admin.execute("CHECKPOINT")
+            after = await scene.admin.fetchrow(used)
+            transactions, shared = (
+                int(after[name].rpartition(":")[2]) - int(before[name].rpartition(":")[2])
+                for name in ("next_xid", "next_multixact_id")
+            )
+            members = after["next_multi_offset"] - before["next_multi_offset"]
+            print(f"{tasks} tasks: {transactions} transactions, {shared} shared locks of {members}")
+            assert 10 * transactions < tasks
+            assert 25 * shared < tasks
+            assert members <= 4 * shared
+
+
+# Thousands at once --------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(1800 if AT_NIGHT else 60)
+@pytest.mark.fault("D28")
+async def test_hundreds_of_sessions_begin_and_expire_at_once_over_fifty_connections(
+    scene: Scene, injected: Injected
+) -> None:
+    """10,000 at night. Whoever comes after them has their tasks after a few looks, each of which ends some hundreds."""
+    sessions, ttl = (10_000, 600) if AT_NIGHT else (500, 60)
+    await scene.add(sessions)
+    async with AsyncExitStack() as stack:
+        databases = [await stack.enter_async_context(emails_of(scene)) for _ in range(25)]
+
+        async def begin(number: int) -> Lease:
+            return await databases[number % 25].start_session(capacity=2, ttl=ttl)
+
+        async def claim(number: int, lease: Lease) -> int:
+            return len((await databases[number % 25].get_work(lease, limit=2)).tasks)
+
+        leases = await asyncio.gather(*map(begin, range(sessions)))
+        assert await scene.sessions() == (sessions, sessions)
+        claimed = await asyncio.gather(*map(claim, range(sessions), leases))
+        assert {*claimed} == {1}, "each has its share"
+        assert await scene.ask("count(*) FROM pg_stat_activity WHERE usename = 'app'") <= 50
+
+        await scene.set_clock(f"clock_timestamp() + interval '{ttl + 1} seconds'")
+        heir, found, looks = await databases[0].start_session(capacity=sessions, ttl=ttl), set[Any](), 0
+        while len(found) < sessions:
+            work = await databases[0].get_work(heir, limit=1000, held=found, over_share=True)
+            found |= {task.claim.key for task in work.tasks}
+            looks += 1
+        assert sessions / 1000 <= looks <= sessions / 20
+        assert await scene.sessions() == (sessions + 1, 1)
+        injected("D28", sessions)

@@ -114,6 +114,13 @@ def simulation(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """A night of faults, and its page docs/reference/faults.md; after an interruption `-- --resume` goes on."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.chaos", "night", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """The wheel, built and used as a stranger would."""
     session.install("-e", ".[test]")

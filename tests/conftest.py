@@ -23,6 +23,8 @@ import pytest
 
 from session_lock.embedded import temp_postgres
 
+pytest_plugins = ["tests.chaos.recording"]
+
 # Not UTC on purpose, and with a summer time of half an hour: what depends on the time zone shall fail.
 SETTINGS = {"timezone": "Australia/Lord_Howe", "max_connections": 300}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -154,16 +153,11 @@ async def victim_in(phase: str, bank: Bank, processes: Forks) -> int:
     return names[bank.dice.choice(found)[0]]
 
 
-@pytest.fixture
-def seed() -> int:
-    number = int(os.environ.get("SESSION_LOCK_TEST_SEED") or random.SystemRandom().randrange(1_000_000))
-    print(f"SESSION_LOCK_TEST_SEED={number}")
-    return number
-
-
-async def test_the_books_are_right_to_the_cent_after_100_kills(database, seed):
+@pytest.mark.fault("P1")
+async def test_the_books_are_right_to_the_cent_after_100_kills(database, seed, injected):
     async with open_bank(database, seed) as bank:
         await work_under_kills(bank, database.app_dsn, RIGHT_WAYS)
+        injected("P1", 100)
         assert len(bank.transfers) == 100 * FED_BY_KILL
         assert await bank.wrongs() == []
 

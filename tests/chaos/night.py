@@ -1,0 +1,64 @@
+"""A night of faults, in parts of some minutes each, of which those that are done are not done again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.report import ROOT
+
+RECORDS = ROOT / ".chaos"
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    arguments: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def parts() -> Iterator[Part]:
+    """All that injects faults, once."""
+    paths = [*(ROOT / "tests").glob("*/test_*.py"), *(ROOT / "tests").glob("test_*.py")]
+    for path in sorted({path.parent if path.parent.name != "tests" else path for path in paths}):
+        yield Part(path.stem, ("-m", "fault", str(path.relative_to(ROOT))))
+
+
+def night(*, resume: bool) -> int:
+    """Run the parts; returns how many of them failed."""
+    RECORDS.mkdir(exist_ok=True)
+    if not resume:
+        for record in RECORDS.iterdir():
+            record.unlink()
+    failed = 0
+    for part in parts():
+        done = RECORDS / f"{part.name}.jsonl"
+        if done.exists():
+            continue
+        begin = time.perf_counter()
+        code = _run(part, unfinished := done.with_suffix(".part"))
+        took = f"{time.perf_counter() - begin:.0f} s"
+        if code not in {0, 1, NOTHING_THERE}:  # interrupted, or worse: to be done again
+            print(f"{part.name}: given up after {took}", flush=True)
+            return failed + 1
+        failed += code == 1
+        print(f"{part.name}: {'failed' if code == 1 else 'passed'} in {took}", flush=True)
+        unfinished.touch()
+        unfinished.rename(done)
+    return failed
+
+
+NOTHING_THERE = 5  # as pytest ends that has found no test
+
+
+def _run(part: Part, record: Path) -> int:
+    record.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", *part.arguments, f"--faults-record={record}"]
+    environment = {**os.environ, **part.environment}
+    with (RECORDS / f"{part.name}.log").open("wb") as log:
+        return subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log).returncode

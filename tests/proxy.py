@@ -49,6 +49,10 @@ class Link:
         for way in ways or BOTH:
             self._open[way].clear()
 
+    @property
+    def held(self) -> bool:
+        return not all(gate.is_set() for gate in self._open.values())
+
     def let_through(self) -> None:
         for gate in self._open.values():
             gate.set()
@@ -140,15 +144,20 @@ class Proxy:
             link.cut(reset=reset)
 
     def lose_reply(self, statement: str, *, cut_after: float | None = 0.0) -> asyncio.Future[Link]:
-        """The next statement with this text reaches the server, and its reply nobody: the connection is reset, or (None) stands still."""
+        """The next statement with this text reaches the server, and its reply nobody: the connection is reset, or (None) stands still.
+
+        Until the future is cancelled.
+        """
         lost: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
         self._to_lose.append((statement.encode(), cut_after, lost))
         return lost
 
     def _listen_to(self, link: Link, asked: bytes) -> None:
-        for wish in self._to_lose:
+        for wish in [*self._to_lose]:
             text, cut_after, lost = wish
-            if text in asked:
+            if lost.cancelled():
+                self._to_lose.remove(wish)
+            elif text in asked:
                 self._to_lose.remove(wish)
                 link.hold("down")
                 lost.set_result(link)

@@ -10,10 +10,9 @@ async with proxy(dsn) as network:
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
 from urllib.parse import urlsplit
@@ -91,11 +90,25 @@ class Link:
 
     def _asked(self, data: bytes) -> bytes:
         """The statements that are executed by what a client sends: of its simple queries, and the prepared ones that it binds."""
-        for name, statement in re.findall(rb"P.{4}([^\0]*)\0([^\0]+)\0", data, re.DOTALL):
-            self._statements[name] = statement
-        bound = re.findall(rb"B.{4}[^\0]*\0([^\0]*)\0", data, re.DOTALL)
-        simple = [data] if data[:1] == b"Q" else []
-        return b"\n".join([*simple, *(self._statements.get(name, b"") for name in bound)])
+        asked = []
+        for kind, body in _messages(data):
+            first, _, rest = body.partition(b"\0")
+            match kind:
+                case b"Q":
+                    asked.append(first)
+                case b"P":
+                    self._statements[first] = rest.partition(b"\0")[0]
+                case b"B":
+                    asked.append(self._statements.get(rest.partition(b"\0")[0], b""))
+        return b"\n".join(asked)
+
+
+def _messages(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Of the protocol's, those that a client sends at once; its first ones are of another form, and none."""
+    while len(data) > 5 and data[:1].isalpha():
+        end = 1 + int.from_bytes(data[1:5], "big")
+        yield data[:1], data[5:end]
+        data = data[end:]
 
 
 class Proxy:

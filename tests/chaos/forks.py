@@ -26,6 +26,7 @@ class Forks:
 
     def __init__(self, mother: asyncio.subprocess.Process) -> None:
         self._mother = mother
+        self._asking = asyncio.Lock()
         self.alive: list[int] = []
         """The oldest first."""
 
@@ -49,8 +50,9 @@ class Forks:
         return ended
 
     async def _ask(self, wish: dict[str, Any]) -> int:
-        self._mother.stdin.write(json.dumps(wish).encode() + b"\n")
-        return int(await self._mother.stdout.readline())
+        async with self._asking:
+            self._mother.stdin.write(json.dumps(wish).encode() + b"\n")
+            return int(await self._mother.stdout.readline())
 
 
 @asynccontextmanager

@@ -158,8 +158,9 @@ async def finish_the_rest(database: TestDatabase) -> None:
     await admin.close()
 
 
+@pytest.mark.fault("P10")
 @pytest.mark.timeout(90)
-def test_cancelled_at_steps_all_over_the_run(database: TestDatabase, caplog: Any) -> None:
+def test_cancelled_at_steps_all_over_the_run(database: TestDatabase, caplog: Any, injected: Any) -> None:
     def on_a_loop(work: Any) -> Any:
         complained: list[str] = []
         with asyncio.Runner(loop_factory=SteppingLoop) as runner:
@@ -181,6 +182,7 @@ def test_cancelled_at_steps_all_over_the_run(database: TestDatabase, caplog: Any
         swept += 1
     on_a_loop(finish_the_rest(database))
     print(f"{swept} of {steps} points")
+    injected("P10", swept)
     assert swept > 20
     asyncio_warnings = [
         r.getMessage() for r in caplog.records if r.name == "asyncio" and r.levelno >= logging.WARNING

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import asyncpg
+import pytest
 
 from session_lock.database import ALONE_AFTER, SESSION_EXPIRED
 from tests.chaos.forks import forks
@@ -12,6 +13,7 @@ from tests.chaos.poison import MOST_ATTEMPTS
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
 
+@pytest.mark.fault("P13")
 async def test_a_task_that_kills_its_process_again_and_again(database):
     admin = await asyncpg.connect(database.admin_dsn)
     try:

@@ -276,20 +276,26 @@ def silent(caplog: Any) -> Any:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.fault("P10")
 @pytest.mark.parametrize(("scenario", "length", "how"), SCENARIOS)
-def test_cancelled_once_at_each_step(scenario: Any, length: float, how: str) -> None:
+def test_cancelled_once_at_each_step(scenario: Any, length: float, how: str, injected: Any) -> None:
     swept = 0
     while cancelled_at(scenario, swept + 1, length=length, how=how)[0]:
         swept += 1
     print(f"{swept} points")
+    injected("P10", swept)
     assert swept > 200
 
 
+@pytest.mark.fault("P10")
 @pytest.mark.parametrize(("scenario", "length", "how"), SCENARIOS)
-def test_cancelled_twice_at_some_pairs_of_steps(scenario: Any, length: float, how: str) -> None:
+def test_cancelled_twice_at_some_pairs_of_steps(
+    scenario: Any, length: float, how: str, injected: Any
+) -> None:
     _, steps = cancelled_at(scenario, length=length, how=how)
     choose = random.Random(1)
     for _ in range(60):
         first = choose.randrange(1, steps)
         second = first + choose.choice([1, 2, 3, 5, 8, 13, 40, 100])
         cancelled_at(scenario, first, second, length=length, how=how)
+        injected("P10", 2)

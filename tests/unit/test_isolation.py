@@ -662,6 +662,7 @@ async def test_a_suspect_of_a_batch_tasker_is_a_batch_of_its_own() -> None:
     assert [40] in tasker.calls
 
 
+@pytest.mark.fault("P13")
 @virtual
 async def test_a_task_that_kills_its_process_does_so_alone_in_the_end() -> None:
     """Who is a neighbour of it at first loses an attempt, but not a third one."""

@@ -280,6 +280,7 @@ async def test_a_pause_that_ate_into_the_grace_loses_the_session_and_does_not_le
         assert_free(database)
 
 
+@pytest.mark.fault("P5")
 @virtual
 async def test_after_a_suspend_which_the_loops_clock_did_not_count_no_slot_is_left_behind(
     monkeypatch: Any,
@@ -329,6 +330,7 @@ async def test_a_lease_that_is_lost_during_the_drain_cancels_the_taskers() -> No
     assert len(database.sessions) == 1
 
 
+@pytest.mark.fault("P8")
 @virtual
 async def test_a_stubborn_tasker_of_a_lost_lease_is_abandoned_and_the_new_session_goes_on(
     caplog: Any,

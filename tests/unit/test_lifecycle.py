@@ -27,6 +27,7 @@ async def begun(tasker: Sleeper) -> None:
 # Gracefully ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P2")
 @virtual
 async def test_stop_lets_running_taskers_end_and_frees_the_others_at_once() -> None:
     database, tasker = table(5), Sleeper(10)
@@ -102,6 +103,7 @@ async def test_the_session_ends_last() -> None:
     assert_free(database)
 
 
+@pytest.mark.fault("P2")
 @virtual
 async def test_keepalives_go_on_while_it_drains_and_tell_so() -> None:
     database, tasker = table(1), Sleeper(40)
@@ -149,6 +151,7 @@ async def test_stop_and_then_a_cancellation_is_still_graceful() -> None:
     assert database.finished == [1]
 
 
+@pytest.mark.fault("P2")
 @virtual
 async def test_stop_twice_is_one_stop() -> None:
     database, tasker = table(1), Sleeper(5)
@@ -183,6 +186,7 @@ async def test_stop_during_the_start_jitter_is_at_once() -> None:
     assert database.finished == []
 
 
+@pytest.mark.fault("P2")
 @virtual
 async def test_stop_while_a_session_starts_ends_that_session() -> None:
     database = table(1)
@@ -220,6 +224,7 @@ def test_stop_from_another_thread_wakes_the_loop() -> None:
     assert asyncio.run(main()) < 2
 
 
+@pytest.mark.fault("P14")
 @virtual
 async def test_a_runner_runs_once() -> None:
     database = table(1)
@@ -312,6 +317,7 @@ async def test_what_could_not_be_recorded_is_said(caplog: Any) -> None:
 # Taskers that will not go ------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P8")
 @virtual
 async def test_a_tasker_that_swallows_its_cancellation_is_abandoned_and_its_row_left_to_expire(
     caplog: Any,
@@ -502,6 +508,7 @@ async def test_taskers_can_use_anyio_and_are_not_in_the_scope_around_run() -> No
     assert now() == pytest.approx(3, abs=0.1)
 
 
+@pytest.mark.fault("P19")
 @virtual
 async def test_if_all_tasks_are_cancelled_at_once_it_ends_at_once(caplog: Any) -> None:
     """As `asyncio.run` does to what is left when its main task has ended."""
@@ -679,6 +686,7 @@ async def test_a_block_that_is_left_before_anything_began_has_started_nothing() 
 # Signals -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P2")
 @pytest.mark.parametrize(
     "how",
     ["signal.signal(SIGTERM, lambda *_: runner.stop())", "loop.add_signal_handler(SIGTERM, runner.stop)"],
@@ -739,6 +747,7 @@ def test_a_signal_wakes_a_loop_that_sleeps_for_long() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.fault("P19")
 def test_ctrl_c_is_a_graceful_stop_and_a_keyboard_interrupt_after_it() -> None:
     program = textwrap.dedent("""
         import asyncio, os, signal

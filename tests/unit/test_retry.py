@@ -287,6 +287,7 @@ async def test_attempts_that_were_released_do_not_count() -> None:
 # Those that nobody saw fail ----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P12")
 @pytest.mark.parametrize("discards", [True, False])
 @virtual
 async def test_a_task_whose_attempts_were_used_up_by_expiry_is_parked_and_not_run(discards: bool) -> None:

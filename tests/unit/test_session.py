@@ -58,6 +58,7 @@ def test_a_server_whose_clock_stepped_back_grants_no_more_than_the_ttl(clock: Cl
     assert session.deadline == before
 
 
+@pytest.mark.fault("P5")
 def test_a_clock_that_counted_a_suspend_ends_the_lease(clock: Clock) -> None:
     session = new()
     session.assert_held()

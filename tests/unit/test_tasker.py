@@ -80,6 +80,7 @@ async def test_a_generator_that_ends_well_counts_whole() -> None:
     assert database.finished == [1, 2, 3]
 
 
+@pytest.mark.fault("P11")
 @virtual
 async def test_none_is_an_error_that_is_said_before_anything_is_claimed_again(caplog: Any) -> None:
     database = table(3)
@@ -106,6 +107,7 @@ async def test_none_is_an_error_that_is_said_before_anything_is_claimed_again(ca
     assert calls <= 3 * 6
 
 
+@pytest.mark.fault("P11")
 @virtual
 async def test_foreign_unknown_and_repeated_tasks_are_refused_one_by_one_and_the_rest_counts(
     caplog: Any,
@@ -133,6 +135,7 @@ async def test_foreign_unknown_and_repeated_tasks_are_refused_one_by_one_and_the
     )
 
 
+@pytest.mark.fault("P11")
 @pytest.mark.parametrize("nonsense", [42, True, object(), each, 0])
 @virtual
 async def test_what_is_no_iterable_is_a_failure_of_the_batch(nonsense: Any) -> None:
@@ -218,6 +221,7 @@ def raisers() -> list[BaseException]:
     ]
 
 
+@pytest.mark.fault("P9")
 @pytest.mark.parametrize("each_one", [False, True], ids=["batch", "each"])
 @pytest.mark.parametrize("number", range(len(raisers())), ids=lambda n: type(raisers()[n]).__name__)
 @virtual
@@ -257,6 +261,7 @@ async def test_awaiting_a_task_that_was_cancelled_is_a_failure_not_an_end() -> N
     assert errors(database, 1) == ["CancelledError: "]
 
 
+@pytest.mark.fault("P9")
 @pytest.mark.parametrize(
     "error", [SystemExit(3), KeyboardInterrupt()], ids=["SystemExit", "KeyboardInterrupt"]
 )
@@ -308,6 +313,7 @@ async def test_an_error_whose_text_cannot_be_had_or_stored_is_recorded_all_the_s
 # What it settles -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P9")
 @virtual
 async def test_what_was_finished_is_kept_whatever_the_tasker_raises() -> None:
     database = table(5)
@@ -511,6 +517,7 @@ async def test_a_task_that_was_freed_by_hand_and_claimed_again_is_run_once_under
 # No hot loops ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P12")
 @pytest.mark.parametrize("answer", [[], None, "raise"])
 @virtual
 async def test_a_tasker_that_accomplishes_nothing_makes_no_hot_loop(answer: Any) -> None:

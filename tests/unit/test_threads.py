@@ -127,6 +127,7 @@ async def test_a_batch_over_which_it_raises_is_split() -> None:
     assert sizes == [16, 8, 4, 4, 2, 1, 1, 2, 8]
 
 
+@pytest.mark.fault("P9")
 @pytest.mark.parametrize(
     "error",
     [StopIteration("s"), StopAsyncIteration(), GeneratorExit(), asyncio.CancelledError(), BaseException("b"),
@@ -419,6 +420,7 @@ async def _caught(awaitable: Any) -> BaseException | None:
     return None
 
 
+@pytest.mark.fault("P8")
 @virtual(leaves=0)
 async def test_a_thread_that_does_not_end_is_abandoned_and_its_session_left_to_expire(
     gate: Gate, caplog: Any
@@ -481,6 +483,7 @@ print("asyncio.run() has ended")
 """
 
 
+@pytest.mark.fault("P19")
 def test_a_thread_that_hangs_does_not_keep_the_process_from_ending() -> None:
     ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60)
     assert ended.stdout == "run() has ended\nasyncio.run() has ended\n", ended.stderr
@@ -513,6 +516,7 @@ def test_a_thread_that_cannot_be_started_leaves_no_call_behind_that_runs_later(m
     assert called == [2]
 
 
+@pytest.mark.fault("P18")
 @virtual
 async def test_a_thread_that_cannot_be_started_fails_the_tasks(monkeypatch: Any) -> None:
     def no_thread(_: Any) -> None:

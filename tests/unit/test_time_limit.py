@@ -41,6 +41,7 @@ class Stubborn:
             raise self.ends
 
 
+@pytest.mark.fault("P16")
 @virtual
 async def test_a_late_call_is_cancelled_and_has_failed_and_the_others_go_on() -> None:
     database = table(3)
@@ -131,6 +132,7 @@ async def test_a_late_call_that_comes_to_its_end_all_the_same_counts(answer: Any
     assert database[1].attempts == (1 if answer is None else 0)
 
 
+@pytest.mark.fault("P16")
 @virtual
 async def test_what_ignores_its_cancellation_keeps_its_slot_and_the_others_go_on(caplog: Any) -> None:
     database = table(1)

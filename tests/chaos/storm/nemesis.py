@@ -117,14 +117,18 @@ class Nemesis:
 
     # Processes -------------------------------------------------------------------------------------------
 
-    async def kill(self) -> bool:
+    async def kill(self, *, again: bool = True) -> bool:
+        """And start another one in its place, unless it shall not be there `again`."""
         instance = self._dice.choice(self._storm.instances)
         at = boottime()
         if instance.pid in self._stopped:
             self._note_stop(instance.pid)
         self.events.append(Event("kill", instance.pid, at))
         await self._storm.forks.kill(instance.pid)
-        await self._storm.start(instance)
+        if again:
+            await self._storm.start(instance)
+        else:
+            self._storm.instances.remove(instance)
         self.times["P1"] += 1
         return True
 

@@ -190,11 +190,13 @@ class Beside:
         evidence.total = await self.ask("SELECT sum(total)::bigint FROM public.account")
         await self._wait_for_backends()
         evidence.backends = [str(tuple(row)) for row in await self.rows(BACKENDS)]
-        await self.rows("CHECKPOINT")
-        (health,) = await self.rows(HEALTH)
-        evidence.health = dict(health)
         nonces = await self.rows("SELECT nonce::text FROM session_lock.session")
         evidence.secrets |= {CANARY, *(row[0] for row in nonces)}
+
+    async def health(self) -> dict[str, float]:
+        """Of the whole server."""
+        await self.rows("CHECKPOINT")
+        return dict((await self.rows(HEALTH))[0])
 
     async def _wait_for_backends(self) -> None:
         """Those of connections that have just been closed are about to end."""

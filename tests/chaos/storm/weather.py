@@ -139,6 +139,7 @@ class Storm:
         )
         evidence.logs = {file.name: file.read_text(errors="replace") for file in self.folder.glob("*.log")}
         if self.server is not None:
+            evidence.health = await self.beside.health()
             logs = [self.server.log, *self.server.log.parent.glob("standby.log")]
             evidence.logs["server"] = "".join(log.read_text(errors="replace") for log in logs)
         evidence.secrets = frozenset({urlsplit(self.instances[0].network.dsn).password or ""})
@@ -173,6 +174,7 @@ async def storm(
     *,
     lease: float = 1.0,
     ways: Sequence[str] = WAYS,
+    mother: Forks | None = None,
     mutations: Mapping[str, Mapping[str, str]] | None = None,
     broken: bool = False,
     server: Server | None = None,
@@ -185,7 +187,7 @@ async def storm(
         await create(await beside.connection(), mutations or {})
         resource = await asyncio.start_unix_server(it.resource.answer, folder / "resource")
         stack.callback(resource.close)
-        it.forks = await stack.enter_async_context(forks(MODULE))
+        it.forks = mother or await stack.enter_async_context(forks(MODULE))
         for way in ways:
             it.instances.append(Instance(way, await stack.enter_async_context(proxy(database.app_dsn))))
             await it.start(it.instances[-1])

@@ -1,0 +1,253 @@
+"""Each of the fourteen checkers finds what it is for: in what a broken library did, or in logs that are forged."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from session_lock.session import boottime
+from tests.chaos.forks import Forks, forks
+from tests.chaos.storm.checkers import ALL, UNHURRIED, Event, Evidence, W, wrongs
+from tests.chaos.storm.ledger import Pause, Run, read
+from tests.chaos.storm.tables import Change
+from tests.chaos.storm.weather import MODULE, Instance, Storm, storm
+from tests.conftest import _fresh_database
+
+# A library that is broken ------------------------------------------------------------------------------------
+
+
+async def until_sessions(it: Storm, count: int) -> None:
+    while await it.beside.ask("SELECT count(*) FROM session_lock.session") < count:
+        await asyncio.sleep(0.05)
+
+
+async def until_runs(it: Storm, count: int) -> None:
+    """Until so many runs have begun."""
+    while len(read(it.folder).runs) < count:
+        await asyncio.sleep(0.05)
+
+
+def who_has_begun(it: Storm) -> Instance:
+    pid = read(it.folder).runs[0].pid
+    return next(one for one in it.instances if one.pid == pid)
+
+
+async def lose_the_reply_to_a_finish(it: Storm) -> None:
+    lost = it.instances[0].network.lose_reply("finish_tasks")
+    await it.beside.feed([0.01] * 20)
+    await lost
+    await asyncio.sleep(2)
+
+
+async def stop_who_has_begun(it: Storm) -> None:
+    """Who has begun stands still until another has begun the same."""
+    await it.beside.feed([2.5])
+    await until_runs(it, 1)
+    pid, at = who_has_begun(it).pid, boottime()
+    os.kill(pid, signal.SIGSTOP)
+    await until_runs(it, 2)
+    os.kill(pid, signal.SIGCONT)
+    it.nemesis.events.append(Event("stop", pid, at, boottime()))
+
+
+async def part_who_has_begun(it: Storm) -> None:
+    await it.beside.feed([4.0])
+    await until_runs(it, 1)
+    network = who_has_begun(it).network
+    network.partition()
+    await until_runs(it, 2)
+    await asyncio.sleep(2 * W)
+    network.heal()
+
+
+async def kill_it(it: Storm) -> None:
+    await it.beside.feed([0.5] * 20)
+    await until_runs(it, 1)
+    await it.nemesis.kill()
+
+
+async def only_work(it: Storm) -> None:
+    await it.beside.feed([0.01] * 20)
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """A fault of the library, or of its functions, and what brings it to light."""
+
+    ways: Sequence[str]
+    happens: Callable[[Storm], Awaitable[None]]
+    mutations: Mapping[str, Mapping[str, str]]
+    broken: bool = False
+    """The instances believe in their leases for ever: so that the functions alone stand between."""
+
+
+HELD = "task.holder = p_id AND task.pending THEN 'held'"
+
+SEEDED = {
+    "C3": Seeded(["batch"], lose_the_reply_to_a_finish, {"standing_": {HELD: "true THEN 'held'"}}),
+    "C4": Seeded(
+        ["one", "one"], stop_who_has_begun,
+        {
+            "standing_": {HELD: "task.pending THEN 'held'", "task.token IS DISTINCT FROM claim.token": "false"},
+            "bump_session": {" AND s.ended_at IS NULL": "", "v_expires <= v_now": "false"},
+            "hold_session": {" AND s.ended_at IS NULL": "", "hold_session.expires_at <= at": "false"},
+        },
+        broken=True,
+    ),
+    "C5": Seeded(["one", "one"], part_who_has_begun, {}, broken=True),
+    "C6": Seeded(["batch"], kill_it, {"sessions_of": {"SET ended_at = p_now FROM expired": "SET idle = s.idle FROM expired"}}),
+    "C13": Seeded(
+        ["transaction"], only_work,
+        {"finish_in_": {"limit_transaction(my.expires - my.clock);": "limit_transaction(my.expires - my.clock); RETURN;"}},
+    ),
+    "C14": Seeded(["batch"], kill_it, {"get_work_": {'coalesce(t."claim_token", 0) + 1': 'coalesce(t."claim_token", 1)'}}),
+}  # fmt: skip
+
+
+async def play(seeded: Seeded, folder: Path, mother: Forks, server_dsn: str, template: str) -> Evidence:
+    """The first instance runs, and the others as soon as what happens starts them."""
+    folder.mkdir()
+    async with (
+        _fresh_database(server_dsn, template) as database,
+        storm(
+            database,
+            folder,
+            1,
+            ways=seeded.ways,
+            mother=mother,
+            mutations=seeded.mutations,
+            broken=seeded.broken,
+        ) as it,
+    ):
+        async with asyncio.timeout(40):
+            await until_sessions(it, len(seeded.ways))
+            await seeded.happens(it)
+        await it.clear(within=8)
+        return await it.end()
+
+
+async def play_all(
+    scenes: Mapping[str, Seeded], folder: Path, server_dsn: str, template: str
+) -> dict[str, dict[str, list[str]]]:
+    """At once, since they mostly wait; what all checkers find in each."""
+    async with forks(MODULE) as mother, asyncio.TaskGroup() as group:
+        plays = {
+            name: group.create_task(play(one, folder / name, mother, server_dsn, template))
+            for name, one in scenes.items()
+        }
+    return {name: wrongs(played.result(), UNHURRIED) for name, played in plays.items()}
+
+
+@pytest.mark.timeout(150)
+async def test_a_broken_library_is_found(server_dsn: str, template: str, tmp_path: Path) -> None:
+    found = await play_all(SEEDED, tmp_path, server_dsn, template)
+    assert [checker for checker in SEEDED if not found[checker][checker]] == []
+
+
+@pytest.mark.timeout(150)
+async def test_a_sound_one_is_not(server_dsn: str, template: str, tmp_path: Path) -> None:
+    """Under the same faults; and where its instances believe in their leases for ever, its functions do not."""
+    sound = {
+        checker: replace(seeded, mutations={}, broken=checker == "C4")
+        for checker, seeded in SEEDED.items()
+        if checker != "C14"
+    }
+    found = await play_all(sound, tmp_path, server_dsn, template)
+    found["C4"].pop("C5")  # such an instance does not stop its taskers
+    assert {
+        scene: {checker: wrong for checker, wrong in all_.items() if wrong} for scene, all_ in found.items()
+    } == dict.fromkeys(sound, {})
+
+
+# Logs that are forged ------------------------------------------------------------------------------------------
+
+
+def run(
+    pid: int = 1, task: int = 1, session: int = 1, token: int = 1, begin: float = 0.0, end: float | None = 1.0
+) -> Run:
+    return Run(pid, task, session, token, begin, end)
+
+
+def claim(
+    token: int = 1, holder: int = 1, *, task: int = 1, at: float = 0.0, before: tuple[Any, Any] = (None, None)
+) -> Change:
+    return Change(at, f"storm batch {holder}", task, (before[0], holder), (before[1], token), (None, None))
+
+
+def finish(
+    token: int = 1, holder: int = 1, *, at: float = 1.0, by: str = "storm batch 1", **rest: Any
+) -> Change:
+    facts: dict[str, Any] = {
+        "done": (None, "now"),
+        "live": True,
+        "label": "host:1",
+        "tokens": (token, token),
+    } | rest
+    return Change(at, by, 1, (holder, None), **facts)
+
+
+SOUND = Evidence(
+    runs=[run()], changes=[claim(), finish()], fed=frozenset({1}), accepted=[(1, 1)], left={1: 0}, to_end=frozenset({1}),
+    shares=[{1: 50, 2: 48}], secrets=frozenset({"s3cret"}), health={"bytes of a task": 200.0},
+    logs={"1.log": "session 1 started", "server": "2026-11-28 17:00:00.0 UTC SL001 ERROR:  session 1 is not live"},
+)  # fmt: skip
+
+AGAIN = claim(2, 2, at=2.0, before=(1, 1))
+"""By another session."""
+
+FORGED: dict[str, list[Evidence]] = {
+    "C1": [replace(SOUND, runs=[run(), run(task=2)]), replace(SOUND, runs=[run(), run(pid=2)])],
+    "C2": [replace(SOUND, changes=[claim(), AGAIN]), replace(SOUND, ended={1: 2.5}, changes=[claim(), AGAIN]), replace(SOUND, runs=[])],
+    "C3": [replace(SOUND, changes=[claim(), finish(), finish()]), replace(SOUND, changes=[claim(), finish(), finish(done=("now", None))])],
+    "C4": [
+        replace(SOUND, changes=[claim(), change])
+        for change in (
+            finish(live=False), finish(live=None), finish(tokens=(1, 2)), finish(holder=None), finish(by="storm batch 2"),
+        )
+    ],
+    "C5": [
+        replace(SOUND, runs=[run(end=5.0), run(2, session=2, token=2, begin=2.0, end=3.0)]),
+        replace(SOUND, runs=[run(end=None), run(2, session=2, token=2, begin=2.0)], events=[Event("kill", 1, 3.0)]),
+        replace(SOUND, runs=[run(end=5.0), run(2, session=2, token=2, begin=2.0)], pauses=[Pause(1, 1.0, 3.0)]),
+    ],
+    "C6": [replace(SOUND, pending=[1]), replace(SOUND, fed=frozenset({1, 2}))],
+    "C7": [replace(SOUND, shares=[{1: 100, 2: 0}, {1: 90, 2: 30}])],
+    "C8": [replace(SOUND, changes=[claim(), replace(AGAIN, at=5.0)], events=[Event("kill", 1, 1.0)])],
+    "C9": [
+        replace(SOUND, left={1: 1}), replace(SOUND, left={}), replace(SOUND, backends=["('storm one 1', 'idle in transaction')"]),
+        replace(SOUND, logs={"1.log": "Task exception was never retrieved"}),
+    ],
+    "C10": [replace(SOUND, health={"transactions for a task": 5.0})],
+    "C11": [replace(SOUND, logs={"1.log": "connecting to postgresql://app:s3cret@localhost"})],
+    "C12": [replace(SOUND, logs={"server": "2026-11-28 17:00:00.0 UTC 40P01 ERROR:  deadlock detected"})],
+    "C13": [
+        replace(SOUND, effects={1: 1}, total=1),
+        replace(SOUND, changes=[claim(), finish(by="storm transaction 1")]),
+        replace(SOUND, changes=[claim(), finish(by="storm transaction 1")], effects={1: 2}, total=1),
+        replace(SOUND, changes=[claim(), finish(by="storm transaction 1")], effects={1: 1}, total=2),
+    ],
+    "C14": [replace(SOUND, changes=[claim(), claim(1, 2, before=(1, 1))]), replace(SOUND, accepted=[(1, 2), (1, 1)])],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("checker", ALL)
+def test_forged_logs_are_found(checker: str) -> None:
+    assert wrongs(SOUND) == dict.fromkeys(ALL, [])
+    for evidence in FORGED[checker]:
+        assert ALL[checker](evidence) != []
+
+
+def test_what_excuses_a_second_run() -> None:
+    twice = replace(SOUND, changes=[claim(), AGAIN], ended={1: 1.5})
+    assert ALL["C2"](replace(twice, runs=[run(), run(2, session=2, token=2)])) == []
+    overlapping = replace(SOUND, runs=[run(end=5.0), run(2, session=2, token=2, begin=2.0)])
+    assert ALL["C5"](replace(overlapping, pauses=[Pause(1, 1.0, 4.9)])) == []
+    stops = [Event("stop", 1, 1.0, 3.0), Event("stop", 1, 3.1, 4.9)]
+    assert ALL["C5"](replace(overlapping, events=stops)) == []

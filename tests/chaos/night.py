@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -41,8 +42,8 @@ def night(*, resume: bool) -> int:
     """Run the parts; returns how many of them failed."""
     RECORDS.mkdir(exist_ok=True)
     if not resume:
-        for record in RECORDS.iterdir():
-            record.unlink()
+        shutil.rmtree(RECORDS)
+        RECORDS.mkdir()
     failed = 0
     for part in parts():
         done = RECORDS / f"{part.name}.jsonl"
@@ -55,6 +56,8 @@ def night(*, resume: bool) -> int:
             print(f"{part.name}: given up after {took}", flush=True)
             return failed + 1
         failed += code == 1
+        if code != 1:  # else what its processes have written is still wanted
+            shutil.rmtree(RECORDS / part.name, ignore_errors=True)
         print(f"{part.name}: {'failed' if code == 1 else 'passed'} in {took}", flush=True)
         unfinished.touch()
         unfinished.rename(done)
@@ -66,7 +69,8 @@ NOTHING_THERE = 5  # as pytest ends that has found no test
 
 def _run(part: Part, record: Path) -> int:
     record.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", *part.arguments, f"--faults-record={record}"]
+    options = [f"--faults-record={record}", f"--basetemp={RECORDS / part.name}"]
+    command = [sys.executable, "-m", "pytest", "-q", *part.arguments, *options]
     environment = {**os.environ, **part.environment}
     with (RECORDS / f"{part.name}.log").open("wb") as log:
         return subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log).returncode

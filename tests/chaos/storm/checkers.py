@@ -214,7 +214,7 @@ def c9(evidence: Evidence) -> list[str]:
         f"process {pid} did not end by itself" for pid in sorted(evidence.to_end - evidence.left.keys())
     ]
     wrong += [f"a backend is left: {backend}" for backend in evidence.backends]
-    complaints = r"never retrieved|was destroyed|never awaited|ResourceWarning|Traceback"
+    complaints = r".*(never retrieved|was destroyed|never awaited|ResourceWarning|Traceback)(.*\n?){8}"
     return wrong + [
         f"{name} has {found[0]!r}"
         for name, log in evidence.logs.items()

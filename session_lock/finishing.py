@@ -90,8 +90,16 @@ def _opener(pool: Any) -> Open:
 def _on(own: Connections) -> Open:
     @asynccontextmanager
     async def opened() -> AsyncIterator[Any]:
-        async with own.one() as connection, connection.transaction(isolation="read_committed"):
-            yield connection
+        async with own.one() as connection:
+            transaction = connection.transaction(isolation="read_committed")
+            await transaction.start()
+            try:
+                yield connection
+            except Exception:
+                await transaction.rollback()
+                raise
+            # Who is cancelled does not wait for the answer to a ROLLBACK: the connection ends, and the transaction with it.
+            await transaction.commit()
 
     return opened
 

@@ -41,6 +41,10 @@ from session_lock.tasks import TaskKey
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 (items of any kind)
 
+LIBRARY_VERSION = version(
+    "session-lock"
+)  # read once: it is in a file, and there may be none to open any more
+
 
 class PostgresDatabase(Calls, Generic[T]):
     """A mapping in a PostgreSQL database; the `Database` that a Runner is given.
@@ -139,7 +143,7 @@ class PostgresDatabase(Calls, Generic[T]):
         server = await self._met()
         (row,) = await self._call(
             self._work, "start_session", self._wanted.name, server.functions, capacity, ttl,
-            label or f"{socket.gethostname()}:{os.getpid()}", app_version, version("session-lock"),
+            label or f"{socket.gethostname()}:{os.getpid()}", app_version, LIBRARY_VERSION,
         )  # fmt: skip
         return Lease(row["id"], row["nonce"], row["left"])
 

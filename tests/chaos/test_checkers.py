@@ -254,10 +254,16 @@ def test_forged_logs_are_found(checker: str) -> None:
         assert ALL[checker](evidence) != []
 
 
-def test_what_excuses_a_second_run() -> None:
+def test_what_is_excused() -> None:
     twice = replace(SOUND, changes=[claim(), AGAIN], ended={1: 1.5})
     assert ALL["C2"](replace(twice, runs=[run(), run(2, session=2, token=2)])) == []
     overlapping = replace(SOUND, runs=[run(end=5.0), run(2, session=2, token=2, begin=2.0)])
     assert ALL["C5"](replace(overlapping, pauses=[Pause(1, 1.0, 4.9)])) == []
     stops = [Event("stop", 1, 1.0, 3.0), Event("stop", 1, 3.1, 4.9)]
     assert ALL["C5"](replace(overlapping, events=stops)) == []
+    given_up = (
+        "ERROR:asyncio:Future exception was never retrieved\n"
+        "future: <Future finished exception=ConnectionError('unexpected connection_lost() call')>\n"
+    )
+    assert ALL["C9"](replace(SOUND, logs={"1.log": given_up})) == []
+    assert ALL["C9"](replace(SOUND, logs={"1.log": given_up + "Task was destroyed but it is pending!"})) != []

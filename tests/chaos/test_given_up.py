@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from session_lock import DatabaseError, PostgresDatabase, Runner, Settings, each
+from tests.proxy import proxy
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
 
@@ -113,4 +114,43 @@ async def test_the_backend_of_a_connection_that_was_lost_is_ended_too(database) 
                         await asyncio.sleep(0.01)
     finally:
         await locker.close()
+        await admin.close()
+
+
+@pytest.mark.fault("N2")
+async def test_who_is_cancelled_in_a_transaction_that_gets_no_answer_ends_at_once(database) -> None:
+    """A ROLLBACK would wait for its answer for as long as the network takes to give up: its connection is ended instead."""
+    admin = await asyncpg.connect(database.admin_dsn)
+    in_transaction = asyncio.Event()
+    took: list[float] = []
+
+    async def send(task) -> None:
+        clock = asyncio.get_running_loop().time
+        try:
+            async with task.transaction():
+                in_transaction.set()
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    cancelled = clock()
+        finally:
+            took.append(clock() - cancelled)
+
+    try:
+        await admin.execute(EMAIL_TABLE)
+        await apply_mapping(admin, EMAILS, grant_to="app")
+        await add_emails(admin, 1)
+        settings = Settings(
+            start_jitter=0, drain_timeout=0, cancel_grace=20, call_timeout=1, shutdown_timeout=1, lease_ttl=60
+        )
+        async with (
+            asyncio.timeout(40),
+            proxy(database.app_dsn) as hole,
+            PostgresDatabase(hole.dsn, EMAILS, listen=False) as emails,
+            Runner(emails, each(send), settings),
+        ):
+            await in_transaction.wait()
+            hole.swallow()
+        assert took[0] < 5
+    finally:
         await admin.close()

@@ -24,15 +24,19 @@ from tests.conftest import TestDatabase, prepare_template
 AT_NIGHT = os.environ.get("SESSION_LOCK_STORM") == "night"
 
 if AT_NIGHT:
-    BEFORE = Plan(seconds=20, kills=50, stops=8, terminations=240, restarts=4, network=120, lost_replies=28)
+    BEFORE = Plan(
+        seconds=20, kills=50, stops=8, starved=4, terminations=240, restarts=4, network=120, lost_replies=28
+    )
     AFTER = Plan(seconds=8, kills=20, stops=4, terminations=110, network=50, lost_replies=10)
     TASKS = 34_000
     LOSING = BEFORE, TASKS
 else:
-    BEFORE = Plan(seconds=14, kills=6, stops=14, terminations=340, restarts=3, network=140, lost_replies=40)
+    BEFORE = Plan(
+        seconds=14, kills=6, stops=14, starved=2, terminations=340, restarts=3, network=140, lost_replies=40
+    )
     AFTER = Plan(seconds=6, kills=2, stops=6, terminations=160, network=60, lost_replies=16)
     TASKS = 20_000
-    LOSING = Plan(seconds=2, kills=1, stops=1, terminations=10, network=10, lost_replies=4), 2_000
+    LOSING = Plan(seconds=2, kills=1, stops=1, starved=1, terminations=10, network=10, lost_replies=4), 2_000
 
 # A password is checked a thousand times in a storm: that shall not be what takes the time.
 SETTINGS = {"scram_iterations": 1, "log_line_prefix": "%m %e ", "wal_retrieve_retry_interval": "100ms"}
@@ -69,7 +73,7 @@ def judge(it: Storm, evidence: Evidence, injected: Injected) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.fault("P1", "P3", "N1", "N2", "N3", "N4", "N6", "N13", "D1", "D2")
+@pytest.mark.fault("P1", "P3", "P4", "N1", "N2", "N3", "N4", "N6", "N13", "D1", "D2")
 async def test_a_storm(server: Server, tmp_path: Path, seed: int, injected: Injected) -> None:
     async with storm(TestDatabase(server.dsn, "postgres"), tmp_path, seed, server=server) as it:
         await it.blow(BEFORE, TASKS * 2 // 3)
@@ -84,7 +88,7 @@ async def test_a_storm(server: Server, tmp_path: Path, seed: int, injected: Inje
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.fault("P1", "P3", "N1", "N2", "N3", "N4", "N6", "N13", "D1", "D3")
+@pytest.mark.fault("P1", "P3", "P4", "N1", "N2", "N3", "N4", "N6", "N13", "D1", "D3")
 async def test_a_fail_over_that_loses_commits(
     server: Server, tmp_path: Path, seed: int, injected: Injected
 ) -> None:

@@ -36,6 +36,19 @@ async def test_sessions_are_told_apart(suite: Suite):
     assert len({lease.id for lease in leases}) == len({lease.nonce for lease in leases}) == 5
 
 
+@pytest.mark.fault("P15")
+async def test_a_restart_under_the_same_name_is_another_session(suite: Suite):
+    (key,) = await suite.add()
+    before = await suite.start(label="host:42")
+    (claim,) = await suite.claim(before)
+    after = await suite.start(label="host:42")
+    assert await suite.claim(after) == []
+    assert await suite.finish(after, claim) is Outcome.LOST
+    await suite.expire(before)
+    (again,) = await suite.claim(after)
+    assert (again.key, again.token > claim.token) == (key, True)
+
+
 async def test_the_identity_is_that_of_database_and_mapping(suite: Suite):
     identity = await suite.database.identity()
     assert identity.mapping == "email"

@@ -214,13 +214,22 @@ def c9(evidence: Evidence) -> list[str]:
         f"process {pid} did not end by itself" for pid in sorted(evidence.to_end - evidence.left.keys())
     ]
     wrong += [f"a backend is left: {backend}" for backend in evidence.backends]
-    complaints = r".*(never retrieved|was destroyed|never awaited|ResourceWarning|Traceback)(.*\n?){8}"
     return wrong + [
         f"{name} has {found[0]!r}"
         for name, log in evidence.logs.items()
-        if name != "server" and (found := re.search(complaints, log))
+        if name != "server" and (found := COMPLAINTS.search(ASYNCPGS_OWN.sub("", log)))
     ]
 
+
+COMPLAINTS = re.compile(
+    r".*(?:never retrieved|was destroyed|never awaited|ResourceWarning|Traceback)(?:.*\n?){8}"
+)
+
+ASYNCPGS_OWN = re.compile(
+    r"^.*Future exception was never retrieved\nfuture: <Future finished exception=ConnectionError\('unexpected connection_lost.*$",
+    re.MULTILINE,
+)
+"""Of an attempt to connect that was given up, and whose connection was lost after that: nobody else can ask for it."""
 
 CEILINGS = {"bytes of a task": 2_000, "transactions for a task": 3, "multixacts for a finish": 1.5}
 

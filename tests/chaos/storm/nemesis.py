@@ -47,6 +47,7 @@ class Plan:
     seconds: float
     kills: int = 0
     stops: int = 0
+    starved: int = 0
     terminations: int = 0
     restarts: int = 0
     network: int = 0
@@ -55,7 +56,7 @@ class Plan:
     def drawn(self, dice: random.Random) -> list[tuple[float, str]]:
         """The strokes in their order, each with its time."""
         kinds = {
-            "kill": self.kills, "stop": self.stops, "stop_briefly": self.stops // 5, "terminate": self.terminations,
+            "kill": self.kills, "stop": self.stops, "stop_briefly": self.stops // 5, "starve": self.starved, "terminate": self.terminations,
             "restart": self.restarts, "network": self.network, "lose_reply": self.lost_replies,
         }  # fmt: skip
         drawn = [
@@ -142,6 +143,26 @@ class Nemesis:
 
     async def stop_briefly(self) -> bool:
         return self._stop(0.5 * self._storm.lease)
+
+    async def starve(self) -> bool:
+        """For two leases a process gets a twentieth of the time: it counts as one stop."""
+        running = [one.pid for one in self._storm.instances if one.pid not in self._stopped]
+        if len(running) < 3:
+            return False
+        pid = self._dice.choice(running)
+        self._stopped[pid] = boottime()
+        self._spawn(self._starve(pid, boottime() + 2 * self._storm.lease))
+        self.times["P4"] += 1
+        return True
+
+    async def _starve(self, pid: int, until: float) -> None:
+        while pid in self._stopped and boottime() < until:
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(0.19)
+            if pid in self._stopped:
+                os.kill(pid, signal.SIGCONT)
+                await asyncio.sleep(0.01)
+        self._go_on(pid)
 
     def _stop(self, seconds: float) -> bool:
         running = [one.pid for one in self._storm.instances if one.pid not in self._stopped]

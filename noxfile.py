@@ -98,6 +98,29 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Half an hour (or as many minutes as are given) under a steady load, with churn and an old snapshot: nothing may grow."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.chaos.soak", *session.posargs)
+
+
+@nox.session
+def security(session: nox.Session) -> None:
+    """The threats and their tests, with 10,000 hostile names; `-k 3000-` or `--last-failed` goes on where it was stopped."""
+    session.install("-e", ".[test]")
+    session.run(
+        "pytest", "tests/security", *session.posargs, env={**os.environ, "SESSION_LOCK_TEST_NAMES": "10000"}
+    )
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """5,000 simulated hours of faults; `-- --from SEED` goes on where it was stopped, `-- SEED` shows one."""
+    session.install("-e", ".")
+    session.run("python", "-m", "tests.storms", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """The wheel, built and used as a stranger would."""
     session.install("-e", ".[test]")

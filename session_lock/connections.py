@@ -16,11 +16,24 @@ Connect: TypeAlias = str | Callable[[], Awaitable[Any]]
 """A DSN, or an async callable that returns a new connection (so that credentials may rotate)."""
 
 
+NO_DSN = (
+    "the DSN is not understood: write postgresql://user:password@host:port/database, with what is special in the password "
+    "percent-encoded"
+)
+
+
 async def open_connection(connect: Connect, **options: Any) -> Connection:
     """A new connection; `options` are for the driver where a DSN leaves them open."""
     if isinstance(connect, str):
         settings = {"application_name": "session_lock"} | options.pop("server_settings", {})
-        connection: Connection = await asyncpg.connect(connect, server_settings=settings, **options)
+        try:
+            connection: Connection = await asyncpg.connect(connect, server_settings=settings, **options)
+        except (ValueError, OverflowError) as error:
+            if isinstance(error, DRIVER_ERRORS):
+                raise
+            raise DatabaseError(
+                NO_DSN, retryable=False
+            ) from None  # its text may quote a part of the password
         return connection
     try:
         connection = await connect()

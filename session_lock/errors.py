@@ -42,7 +42,8 @@ class DatabaseError(SessionLockError):
 class RowRefusedError(DatabaseError):
     """A row cannot be written as it should be: a CHECK, a unique index, a trigger, a finish that leaves it pending.
 
-    The message has no values of the row. Within a Runner it is the failure of that one task.
+    The message has no values of the row; the driver's error, which may quote it, is `__context__` and is not printed along.
+    Within a Runner it is the failure of that one task.
     """
 
 

@@ -13,7 +13,7 @@ from session_lock.drivers import Statement, describe_kind, fetch, fetch_sync, fi
 from session_lock.errors import SettingsError
 from session_lock.server import Server, Wanted
 from session_lock.session import Lease
-from session_lock.sqlstate import is_driver_error, translate, translated
+from session_lock.sqlstate import is_driver_error, translated
 
 
 class Finishing:
@@ -54,8 +54,8 @@ class Finishing:
                 raise
             if own is not None:
                 raise own from None
-            what = f"the finishing transaction ({self._wanted.name})"
-            raise translate(error, what, self._wanted.remedy) from error
+            with self._translated("the finishing transaction"):
+                raise
 
     def _statement(self, call: str, server: Server, lease: Lease, claims: Sequence[Claim]) -> Statement:
         """Nonce and keys travel as text, which no driver and no codec of the user's changes."""

@@ -12,6 +12,9 @@ NAME_BYTES = 63
 BODY_QUOTE = "$function$"
 """What the bodies in `sql/` are quoted with, so no expression of the user's may contain it."""
 
+NAME_QUOTE = "$name$"
+"""What the schema's name is quoted with where a body has it as a text, so no name may contain it."""
+
 
 # Text to SQL: the only four ways ---------------------------------------------------------------------
 
@@ -41,9 +44,14 @@ def one_line_safe(expression: str) -> str:
 
 
 def check_name(name: str, kind: str) -> None:
-    if not isinstance(name, str) or not is_storable(name) or not 0 < len(name.encode()) <= NAME_BYTES:
+    if (
+        not isinstance(name, str)
+        or not is_storable(name)
+        or NAME_QUOTE in name
+        or not 0 < len(name.encode()) <= NAME_BYTES
+    ):
         raise SettingsError(
-            f"{kind} name {name!r} must have 1 to {NAME_BYTES} bytes, without NUL and {BODY_QUOTE}"
+            f"{kind} name {name!r} must have 1 to {NAME_BYTES} bytes, without NUL, {BODY_QUOTE} and {NAME_QUOTE}"
         )
 
 

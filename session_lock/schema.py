@@ -22,7 +22,7 @@ from session_lock.table import (
     wake_trigger_name,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """What this library needs of `schema_version()` in the database: at least this."""
 
 SERVED_VERSION = 1

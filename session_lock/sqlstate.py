@@ -23,7 +23,7 @@ OF_THE_SERVER = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55
 """Classes of SQLSTATE that speak of the server, the connection or the schema; what is left speaks of a row."""
 
 OUR_FUNCTIONS = re.compile(
-    r"\b(start_session|bump_session|hold_session|sessions_of|sweep_sessions|note_look|ask_for_tasks|asked_lately|tell|forget_cancelled|wake|wake_on_insert|limit_transaction|trim_failures|note_expired|is_suspect|shares?|version_numbers|may_take|sharing_with|plan_duties|forget_duties|sharing_duty"
+    r"\b(start_session|whereabouts|adopt|bump_session|hold_session|sessions_of|sweep_sessions|note_look|ask_for_tasks|asked_lately|tell|forget_cancelled|wake|wake_on_insert|limit_transaction|trim_failures|note_expired|is_suspect|shares?|version_numbers|may_take|sharing_with|plan_duties|forget_duties|sharing_duty"
     r"|standing_\w+|get_work_\w+|finish_tasks_\w+|finish_in_\w+|release_tasks_\w+|end_session_\w+|cancel_task_\w+|retry_tasks_\w+|shares_\w+|enqueue_\w+)\b"
 )
 
@@ -55,7 +55,9 @@ def translated(what: str, remedy: str) -> Iterator[None]:
     except Exception as error:
         if not is_driver_error(error):
             raise
-        raise translate(error, what, remedy) from error
+        ours = translate(error, what, remedy)
+        # What a driver says of a row quotes it, in its DETAIL or its message: that must not be printed with ours.
+        raise ours from (None if isinstance(ours, RowRefusedError) else error)
 
 
 def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
@@ -67,6 +69,8 @@ def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
             return SessionLost(message)
         case "SL002":
             return TaskLost(message)
+        case "SL004":
+            return SchemaError(f"{what}: {message}")
         case "26000" | "42P05":
             return DatabaseError(
                 f"{what}: {message}; is a transaction pooler in between? Then give as connect an async function that returns "
@@ -93,11 +97,10 @@ def checked_keys(keys: Iterable[object], name: str) -> Iterator[None]:
     try:
         yield
     except RowRefusedError as error:
-        if (
-            error.__cause__ is None or read(error.__cause__).state != "22000"
-        ):  # the driver's own, of an argument
+        driver = error.__context__
+        if driver is None or read(driver).state != "22000":  # the driver's own, of an argument
             raise
-        raise SettingsError(f"what was given as a key of {name!r} is not of the type of its keys") from error
+        raise SettingsError(f"what was given as a key of {name!r} is not of the type of its keys") from None
 
 
 # What a driver tells ------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace import TracerProvider as TracerProvider  # noqa: PLC0414 (part of Runner's signature)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+VERSION = version("session-lock")
+
 PHASES = {
     "start": SpanKind.CLIENT,
     "keepalive": SpanKind.CLIENT,
@@ -47,7 +49,7 @@ class Telemetry:
     ) -> None:
         self.name = name
         self._idle_spans = idle_spans
-        self._tracer = trace.get_tracer("session_lock", version("session-lock"), tracer_provider)
+        self._tracer = trace.get_tracer("session_lock", VERSION, tracer_provider)
 
     @contextmanager
     def phase(self, phase: str, *, may_be_idle: bool = False, **attributes: str | float) -> Iterator[Phase]:

@@ -4,12 +4,12 @@
 --
 -- All of them are SECURITY DEFINER and owned by the role that migrates, so a service needs EXECUTE and nothing else;
 -- the search_path is pinned (pg_temp last), so nothing that a caller creates can stand in for what is meant.
--- SQLSTATE SL001: the session is not live (or the nonce is wrong, which must look the same).
+-- SQLSTATE SL001: the session is not live (or the nonce is wrong, which must look the same). SL004: the database is a copy.
 
 -- What the schema offers and the oldest library that it still serves; a library compares both with its own.
 CREATE OR REPLACE FUNCTION session_lock.schema_version(OUT version integer, OUT serves integer)
 LANGUAGE sql STABLE
-AS $function$ SELECT 1, 1 $function$;
+AS $function$ SELECT 2, 1 $function$;
 
 -- The one clock of all leases and due times: the server's, and not the transaction's (`now()` stands still while a
 -- transaction waits). Tests replace this function to move time.
@@ -17,6 +17,21 @@ CREATE OR REPLACE FUNCTION session_lock.clock() RETURNS timestamptz
 LANGUAGE sql VOLATILE
 AS $function$ SELECT clock_timestamp() $function$;
 
+-- Where this database is: what tells it from a copy of it, and does not change when a standby takes over.
+CREATE OR REPLACE FUNCTION session_lock.whereabouts(OUT system bigint, OUT database text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $function$ SELECT c.system_identifier, current_database()::text FROM pg_control_system() AS c $function$;
+
+-- From here on the sessions belong to this database, wherever its rows were copied from. Granted to nobody: for its owner, after
+-- a look at what would run.
+CREATE OR REPLACE FUNCTION session_lock.adopt() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $function$
+  INSERT INTO session_lock.origin (system, database) SELECT w.system, w.database FROM session_lock.whereabouts() AS w
+  ON CONFLICT (one) DO UPDATE SET system = excluded.system, database = excluded.database
+$function$;
+
+-- A copy of another database starts no session, so that its tasks are not done a second time, until it is adopted.
 CREATE OR REPLACE FUNCTION session_lock.start_session(
   p_name text, p_functions text, p_capacity integer, p_ttl double precision,
   p_label text, p_app_version text, p_library_version text,
@@ -26,8 +41,17 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 #variable_conflict use_column
 DECLARE
-  v_now timestamptz := session_lock.clock();
+  v_now    timestamptz := session_lock.clock();
+  v_here   record := session_lock.whereabouts();
+  v_origin record;
 BEGIN
+  INSERT INTO session_lock.origin (system, database) VALUES (v_here.system, v_here.database) ON CONFLICT (one) DO NOTHING;
+  SELECT o.system, o.database INTO v_origin FROM session_lock.origin AS o;
+  IF v_origin <> v_here THEN
+    RAISE EXCEPTION 'database % of server % is a copy of database % of server %, and no task is run in it before its owner says so: session-lock adopt MODULE:ATTRIBUTE, or SELECT %',
+      v_here.database, v_here.system, v_origin.database, v_origin.system, $name$session_lock.adopt()$name$ USING ERRCODE = 'SL004';
+  END IF;
+
   INSERT INTO session_lock.session (name, functions, capacity, started_at, expires_at, label, app_version, library_version)
   VALUES (p_name, p_functions, p_capacity, v_now, v_now + make_interval(secs => p_ttl),
           p_label, p_app_version, p_library_version)
@@ -400,6 +424,7 @@ AS $function$
 $function$;
 
 REVOKE ALL ON FUNCTION
+  session_lock.adopt(),
   session_lock.start_session(text, text, integer, double precision, text, text, text),
   session_lock.bump_session(bigint, uuid, double precision, boolean, integer),
   session_lock.hold_session(bigint, uuid),

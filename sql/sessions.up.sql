@@ -61,4 +61,12 @@ CREATE TABLE IF NOT EXISTS session_lock.started (
 );
 CREATE INDEX IF NOT EXISTS started_name_value_at ON session_lock.started (name, value, at);
 
-REVOKE ALL ON session_lock.session, session_lock.failure, session_lock.pause, session_lock.started FROM PUBLIC;
+-- The database that all this belongs to, written by the first session that starts in it: a copy restored elsewhere has it too, and so
+-- knows that it is one. One row.
+CREATE TABLE IF NOT EXISTS session_lock.origin (
+  one      boolean PRIMARY KEY DEFAULT true CHECK (one),
+  system   bigint NOT NULL,     -- the server's system identifier, which its standbys share
+  database text NOT NULL
+);
+
+REVOKE ALL ON session_lock.session, session_lock.failure, session_lock.pause, session_lock.started, session_lock.origin FROM PUBLIC;

@@ -118,6 +118,9 @@ BEGIN
   END IF;
   SELECT h.name, h.capacity, h.expires_at, h.at INTO my.name, my.capacity, my.expires, my.clock
     FROM session_lock.hold_session(p_id, p_nonce) AS h;
+  IF my.name <> __name__ THEN  -- when it ends, no session of this mapping would hear of it, and take over what it claims here
+    RAISE EXCEPTION 'session % is not one of this mapping', p_id USING ERRCODE = 'SL001';
+  END IF;
   IF __has_accepts__ THEN
     my.version := (SELECT session_lock.version_numbers(s.app_version) FROM session_lock.session AS s WHERE s.id = p_id);
   END IF;

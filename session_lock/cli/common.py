@@ -149,7 +149,7 @@ async def _connection(dsn: str) -> AsyncIterator[Any]:
             statement_cache_size=0,  # behind a pooler too, and after DDL
             server_settings={"application_name": "session-lock"},
         )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
         raise DatabaseError(_why_not_connected(error, where), retryable=False) from error
     try:
         yield connection

@@ -1,4 +1,4 @@
-"""`install`, `check`, `peek` and `prune`: a mapping and the database that it is, or shall be, in."""
+"""`install`, `check`, `peek`, `prune` and `adopt`: a mapping and the database that it is, or shall be, in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from session_lock.cli.common import (
     say_table,
     with_database,
 )
-from session_lock.migrations import check, install, peek, pending_summary, prune, validate
+from session_lock.migrations import adopt, check, install, peek, pending_summary, prune, validate
+from session_lock.migrations.adoption import copy_of
 from session_lock.migrations.sandbox import Connection
 from session_lock.table import TaskTable
 
@@ -50,13 +51,14 @@ def add_parsers(commands: Commands) -> None:
     add_mapping_arguments(pruner)
     pruner.set_defaults(run=_prune)
 
+    adopter = commands.add_parser("adopt", help="let the tasks of a database that is a copy be run in it")
+    add_mapping_arguments(adopter)
+    adopter.add_argument("--yes", action="store_true", help="do not ask")
+    adopter.set_defaults(run=_adopt)
+
 
 def _install(arguments: argparse.Namespace) -> int:
-    asks = not arguments.yes
-    refuse_if(
-        asks and not sys.stdin.isatty(),
-        "install asks before it changes anything, and nobody is here to answer: add --yes",
-    )
+    _refuse_to_ask_nobody("install", arguments)
 
     async def look(connection: Connection, table: TaskTable) -> tuple[str, str]:
         await validate(connection, table)
@@ -68,18 +70,29 @@ def _install(arguments: argparse.Namespace) -> int:
     name, pending = with_database(arguments, look)
     say(f"{pending}.")
     # Asked outside of the event loop, where Ctrl-C ends the question, and with no connection open meanwhile.
-    if asks and not _agreed(f"Install {name!r} now? Runners will take these rows. [y/N] "):
-        say("Nothing was changed.")
+    if not _agreed(f"Install {name!r} now? Runners will take these rows. [y/N] ", arguments):
         return 1
     _say_all(with_database(arguments, apply), "Everything was there already.")
     return 0
 
 
-def _agreed(question: str) -> bool:
+def _refuse_to_ask_nobody(command: str, arguments: argparse.Namespace) -> None:
+    refuse_if(
+        not arguments.yes and not sys.stdin.isatty(),
+        f"{command} asks before it changes anything, and nobody is here to answer: add --yes",
+    )
+
+
+def _agreed(question: str, arguments: argparse.Namespace) -> bool:
+    if arguments.yes:
+        return True
     try:
-        return input(question).strip().lower() in {"y", "yes"}
+        agreed = input(question).strip().lower() in {"y", "yes"}
     except EOFError:
-        return False
+        agreed = False
+    if not agreed:
+        say("Nothing was changed.")
+    return agreed
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -115,6 +128,26 @@ def _peek(arguments: argparse.Namespace) -> int:
 
 def _prune(arguments: argparse.Namespace) -> int:
     _say_all(with_database(arguments, prune), "There was nothing to prune.")
+    return 0
+
+
+def _adopt(arguments: argparse.Namespace) -> int:
+    _refuse_to_ask_nobody("adopt", arguments)
+
+    async def look(connection: Connection, table: TaskTable) -> tuple[str | None, str]:
+        return await copy_of(connection, table), str(await pending_summary(connection, table))
+
+    original, pending = with_database(arguments, look)
+    if original is None:
+        say("This database is no copy: there is nothing to adopt.")
+        return 0
+    say(f"This is a copy of {original}. {pending}.")
+    if not _agreed(
+        "Adopt it now? Runners here will take these rows, and those of other mappings. [y/N] ", arguments
+    ):
+        return 1
+    with_database(arguments, adopt)
+    say("It is adopted: its tasks are run here from now on.")
     return 0
 
 

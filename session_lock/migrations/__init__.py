@@ -4,6 +4,7 @@ Everything here takes a connection that is open already (of asyncpg, or alike) a
 that the connection belongs to. What is refused is refused before anything changes, as a `SchemaError` of one sentence.
 """
 
+from session_lock.migrations.adoption import adopt
 from session_lock.migrations.comparison import check
 from session_lock.migrations.functions import Difference
 from session_lock.migrations.installation import install
@@ -15,6 +16,7 @@ from session_lock.migrations.validation import validate
 __all__ = [
     "Difference",
     "Pending",
+    "adopt",
     "cancel",
     "check",
     "install",

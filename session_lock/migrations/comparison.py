@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from session_lock.errors import SchemaError
+from session_lock.migrations.adoption import copy_of
 from session_lock.migrations.advice import notes
 from session_lock.migrations.functions import (
     INSTALL,
@@ -52,6 +53,7 @@ async def check(connection: Connection, table: TaskTable, *, role: str | None = 
             *await schema_version(connection, table),
             *await session_tables(connection, table),
             *await session_functions(connection, table),
+            *await foreign_origin(connection, table),
             *[Difference(f"{text}: {INSTALL}") for text in await shipped_table(connection, table)],
             *await shipped_functions(connection, table, examined),
             *await claim_columns(connection, table),
@@ -125,6 +127,16 @@ def _tables_in(text: str) -> dict[str, list[str]]:
     for name, body in re.findall(r"(?ms)^ALTER TABLE session_lock\.(\w+)(.*?);", text):
         tables.setdefault(name, []).extend(re.findall(r"ADD COLUMN IF NOT EXISTS (\w+)", body))
     return tables
+
+
+async def foreign_origin(connection: Connection, table: TaskTable) -> list[Difference]:
+    if (original := await copy_of(connection, table)) is None:
+        return []
+    return [
+        Difference(
+            f"this is a copy of {original}, and no task is run in it: run session-lock adopt if they shall be"
+        )
+    ]
 
 
 # What belongs to the task table --------------------------------------------------------------------

@@ -15,6 +15,7 @@ from session_lock.migrations.partitions import build_index, check_partition_righ
 from session_lock.migrations.sandbox import PINNED, Connection, sentences
 from session_lock.migrations.shipping import at_hand, due_index, shipped_table
 from session_lock.migrations.validation import Examined, check_rights, check_schema_is_ours, examine
+from session_lock.names import check_name
 from session_lock.schema import mapping_files, render, shipped
 from session_lock.table import TaskTable, due_index_name, function_set, index_name, limit_index_names
 
@@ -29,6 +30,8 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
     there and right is not touched, so it may run at every deploy. The connection must not be in a transaction.
     Raises `SchemaError` before anything has changed if the mapping or the role cannot be served.
     """
+    if grant_to is not None:
+        check_name(grant_to, "role")
     examined = await examine(connection, table)
     shape, done = examined.shape, []
     with sentences(f"{table.name!r} was not installed"):

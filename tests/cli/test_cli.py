@@ -247,7 +247,7 @@ async def test_copy_overwrites_nothing_and_takes_no_number_twice(cli):
     assert "there is no folder nowhere: create it" in cli.err
 
 
-# install, check, peek, prune -----------------------------------------------------------------------
+# install, check, peek, prune, adopt ----------------------------------------------------------------
 
 
 async def test_install_says_what_is_pending_and_asks(cli, admin, monkeypatch):
@@ -313,6 +313,27 @@ async def test_prune(cli):
     assert "Dropped the 9 functions of email_" in cli.out
     assert await cli("prune", "MAPPING", attribute="slim") == 0
     assert cli.out == "There was nothing to prune.\n"
+
+
+async def test_adopt_says_of_what_the_database_is_a_copy_and_asks(cli, admin, monkeypatch):
+    await add_emails(admin, 3)
+    await cli("install", "MAPPING", "--yes")
+    assert await cli("adopt", "MAPPING") == 2
+    assert "nobody is here to answer: add --yes" in cli.err
+    assert await cli("adopt", "MAPPING", "--yes") == 0
+    assert cli.out == "This database is no copy: there is nothing to adopt.\n"
+    await admin.execute("INSERT INTO session_lock.origin (system, database) VALUES (7, 'shop')")
+    assert await cli("check", "MAPPING") == 1
+    assert "run session-lock adopt" in cli.out
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, status in (("n", 1), ("y", 0)):
+        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        assert await cli("adopt", "MAPPING") == status
+        assert cli.out.startswith(
+            "This is a copy of database shop of server 7. 3 rows of public.email are pending"
+        )
+        assert ("Nothing was changed." in cli.out) == (status == 1)
+    assert await cli("check", "MAPPING") == 0
 
 
 # cancel, parked, retry -------------------------------------------------------------------------------

@@ -82,4 +82,4 @@ def test_the_function_is_as_it_says() -> None:
     raised = set(
         re.findall(r"ERRCODE = '(SL\d+)'", source("tasks.alwaysup.sql") + source("sessions.alwaysup.sql"))
     )
-    assert set(re.findall(r"SL\d+", page.text)) == raised
+    assert set(re.findall(r"SL\d+", page.text)) == raised - {"SL004"}  # a copy's, which has no sessions

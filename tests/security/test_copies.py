@@ -77,6 +77,7 @@ async def stands_still(copy: TestDatabase, original: TestDatabase) -> None:
     assert told.startswith(f"this is a copy of database {original.name} of server ")
 
 
+@pytest.mark.fault("D29")
 async def test_a_copy_within_the_server_stands_still_until_it_is_adopted(server_dsn, database):
     await fill(database)
     lease = await claim_some(database.app_dsn)
@@ -105,6 +106,7 @@ async def test_a_copy_of_what_was_installed_and_never_ran_belongs_to_whoever_sta
             await claim_some(each_one.app_dsn)
 
 
+@pytest.mark.fault("D29")
 async def test_a_dump_restored_in_another_server_stands_still_though_its_name_is_the_same(database):
     """As after pg_upgrade, which makes a server of another identity too."""
     await fill(database)

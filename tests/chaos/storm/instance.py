@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,10 @@ async def main(dsn: str, way: str, folder: str, lease: float, broken: bool) -> N
     watching.cancel()
     await asyncio.wait({watching})
     await asyncio.sleep(0)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while threading.active_count() > 1:  # the watch ends at the first look after the last lease
+                await asyncio.sleep(0.02)
     ledger.leave(len(asyncio.all_tasks()) - 1 + threading.active_count() - 1)
 
 

@@ -191,7 +191,7 @@ class MemoryDatabase(MemoryShares[T]):
                         self._tasks[claim.key].take_attempt_back()
                     case "closed":
                         self._tasks[claim.key].session_id = None
-            session.ended = True
+            session.ended, session.expired = True, session.expires_at <= now
             if claims:
                 self._wake()
             else:
@@ -199,6 +199,8 @@ class MemoryDatabase(MemoryShares[T]):
 
     async def finish_in(self, connection: MemoryTransaction, lease: Lease, claims: Sequence[Claim]) -> None:
         """As the protocol says; `connection` is a `MemoryTransaction`."""
+        if not connection.open:
+            raise DatabaseError("the transaction has failed before: it can only be rolled back")
         try:
             while True:  # it waits for rows that others have locked, as long as the lease lasts
                 async with self._round_trip() as now:
@@ -283,7 +285,8 @@ class MemoryDatabase(MemoryShares[T]):
     async def _until_free(self, lease: Lease) -> None:
         """To end a session is to wait for its open transactions."""
         give_up = self.clock() + LOCK_TIMEOUT
-        while (session := self._sessions.get(lease.id)) and session.in_transaction:
+        session = self._sessions.get(lease.id)
+        while session is not None and session.nonce == lease.nonce and session.in_transaction:
             if self.clock() >= give_up:
                 raise DatabaseError(f"session {lease.id} is in an open transaction")
             await asyncio.sleep(LOCK_POLL)

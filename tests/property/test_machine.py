@@ -1,0 +1,239 @@
+"""The SQL and `MemoryDatabase` do the same, whatever is done to them; and each fault that is put into one of them is found.
+
+The same examples in each run, or as many others as `SESSION_LOCK_EXAMPLES` says: `nox -s property`, which prints their seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from session_lock.limits import Limit, Rate
+from session_lock.testing import MemorySession, MemoryTask, MemoryTransaction
+from tests.conftest import TestDatabase
+from tests.database.conftest import NEEDS
+from tests.property.machine import Machine
+from tests.property.pair import Pair, PostgresSide, Session, State, Task, check_promises
+from tests.sql.schedule import SESSIONS, TASKS, fault, put_in
+
+AT_NIGHT = int(os.environ.get("SESSION_LOCK_EXAMPLES", "0"))
+
+EXAMPLES = settings(
+    max_examples=AT_NIGHT or 300,
+    stateful_step_count=60,
+    derandomize=not AT_NIGHT,
+    database=None,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate, Phase.shrink],
+)
+
+MAPPINGS: dict[str, tuple[float, dict[str, Any]]] = {
+    "plain": (0.5, {}),
+    "without discard": (0.1, {"discard": False}),
+    "limits": (0.1, {"limits": {"limits": (Limit(4), Limit(2, by="address"))}}),
+    "ordered": (0.1, {"limits": {"limits": (Limit(1, by="address", ordered=True),), "order_by": ("id",)}}),
+    "rates": (0.1, {"limits": {"limits": (Rate(3, per=4.0), Rate(1, per=1.0, by="address"))}}),
+    "accepts": (0.1, {"limits": {"accepts": NEEDS}}),
+}
+"""Which part of the examples, and how the mapping differs from the plain one."""
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, database: TestDatabase) -> Iterator[Pair]:
+    """With the faults or the mapping that the test asks for."""
+    asked = getattr(request, "param", {})
+    options: dict[str, Any] = {"discard": True, "limits": {}, **asked.get("mapping", {})}
+    with asyncio.Runner() as runner:
+        opening = PostgresSide.opened(database, **options)
+        with put_in(*asked.get("faults", ())):
+            postgres = runner.run(opening.__aenter__())
+        yield Pair(runner.get_loop(), postgres, options)
+        runner.run(opening.__aexit__(None, None, None))
+
+
+@pytest.mark.timeout(3 * 3600 if AT_NIGHT else 300)
+@pytest.mark.parametrize(
+    ("part", "pair"),
+    [(part, {"mapping": mapping}) for part, mapping in MAPPINGS.values()],
+    ids=list(MAPPINGS),
+    indirect=["pair"],
+)
+def test_both_do_the_same(part: float, pair: Pair) -> None:
+    examples = settings(EXAMPLES, max_examples=round(EXAMPLES.max_examples * part))
+    run_state_machine_as_test(lambda: Machine(pair), settings=examples)
+
+
+# What it has found: the printed steps, as they were ------------------------------------------------------------------
+
+
+def test_a_transaction_that_has_failed_can_only_be_rolled_back(pair):
+    state = Machine(pair)
+    sessions_0, sessions_1 = state.begin()
+    state.finish_in(keys="all", session=sessions_1, transaction="a")
+    state.finish_in(keys="mine", session=sessions_1, transaction="a")
+    state.teardown()
+
+
+def test_a_transaction_that_has_failed_locks_nothing(pair):
+    state = Machine(pair)
+    sessions_0, sessions_1 = state.begin()
+    state.add(address="forbidden", after=None)
+    work = {"limit": 5, "at_once": None, "over_share": True, "onward": False, "finish": None}
+    sessions_2 = state.start(capacity=5, ttl=30.0, version="1")
+    state.get_work(session=sessions_2, reply_lost=False, **work)
+    state.finish_in(keys="mine", session=sessions_2, transaction="a")
+    state.finish(keys=1, session=sessions_2, stale=False)
+    assert state.pair.state.tasks[1].status == "finished"
+    state.teardown()
+
+
+def test_a_forged_end_waits_for_nobody(pair):
+    state = Machine(pair)
+    sessions_0, sessions_1 = state.begin()
+    state.finish_in(keys="mine", session=sessions_1, transaction="a")
+    state.forge(session=sessions_1, verb="end")
+    state.teardown()
+
+
+def test_who_ends_after_its_lease_has_expired(pair):
+    state = Machine(pair)
+    sessions_0, sessions_1 = state.begin()
+    state.advance(seconds=16.0)
+    state.advance(seconds=16.0)
+    state.end(keys="mine", session=sessions_1)
+    assert state.pair.state.sessions[sessions_1].expired
+    state.teardown()
+
+
+def test_a_cancel_that_is_refused_has_ended_nobody(pair):
+    state = Machine(pair)
+    sessions_0, sessions_1 = state.begin()
+    state.add(address="kept", after=None)
+    state.advance(seconds=16.0)
+    state.advance(seconds=16.0)
+    state.cancel(key=4)
+    assert not state.pair.state.sessions[sessions_1].ended
+    state.teardown()
+
+
+# What it is for --------------------------------------------------------------------------------------------------------
+
+IN_SQL = [
+    fault(
+        "a stale token will do", TASKS,
+        ("           WHEN task.token IS DISTINCT FROM claim.token THEN 'lost'\n", ""),
+    ),
+    fault(
+        "a nonce will do that is not the session's", SESSIONS,
+        ("s.nonce = p_nonce AND s.ended_at IS NULL\n     FOR KEY SHARE", "s.ended_at IS NULL\n     FOR KEY SHARE"),
+    ),
+    fault(
+        "a keepalive revives who has expired", SESSIONS,
+        ("IF v_expires IS NULL OR v_expires <= v_now THEN", "IF v_expires IS NULL THEN"),
+    ),
+    fault(
+        "tasks of an expired session that is in a transaction are free", SESSIONS,
+        ("coalesce(array_agg(s.id) FILTER (WHERE s.ended_at IS NOT NULL), '{}')",
+         "coalesce(array_agg(s.id) FILTER (WHERE s.ended_at IS NOT NULL OR s.expires_at <= p_now), '{}')"),
+    ),
+    fault(
+        "claimed in the order of the keys", TASKS,
+        ("       ORDER BY __order_by__\n       LIMIT my.want\n         FOR NO KEY", "       ORDER BY t.__key__\n       LIMIT my.want\n         FOR NO KEY"),
+    ),
+    fault(
+        "a claim whose reply was lost counts as an attempt", TASKS,
+        ("t.__attempts__ + (t.__session_id__ IS DISTINCT FROM my.id)::integer", "t.__attempts__ + 1"),
+    ),
+    fault("what is to be given back is told again", SESSIONS, ("give_back = 0, running", "running")),
+    fault(
+        "who ends forgets what it was to cancel", TASKS,
+        (" AND s.task_key::text <> ALL (my.asked)", ""),
+    ),
+    fault(
+        "attempts are given back of which there are none", TASKS,
+        ("greatest(t.__attempts__ - coalesce(r.give_back, false)::integer, 0)", "t.__attempts__ - coalesce(r.give_back, false)::integer"),
+    ),
+    fault("ties go to the higher id", SESSIONS, ("remainder DESC, part.id)", "remainder DESC, part.id DESC)")),
+]  # fmt: skip
+
+
+def expires_a_moment_late(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemorySession, "live", lambda self, now: not self.ended and self.expires_at >= now)
+
+
+def a_failed_transaction_commits(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryTransaction, "fail", lambda _: None)
+
+
+def locked_rows_are_given_out(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryTask, "locked", False)
+
+
+def all_that_failed_is_suspect(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryTask, "note", lambda *_: None)
+
+
+IN_MEMORY = [
+    expires_a_moment_late,
+    a_failed_transaction_commits,
+    locked_rows_are_given_out,
+    all_that_failed_is_suspect,
+]
+
+
+def is_found(pair: Pair) -> None:
+    unshrunk = settings(EXAMPLES, max_examples=100, derandomize=True, phases=[Phase.generate])
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(lambda: Machine(pair), settings=unshrunk)
+
+
+@pytest.mark.parametrize(
+    "pair", [pytest.param({"faults": [each]}, id=each.name) for each in IN_SQL], indirect=True
+)
+def test_a_fault_of_the_sql_is_found(pair):
+    is_found(pair)
+
+
+@pytest.mark.parametrize("break_it", IN_MEMORY, ids=lambda each: each.__name__)
+def test_a_fault_in_memory_is_found(pair, monkeypatch, break_it):
+    break_it(monkeypatch)
+    is_found(pair)
+
+
+PENDING, FINISHED = Task("pending", 1, 3, 1, 0.0), Task("finished", None, 3, 1, 0.0)
+LIVE = Session(2, 30.0, False, False, False, False, False, 0, None, 0, [])
+ENDED, EXPIRED = LIVE._replace(ended=True), LIVE._replace(expires_at=0.0)
+
+
+def state_of(
+    task: Task, first: Session = LIVE, second: Session = LIVE, effects: tuple[str, ...] = ()
+) -> State:
+    return State(1.0, {1: task}, {1: first, 2: second}, [], False, [*effects])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wrong"),
+    [
+        (state_of(PENDING), state_of(PENDING._replace(token=2)), "shrinks"),
+        (state_of(PENDING._replace(status="discarded")), state_of(FINISHED), "finished twice"),
+        (state_of(PENDING, EXPIRED), state_of(FINISHED, EXPIRED), "finished by a session that is not live"),
+        (state_of(PENDING, ENDED), state_of(PENDING._replace(session=2), ENDED), "without a new token"),
+        (state_of(PENDING), state_of(PENDING._replace(session=2, token=4)), "taken from a live"),
+        (state_of(PENDING, ENDED), state_of(PENDING._replace(session=2, token=4), ENDED, ENDED), "given to a session"),
+        (state_of(PENDING, ENDED), state_of(PENDING), "revived"),
+        (state_of(PENDING), state_of(PENDING, effects=("a", "a")), "there twice"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)  # fmt: skip
+def test_a_broken_promise_is_seen_also_if_both_break_it(before, after, wrong):
+    check_promises(before, before)
+    with pytest.raises(AssertionError, match=wrong):
+        check_promises(before, after)

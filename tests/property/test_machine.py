@@ -161,6 +161,13 @@ IN_SQL = [
     fault("ties go to the higher id", SESSIONS, ("remainder DESC, part.id)", "remainder DESC, part.id DESC)")),
 ]  # fmt: skip
 
+RARE = {
+    "claimed in the order of the keys",
+    "what is to be given back is told again",
+    "what is given back at once loses its place",
+}
+"""Tried at night: they take more examples."""
+
 
 def expires_a_moment_late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemorySession, "live", lambda self, now: not self.ended and self.expires_at >= now)
@@ -187,19 +194,25 @@ IN_MEMORY = [
 
 
 def is_found(pair: Pair) -> None:
-    unshrunk = settings(EXAMPLES, max_examples=60, derandomize=True, phases=[Phase.generate])
+    unshrunk = settings(
+        EXAMPLES, max_examples=1000 if AT_NIGHT else 60, derandomize=True, phases=[Phase.generate]
+    )
     with pytest.raises(AssertionError):
         run_state_machine_as_test(lambda: Machine(pair), settings=unshrunk)
 
 
 @pytest.mark.parametrize(
-    "pair", [pytest.param({"faults": [each]}, id=each.name) for each in IN_SQL], indirect=True
+    "pair",
+    [pytest.param({"faults": [each]}, id=each.name) for each in IN_SQL if AT_NIGHT or each.name not in RARE],
+    indirect=True,
 )
 def test_a_fault_of_the_sql_is_found(pair):
     is_found(pair)
 
 
-@pytest.mark.parametrize("break_it", IN_MEMORY, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "break_it", IN_MEMORY if AT_NIGHT else IN_MEMORY[2:3], ids=lambda each: each.__name__
+)
 def test_a_fault_in_memory_is_found(pair, monkeypatch, break_it):
     break_it(monkeypatch)
     is_found(pair)

@@ -102,6 +102,13 @@ def properties(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Half an hour (or as many minutes as are given) under a steady load, with churn and an old snapshot: nothing may grow."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.chaos.soak", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """The wheel, built and used as a stranger would."""
     session.install("-e", ".[test]")

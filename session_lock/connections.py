@@ -31,8 +31,47 @@ async def open_connection(connect: Connect, **options: Any) -> Connection:
     return connection
 
 
+class _InLoop:
+    """What `Connections` has in one event loop."""
+
+    def __init__(self, size: int) -> None:
+        self.free = asyncio.Semaphore(size)
+        self._idle: list[Connection] = []
+        self._given_up: list[tuple[int, float]] = []  # backend's pid, loop's time
+
+    def take(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return None
+
+    def put(self, connection: Connection) -> None:
+        if not connection.is_closed():
+            self._idle.append(connection)
+
+    def give_up(self, connection: Connection, pid: int) -> None:
+        self._given_up.append((pid, asyncio.get_running_loop().time()))
+        connection.terminate()
+
+    async def end_given_up(self, connection: Connection) -> None:
+        """End the backends of connections that were given up.
+
+        Behind a pooler the pid that a client is told is no backend's: nothing is found then, and nothing is ended.
+        """
+        if self._given_up:
+            ended = [*self._given_up]
+            now = asyncio.get_running_loop().time()
+            await connection.execute(END_BACKENDS, [pid for pid, _ in ended], [now - at for _, at in ended])
+            del self._given_up[: len(ended)]
+
+    def terminate(self) -> None:
+        while self._idle:
+            self._idle.pop().terminate()
+
+
 class Connections:
-    """At most `size` connections, each in one pair of hands at a time.
+    """At most `size` connections in an event loop, each in one pair of hands at a time.
 
     A connection whose call was cancelled, timed out or broke is terminated, not reused: its answer may still come, and
     a late cancel request may hit the next statement. And before anything else is asked, its backend is ended as well: a
@@ -47,55 +86,35 @@ class Connections:
         self._options = options
         self._greet = greet
         self._size = size
-        self._given_up: list[tuple[int, float]] = []  # backend's pid, loop's time
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._free = asyncio.Semaphore(size)
-        self._idle: list[Connection] = []
+        self._in_loops: dict[asyncio.AbstractEventLoop, _InLoop] = {}
+
+    def _here(self) -> _InLoop:
+        """What there is in the running loop. A second asyncio.run begins anew: what the first has left is dead."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._in_loops:
+            self._in_loops = {each: here for each, here in self._in_loops.items() if not each.is_closed()}
+            self._in_loops[loop] = _InLoop(self._size)
+        return self._in_loops[loop]
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Connection]:
         """A connection, opened and greeted if none is idle."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:  # a second asyncio.run: what the first has left is dead
-            self._loop, self._idle, self._given_up, self._free = loop, [], [], asyncio.Semaphore(self._size)
-        async with self._free:
-            connection = self._take_idle() or await self._open()
+        here = self._here()
+        async with here.free:
+            connection = here.take() or await self._open()
             pid = connection.get_server_pid()  # which a connection that is lost cannot tell any more
             try:
-                await self._end_given_up(connection)
+                await here.end_given_up(connection)
                 yield connection
             except Exception as error:
                 if connection.is_closed() or isinstance(error, BROKEN) or connection.is_in_transaction():
-                    self._give_up(connection, pid)
+                    here.give_up(connection, pid)
                 raise
             except BaseException:
-                self._give_up(connection, pid)
+                here.give_up(connection, pid)
                 raise
             finally:
-                if not connection.is_closed():
-                    self._idle.append(connection)
-
-    def _give_up(self, connection: Connection, pid: int) -> None:
-        self._given_up.append((pid, asyncio.get_running_loop().time()))
-        connection.terminate()
-
-    async def _end_given_up(self, connection: Connection) -> None:
-        """End the backends of connections that were given up.
-
-        Behind a pooler the pid that a client is told is no backend's: nothing is found then, and nothing is ended.
-        """
-        if self._given_up:
-            ended = [*self._given_up]
-            now = asyncio.get_running_loop().time()
-            await connection.execute(END_BACKENDS, [pid for pid, _ in ended], [now - at for _, at in ended])
-            del self._given_up[: len(ended)]
-
-    def _take_idle(self) -> Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.is_closed():
-                return connection
-        return None
+                here.put(connection)
 
     async def _open(self) -> Connection:
         connection = await open_connection(self._connect, **self._options)
@@ -107,9 +126,12 @@ class Connections:
         return connection
 
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109 (asyncpg's own, per connection)
-        """Say goodbye to the idle ones, `timeout` seconds for each at most."""
-        while self._idle:
-            connection = self._idle.pop()
+        """Say goodbye to the idle ones, `timeout` seconds for each at most; those of other loops are given up."""
+        here = self._here()
+        for loop, other in self._in_loops.items():
+            if other is not here and not loop.is_closed():
+                loop.call_soon_threadsafe(other.terminate)
+        while (connection := here.take()) is not None:
             try:
                 await connection.close(timeout=timeout)
             except (Exception, asyncio.CancelledError) as error:

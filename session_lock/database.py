@@ -183,6 +183,8 @@ class Database(Protocol[T_co]):
     async def bump_session(self, lease: Lease, *, ttl: float, draining: bool, running: int = 0) -> Beat:
         """Keepalive: the lease ends `ttl` seconds from now, or later if it did. `draining` takes it out of the shares.
 
+        Under `Settings.keepalive="thread"` it is called in another thread, and event loop, than all the others.
+
         `running` is how many tasks are in calls of the tasker, for people who look.
         A session that has expired is lost, also if nobody has noticed yet.
         """

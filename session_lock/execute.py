@@ -95,6 +95,7 @@ async def _supervise(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> 
 
     call = asyncio.create_task(call_tasker(), name=f"session_lock tasker, session {hold.lease.id}")
     hold.running[call] = batch
+    hold.guard.call_begins(call)
     try:
         in_time = await _within_its_time(hold, call, batch)
     except asyncio.CancelledError:  # the group is torn down by an error of ours: nobody will judge this call

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from session_lock.breaker import Breaker
-from session_lock.database import Database, Identity
+from session_lock.database import Beat, Database, Identity
 from session_lock.errors import DatabaseError, SessionLost, TaskLost
 from session_lock.held import CANCELLED, claims_of
 from session_lock.pace import Pace
@@ -24,6 +24,7 @@ from session_lock.settings import Settings
 from session_lock.tasks import Task
 from session_lock.telemetry import Telemetry
 from session_lock.turns import Turns
+from session_lock.watch import Guard
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,12 +56,14 @@ class Hold(Room[T]):
         pace: Pace,
         capacity: int,
         turns: Turns,
+        guard: Guard,
         sent_at: float,
     ) -> None:
         super().__init__(lease, settings, breaker=breaker, pace=pace, turns=turns, capacity=capacity)
         self.database = database
         self.identity = identity
         self.telemetry = telemetry
+        self.guard = guard
         self.renewed(sent_at, lease.left)
 
         self.ending: Ending | None = None
@@ -86,6 +89,15 @@ class Hold(Room[T]):
         self.session.extend(
             sent_at=sent_at, left=left, ttl=self.settings.lease_ttl, guard=self.settings.guard
         )
+        self.guard.extend(self.session.deadline)
+
+    def heard(self, beat: Beat) -> None:
+        """What the answer to a keepalive asks of this session."""
+        self.paused = beat.pause
+        if beat.give_back:
+            self.hand_over(beat.give_back)
+        if beat.cancel:
+            self.cancel_tasks(beat.cancel)
 
     async def call(self, what: str, verb: Coroutine[Any, Any, R]) -> R:
         """A verb of the database within the call timeout. The connection of one that is late is given up."""
@@ -104,6 +116,10 @@ class Hold(Room[T]):
             raise DatabaseError(
                 f"{what} did not answer within call_timeout={self.settings.call_timeout:g} seconds"
             ) from error
+
+    def count_running(self) -> int:
+        """Tasks in calls of the tasker; for any thread, hence the copy."""
+        return sum(map(len, [*self.running.values()]))
 
     def may_run(self) -> bool:
         """Whether another call of the tasker may begin. A process that stood still may find that it is too late for one."""
@@ -125,7 +141,7 @@ class Hold(Room[T]):
 
     def lost(self, error: SessionLost) -> None:
         """The server says that the session is gone."""
-        self.session.lost.set()
+        self.session.lost = True
         self.lose(str(error))
 
     def lose(self, reason: str) -> None:

@@ -6,19 +6,59 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeAlias
 
 from session_lock import session
+from session_lock.beats import keepalive_loop
 from session_lock.errors import DatabaseError, SessionLost
 from session_lock.hold import Ending, Hold
+from session_lock.pulse import Pulse
 from session_lock.waiting import wait_for
 from session_lock.wording import level_of
 
 logger = logging.getLogger("session_lock.keepalive")
 
 
+RETRY_AFTER = 0.2
+"""Seconds from a keepalive that came to nothing to the next one, at most."""
+
+Tell: TypeAlias = Callable[..., object]
+"""Has a function called in the event loop of the Runner."""
+
+
 async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
-    """Renew the lease until cancelled or lost, and do what others ask of this session in the answers.
+    """Renew the lease until cancelled or lost, here or in the thread for it, and do what others ask of this session."""
+    if hold.settings.keepalive == "loop" or session.in_virtual_time():
+        await _renew(hold, stop, hold.beat_now, lambda call, *args: call(*args))
+        return
+    here = asyncio.get_running_loop()
+    there = keepalive_loop()
+    beat_now = asyncio.Event()  # of that loop
+    renewing = asyncio.run_coroutine_threadsafe(
+        _renew(hold, stop, beat_now, partial(_tell, here), Pulse(here)), there
+    )
+    renewing.add_done_callback(lambda _: _tell(here, hold.beat_now.set))
+    try:
+        while not renewing.done():
+            await hold.beat_now.wait()
+            hold.beat_now.clear()
+            there.call_soon_threadsafe(beat_now.set)
+        renewing.result()
+    finally:
+        renewing.cancel()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> None:
+    with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+        loop.call_soon_threadsafe(call, *args)
+
+
+async def _renew(
+    hold: Hold[Any], stop: Callable[[], None], beat_now: asyncio.Event, tell: Tell, pulse: Pulse | None = None
+) -> None:
+    """Keepalive after keepalive. In a thread all but the deadline is told to the event loop, whose `pulse` must be felt.
 
     An error of a keepalive says nothing about the lease: the deadline stays, and the next one follows at once.
     """
@@ -26,27 +66,42 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
     delay = settings.keepalive_interval
     failures = 0
     while hold.ending is not Ending.LOST:
-        await wait_for(hold.beat_now, delay * random.uniform(0.9, 1.1))
-        hold.beat_now.clear()
+        await wait_for(beat_now, delay * random.uniform(0.9, 1.1))
+        beat_now.clear()
+        if pulse is not None:
+            silence = pulse.silence()
+            pulse.ask()
+            if silence >= settings.loop_stall:  # who does nothing shall not keep its tasks from others
+                failures += 1
+                logger.log(
+                    level_of(failures),
+                    "session %d is not kept alive: the event loop is blocked, no turn for %.1f s",
+                    hold.lease.id,
+                    silence,
+                )
+                delay = min(settings.keepalive_interval, RETRY_AFTER)
+                continue
         sent_at = session.lease_clock()
         try:
             with hold.telemetry.phase("keepalive", may_be_idle=True, session_id=hold.lease.id) as phase:
                 phase.idle = True
-                beat = await hold.call(
+                beat = await hold.in_time(
                     "bump_session",
                     hold.database.bump_session(
                         hold.lease,
                         ttl=settings.lease_ttl,
                         draining=hold.ending is not None,
-                        running=sum(map(len, hold.running.values())),
+                        running=hold.count_running(),
                     ),
                 )
         except SessionLost as error:
-            hold.lost(error)
+            hold.session.lost = True  # for who asks before the loop turns
+            tell(hold.lost, error)
             return
         except DatabaseError as error:
+            tell(hold.in_doubt.set)
             if not error.retryable:
-                hold.end(Ending.FAILED, error)
+                tell(hold.end, Ending.FAILED, error)
             failures += 1
             logger.log(
                 level_of(failures),
@@ -55,21 +110,17 @@ async def keepalive(hold: Hold[Any], stop: Callable[[], None]) -> None:
                 hold.session.left(),
                 error,
             )
-            delay = min(settings.keepalive_interval, 0.2)
+            delay = min(settings.keepalive_interval, RETRY_AFTER)
             continue
         except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
-            hold.end(Ending.FAILED, error)
+            tell(hold.end, Ending.FAILED, error)
             delay = settings.keepalive_interval
             continue
         delay, failures = settings.keepalive_interval, 0
         hold.renewed(sent_at, beat.left)
-        hold.paused = beat.pause
-        if beat.give_back:
-            hold.hand_over(beat.give_back)
-        if beat.cancel:
-            hold.cancel_tasks(beat.cancel)
+        tell(hold.heard, beat)
         if beat.drain:
-            stop()
+            tell(stop)
 
 
 async def watch_deadline(hold: Hold[Any]) -> None:

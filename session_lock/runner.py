@@ -23,6 +23,8 @@ from session_lock.tasker import Tasker, asynchronous, each
 from session_lock.telemetry import Telemetry, TracerProvider
 from session_lock.turns import Turns
 from session_lock.waiting import wait_for, wait_through
+from session_lock.watch import watch_over
+from session_lock.watchdog import check_watchdog
 from session_lock.wording import describe, level_of
 
 T = TypeVar("T")
@@ -58,6 +60,8 @@ class Runner(RunningBlock, Generic[T]):
         if settings is not None and not isinstance(settings, Settings):
             raise SettingsError(f"settings is a Settings, not {type(settings).__name__}")
         self.settings = settings or Settings()
+        if self.settings.on_stuck == "kill":
+            check_watchdog()
         if not callable(database) and not hasattr(database, "get_work"):
             raise SettingsError(
                 f"a Runner needs a Database or an async function that returns one, not {type(database).__name__}"
@@ -174,6 +178,7 @@ class Runner(RunningBlock, Generic[T]):
             finally:
                 self._hold = None
                 hold.turn.leave()
+                hold.guard.leave()
             if hold.failure is not None:
                 return hold.failure
             self._identity = None
@@ -218,7 +223,7 @@ class Runner(RunningBlock, Generic[T]):
             )
             return Hold(
                 lease, database, self.settings, self._telemetry, identity=identity, breaker=self._breaker,
-                pace=self._pace, turns=self._turns, capacity=capacity, sent_at=sent_at,
+                pace=self._pace, turns=self._turns, guard=watch_over(self.settings.on_stuck), capacity=capacity, sent_at=sent_at,
             )  # fmt: skip
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,6 +33,11 @@ def lease_clock() -> float:
     return _clock()
 
 
+def in_virtual_time() -> bool:
+    """Whether time is a test loop's own: no thread or process beside it can go by that."""
+    return _clock is not boottime
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """What a database gives to a new session."""
@@ -55,7 +60,9 @@ class Session:
 
     lease: Lease
     deadline: float = 0.0
-    lost: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    lost: bool = False
+    """The server has said so."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def extend(self, *, sent_at: float, left: float, ttl: float, guard: float) -> None:
         """Move the deadline after a good reply: `left` seconds of lease, of a call sent at `sent_at` (lease_clock).
@@ -63,11 +70,12 @@ class Session:
         A server whose clock stepped back may report more than it granted; `ttl` caps that.
         """
         granted = min(left, ttl) * (1 - CLOCK_RATE_BOUND) - guard
-        self.deadline = max(self.deadline, sent_at + granted)
+        with self._lock:  # keepalives may come in a thread of their own
+            self.deadline = max(self.deadline, sent_at + granted)
 
     def left(self) -> float:
         """Seconds for which this process may still act for the session; 0 when it is lost."""
-        return 0.0 if self.lost.is_set() else max(0.0, self.deadline - lease_clock())
+        return 0.0 if self.lost else max(0.0, self.deadline - lease_clock())
 
     def assert_held(self) -> None:
         """Raise `SessionLost` unless the lease is still held as far as this process can know."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 from session_lock.errors import SettingsError
 from session_lock.retry import Retry
+
+OnStuck: TypeAlias = Literal["abandon", "exit", "kill"]
+Keepalive: TypeAlias = Literal["loop", "thread"]
+
+CHOICES: dict[str, tuple[str, ...]] = {"on_stuck": get_args(OnStuck), "keepalive": get_args(Keepalive)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +88,20 @@ class Settings:
     pauses, until one succeeds: an instance that is sick does not use up the attempts of the others' tasks. None: never.
     Defaults to 10."""
 
-    on_stuck: Literal["abandon"] = "abandon"
-    """A tasker that ignores its cancellation is abandoned: logged, its rows left to expire. The only choice as yet."""
+    keepalive: Keepalive = "loop"
+    """Where keepalives are sent: in the event loop, beside the taskers; or in a thread of their own with its own loop, so that
+    a tasker that blocks the event loop does not lose its session by it. (`bump_session` of the database is called in that thread
+    then, as is an async `connect`.) Defaults to "loop"."""
+
+    loop_stall: float = 10.0
+    """With `keepalive="thread"`: an event loop that has given no turn for this long is taken for dead, and its lease is not
+    renewed until it turns again. Defaults to 10."""
+
+    on_stuck: OnStuck = "abandon"
+    """What becomes of calls of the tasker that go on past the local deadline of their lease, because they ignore their
+    cancellation or block the event loop. "abandon": they are logged, their rows are left to expire and are others', and the database
+    refuses what they finish. "exit": the process ends, with status 75, by a thread. "kill": a watchdog process kills it, also if it is
+    stopped or hangs in a call that holds the interpreter's lock (Linux; not for process 1 of a container). Defaults to "abandon"."""
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -102,14 +119,17 @@ class Settings:
 
     def _check_values(self) -> None:
         may_be_zero = {"guard", "patience", "drain_timeout", "start_jitter", "prefetch", "prefetch_time"}
-        if self.on_stuck != "abandon":
-            raise SettingsError(f'on_stuck={self.on_stuck!r} is not known; it must be "abandon"')
+        for name, known in CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise SettingsError(
+                    f"{name}={value!r} is not known; it must be {' or '.join(map(repr, known))}"
+                )
         if not isinstance(self.retry, Retry):
             raise SettingsError(f"retry is a Retry, not {type(self.retry).__name__}")
         may_be_none = {"prefetch", "tasks_per_session", "start_jitter", "task_timeout", "breaker_failures"}
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name in {"on_stuck", "retry"} or (value is None and each.name in may_be_none):
+            if each.name in {*CHOICES, "retry"} or (value is None and each.name in may_be_none):
                 continue
             counts = each.name in {
                 "batch_size", "concurrency", "prefetch", "tasks_per_session", "breaker_failures",

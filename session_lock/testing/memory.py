@@ -87,6 +87,11 @@ class MemoryDatabase(MemoryShares[T]):
         return Lease(session.id, session.nonce, ttl)
 
     async def bump_session(self, lease: Lease, *, ttl: float, draining: bool, running: int = 0) -> Beat:
+        home = self._loop
+        if home is not None and home.is_running() and home is not asyncio.get_running_loop():
+            # From the thread for keepalives: nothing here is meant for two threads.
+            bump = self.bump_session(lease, ttl=ttl, draining=draining, running=running)
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(bump, home))
         async with self._round_trip() as now:
             session = self._hold(lease, now)
             session.expires_at = max(session.expires_at, now + ttl)

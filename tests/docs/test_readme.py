@@ -186,7 +186,7 @@ def test_the_numbers_of_connections() -> None:
     database = session_lock.PostgresDatabase(
         "postgresql://nowhere", TaskTable("t", key="id", pending="p", finish="f")
     )
-    work, keepalives = database._work._free._value, database._keepalive._free._value
+    work, keepalives = database._work._size, database._keepalive._size
     assert (work, keepalives) == (calls_module.WORK_CONNECTIONS, 1)
     assert f"up to {work} for work and {keepalives} for keepalives" in FLAT
     assert (

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import get_args
 
 import pytest
 
 from session_lock import Retry, Runner, Settings, each
 from session_lock.cli import main
 from session_lock.migrations.pruning import FAILURES_KEPT
+from session_lock.settings import OnStuck
 from session_lock.testing import MemoryDatabase, run_virtual
 from session_lock.testing import rows as memory_rows
+from session_lock.watch import EX_TEMPFAIL
 from tests.docs.pages import Page
 
 
@@ -90,9 +93,18 @@ def test_the_taskers_of_the_page() -> None:
     assert (database.finished, database.discarded) == ([2], [1])
 
 
+def test_the_numbers_and_words_of_the_page_are_the_settings() -> None:
+    text = Page("taskers.md").text
+    settings = Settings()
+    assert f"`loop_stall` ({settings.loop_stall:g} s)" in text
+    assert f"`guard` ({settings.guard:g} s)" in text
+    assert f"status {EX_TEMPFAIL}" in text
+    assert re.findall(r'^\| `"(\w+)"` \|', text, flags=re.MULTILINE) == [*get_args(OnStuck)]
+
+
 async def test_the_process_pool_of_the_page() -> None:
     page = Page("taskers.md")
-    for part in ("task_timeout=20", "def resize(task)", "ProcessPoolExecutor"):
+    for part in ("task_timeout=20", "def resize(task)", "ProcessPoolExecutor", "on_stuck"):
         page.run(holding=part)
     assert page.done
     database = MemoryDatabase({key: {"number": 1000 + key} for key in range(4)})

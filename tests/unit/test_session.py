@@ -69,7 +69,7 @@ def test_a_clock_that_counted_a_suspend_ends_the_lease(clock: Clock) -> None:
 
 def test_what_is_known_to_be_lost_has_nothing_left(clock: Clock) -> None:
     session = new()
-    session.lost.set()
+    session.lost = True
     assert session.left() == 0
     with pytest.raises(SessionLost):
         session.assert_held()

@@ -22,7 +22,7 @@ def test_the_defaults_satisfy_the_relations_and_are_those_of_the_documentation()
     assert dataclasses.asdict(settings) == {
         "lease_ttl": 30, "keepalive_interval": 5, "call_timeout": 3, "cancel_grace": 5, "guard": 1, "poll_interval": 1,
         "patience": 1, "drain_timeout": 15, "shutdown_timeout": 5, "batch_size": 100, "concurrency": 10,
-        "prefetch": None, "prefetch_time": 1, "tasks_per_session": None, "start_jitter": None, "on_stuck": "abandon",
+        "prefetch": None, "prefetch_time": 1, "tasks_per_session": None, "start_jitter": None, "on_stuck": "abandon", "keepalive": "loop", "loop_stall": 10,
         "task_timeout": None, "breaker_failures": 10, "retry": dataclasses.asdict(Retry()),
     }  # fmt: skip
     assert (
@@ -74,9 +74,12 @@ def test_a_count_is_a_whole_number_from_1_on(name: str, value: Any) -> None:
         Settings(**{name: value})
 
 
-def test_there_is_one_way_to_treat_what_is_stuck() -> None:
-    with pytest.raises(SettingsError, match="on_stuck='exit'"):
-        Settings(on_stuck="exit")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("name", "known"), [("on_stuck", "'abandon' or 'exit' or 'kill'"), ("keepalive", "'loop' or 'thread'")]
+)
+def test_a_choice_that_is_not_known_is_refused_with_those_that_are(name: str, known: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name}='process' is not known; it must be {known}"):
+        Settings(**{name: "process"})
 
 
 def test_the_capacity_is_what_runs_and_one_prefetched_batch_unless_said() -> None:

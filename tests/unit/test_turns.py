@@ -207,7 +207,7 @@ async def test_a_lease_that_is_torn_down_leaves_its_places(stubborn: bool) -> No
             hold = group._runners[0]._hold
             assert hold is not None
             hold.session = SimpleNamespace(  # type: ignore[assignment]
-                lease=hold.lease, left=lambda: 1 / 0, extend=lambda **_: None, lost=asyncio.Event()
+                lease=hold.lease, left=lambda: 1 / 0, extend=lambda **_: None, lost=False, deadline=0.0
             )
             await until(lambda: group.failed)
             await until(lambda: len(databases[1].finished) == 20)

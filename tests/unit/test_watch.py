@@ -1,0 +1,127 @@
+"""Keepalives in a thread and the watch over the event loop, in real time, with the memory database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from session_lock import Runner, Settings, SettingsError, each, watch, watchdog
+from session_lock.pulse import Pulse
+from session_lock.testing import MemoryDatabase
+from tests.unit.virtual import until, virtual
+
+SHORT: dict[str, Any] = {
+    "lease_ttl": 1.5, "keepalive_interval": 0.1, "call_timeout": 0.5, "cancel_grace": 0.3, "guard": 0.3, "poll_interval": 0.05,
+    "start_jitter": 0,
+}  # fmt: skip
+
+
+async def test_a_loop_that_owes_no_answer_is_not_silent() -> None:
+    pulse = Pulse(asyncio.get_running_loop())
+    pulse.ask()
+    time.sleep(0.05)
+    assert pulse.silence() >= 0.05
+    pulse.reset()
+    assert pulse.silence() < 0.05
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert pulse.silence() == 0
+
+
+def test_the_pulse_of_a_closed_loop_is_silent_and_raises_nothing() -> None:
+    loop = asyncio.new_event_loop()
+    pulse = Pulse(loop)
+    loop.close()
+    pulse.ask()
+    time.sleep(0.01)
+    assert pulse.silence() > 0
+
+
+async def test_keepalives_in_a_thread_keep_the_memory_database_to_its_own_loop() -> None:
+    database = MemoryDatabase({1: "a"})
+    threads: set[int] = set()
+    wake = database._wake
+    database._wake = lambda: (threads.add(threading.get_ident()), wake())[1]  # type: ignore[method-assign]
+
+    async def until_it_drains(task: Any) -> None:
+        threads.clear()
+        database.ask_to_drain(1)
+        while not database.sessions[0].draining:
+            await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(10):
+        await Runner(database, each(until_it_drains), Settings(**SHORT, keepalive="thread")).run()
+    assert threads == {threading.get_ident()}
+
+
+async def test_a_session_that_is_over_is_heard_of_by_the_thread() -> None:
+    database = MemoryDatabase({1: "a"})
+
+    async def wait(task: Any) -> None:
+        if task.attempt == 1:
+            database.expire(1)
+            await asyncio.sleep(60)
+
+    async with Runner(
+        database, each(wait), Settings(**{**SHORT, "poll_interval": 3}, concurrency=1, keepalive="thread")
+    ):
+        async with asyncio.timeout(10):
+            while database.finished != [1]:
+                await asyncio.sleep(0.01)
+    assert len(database.sessions) == 2
+
+
+async def test_a_blocked_loop_is_said_with_its_place_and_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    def compute_something() -> None:
+        time.sleep(watch.BLOCKED_AFTER + 3 * watch.LOOK_EVERY)
+
+    async def tasker(task: Any) -> None:
+        compute_something()
+
+    database = MemoryDatabase({1: "a"})
+    with caplog.at_level(logging.WARNING, logger="session_lock.watch"):
+        async with Runner(database, each(tasker)):
+            async with asyncio.timeout(10):
+                while len(caplog.records) < 2:
+                    await asyncio.sleep(0.01)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "in compute_something" in first
+    assert "turns again" in second
+
+
+async def test_no_thread_watches_when_there_is_no_lease() -> None:
+    async with Runner(MemoryDatabase({}), each(lambda task: asyncio.sleep(0))) as runner:
+        async with asyncio.timeout(10):
+            while not runner.ready:
+                await asyncio.sleep(0.01)
+        assert "session_lock watch" in {thread.name for thread in threading.enumerate()}
+    async with asyncio.timeout(10):
+        while "session_lock watch" in {thread.name for thread in threading.enumerate()}:
+            await asyncio.sleep(0.01)
+
+
+@virtual
+async def test_in_virtual_time_nobody_watches() -> None:
+    database = MemoryDatabase({1: "a"})
+    settings = Settings(keepalive="thread", on_stuck="exit")
+    async with Runner(database, each(lambda task: asyncio.sleep(100)), settings):
+        await until(lambda: database.finished == [1], within=200)
+        assert "session_lock watch" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_where_there_can_be_no_watchdog_that_is_said_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> None:
+        Runner(MemoryDatabase({}), each(lambda task: asyncio.sleep(0)), Settings(on_stuck="kill"))
+
+    make()
+    monkeypatch.setattr(watchdog.os, "getpid", lambda: 1)
+    with pytest.raises(SettingsError, match="process 1"):
+        make()
+    monkeypatch.delattr(watchdog.os, "pidfd_open")
+    with pytest.raises(SettingsError, match="needs Linux"):
+        make()

@@ -328,7 +328,7 @@ class Machine(RuleBasedStateMachine):
         if self.locked is not None:
             self.locked = None
             self.pair.ask(lambda side: side.unlock())
-        elif self._can_be_locked(key) and not self.pair.has_limits:
+        elif self._can_be_locked(key):
             self.locked = key
             self.pair.ask(lambda side: side.lock(key))
 

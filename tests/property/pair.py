@@ -8,6 +8,7 @@ Time stands still in both, and is moved in both. Differences that are meant, and
   the second look in PostgreSQL, by the first in memory: here the session comes back to the list at once (`PostgresSide.reopen`).
 * The server's timeouts are of real time: a wait for a lock is short, and a transaction that has outlived its lease is ended
   by hand as the server would do it (`Pair.advance`). Real waits are the matter of `tests/sql/test_schedules.py`.
+* An order that does not begin with `available_at` has the index of due times, without which the SQL does not know the next one.
 * The failures of a row that is deleted are forgotten in memory: those of rows that are there are compared.
 """
 
@@ -18,20 +19,23 @@ import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
 
+from session_lock.catalog import read_shape
 from session_lock.database import Beat, Settled, Work
 from session_lock.errors import DatabaseError, SessionLockError
 from session_lock.explaining import SessionShare
+from session_lock.schema import render
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
 from session_lock.testing import Closed, MemoryTransaction
 from tests.conftest import TestDatabase
 from tests.database.conftest import GOOD, MemoryHarness, PostgresHarness
+from tests.support import EMAILS
 
 # What is compared after each step ------------------------------------------------------------------------------
 
@@ -260,6 +264,10 @@ class PostgresSide(PostgresHarness):
         async with super().opened(test_database, **options) as harness:
             await harness._admin.execute("SET lock_timeout = '1s'")
             await harness._admin.execute(OWN_TIME)
+            table = replace(EMAILS, **options["limits"])
+            if table.order[0][0] != table.claim_columns.available_at:
+                shape = await read_shape(harness._admin, table)
+                await harness._admin.execute(render("tasks.due.index.sql", table, shape))
             try:
                 yield harness
             finally:
@@ -341,7 +349,6 @@ class Pair:
         self._loop = loop
         self._postgres = postgres
         self._options = options
-        self.has_limits = "limits" in options["limits"]
 
     def begin(self) -> None:
         """With empty tables, at time 0."""

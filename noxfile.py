@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tomllib
 from pathlib import Path
@@ -88,6 +89,16 @@ def benchmarks(session: nox.Session) -> None:
 def model(session: nox.Session) -> None:
     """The protocol's rules, in worlds of a million states; or, by the name of a fault, how that one is found."""
     session.run("python", "-m", "tests.model", *session.posargs)
+
+
+@nox.session
+def properties(session: nox.Session) -> None:
+    """The SQL and MemoryDatabase side by side, with 5,000 examples of a new seed; or of the one that is given, to see them again."""
+    session.install("-e", ".[test]")
+    seed = session.posargs[0] if session.posargs else str(random.randrange(2**32))
+    examples = {**os.environ, "SESSION_LOCK_EXAMPLES": os.environ.get("SESSION_LOCK_EXAMPLES", "5000")}
+    session.log(f"to see the same again: nox -s properties -- {seed}")
+    session.run("pytest", "tests/property", f"--hypothesis-seed={seed}", env=examples)
 
 
 @nox.session

@@ -107,7 +107,9 @@ DECLARE
   first_of bigint[];
   value    bigint;
   locked   bigint[] := '{}';
-  passed   bigint[] := '{}';        -- values whose lock somebody else has
+  passed   bigint[] := '{}';        -- values whose lock, or rows, somebody else has
+  tried    integer;                 -- how many of the offer are let through
+  looks    integer := 0;            -- how often a step was done again without what was passed by
   turn     bigint := coalesce(substring(p_start FROM '^-?\d{1,19}$')::bigint, ((random() - 0.5) * 1.8e19)::bigint);
   at       bigint;
   ring     bigint[];
@@ -171,7 +173,9 @@ BEGIN
 
     IF my.step = 'order' THEN
       my.walk := 2 * my.want + 20;
-      SELECT coalesce(array_agg(task.key), '{}'), coalesce(array_agg(task.value), '{}') INTO my.offer, my.offer_of
+      SELECT coalesce(array_agg(task.key) FILTER (WHERE task.value <> ALL (my.passed)), '{}'),
+             coalesce(array_agg(task.value) FILTER (WHERE task.value <> ALL (my.passed)), '{}'), count(*)
+        INTO my.offer, my.offer_of, my.number
         FROM (SELECT t.__key__ AS key, __value__ AS value
                 FROM __table__ AS t
                WHERE (__pending__) AND t.__available_at__ <= my.clock
@@ -181,9 +185,11 @@ BEGIN
                  AND __acceptable__ AND __from_position__
                ORDER BY __order_by__
                LIMIT my.walk) AS task;
-      my.all_seen := my.start IS NULL AND cardinality(my.offer) < my.walk;
-      my.first := my.offer;
-      my.first_of := my.offer_of;
+      my.all_seen := my.start IS NULL AND my.number < my.walk;
+      IF my.looks = 0 THEN
+        my.first := my.offer;
+        my.first_of := my.offer_of;
+      END IF;
     END IF;
 
     -- Value by value, from the one on whose turn it is: first one task of each, until there are enough or all values or
@@ -205,7 +211,7 @@ BEGIN
            WHERE ring.value IS NOT NULL AND (my.laps = 0 OR ring.value <= my.turn) AND ring.place <= least(greatest(my.want, my.visited), 100)
         )
         SELECT coalesce(array_agg(ring.value ORDER BY ring.place)
-                          FILTER (WHERE ring.value IS NOT NULL AND (my.laps = 0 OR ring.value <= my.turn)), '{}'),
+                          FILTER (WHERE ring.value IS NOT NULL AND ring.value <> ALL (my.passed) AND (my.laps = 0 OR ring.value <= my.turn)), '{}'),
                max(ring.value), my.laps + bool_or(ring.value IS NULL OR (my.laps = 1 AND ring.value > my.turn))::integer
           INTO my.next, my.at, my.number
           FROM ring;
@@ -269,7 +275,7 @@ BEGIN
         SELECT my.offer || coalesce(array_agg(f.key ORDER BY f.place), '{}'), my.offer_of || coalesce(array_agg(f.value ORDER BY f.place), '{}')
           INTO my.offer, my.offer_of
           FROM unnest(my.first, my.first_of) WITH ORDINALITY AS f (key, value, place)
-         WHERE f.key <> ALL (my.offer);
+         WHERE f.key <> ALL (my.offer) AND f.key <> ALL (my.keys) AND f.value <> ALL (my.passed);
       END IF;
     ELSIF __fair__ THEN
       SELECT coalesce(array_agg(f.key ORDER BY f.rank, f.later, f.value), '{}'),
@@ -282,6 +288,7 @@ BEGIN
     -- What the limit of each value lets through: once as it looks, to know which locks to take; once under the locks.
     my.limited := my.limited OR (my.cut AND cardinality(my.offer) > my.want);
     my.number := least(cardinality(my.offer), my.want);
+    my.tried := my.number;
     IF __limits_each__ THEN
       FOR v_look IN 1..2 LOOP
         SELECT coalesce(array_agg(f.key ORDER BY f.place), '{}'), coalesce(array_agg(f.value ORDER BY f.place), '{}')
@@ -307,6 +314,9 @@ BEGIN
                                      WHERE (__pending__) AND __value__ = f.value ORDER BY __order_by__ LIMIT 1))
                  ORDER BY f.place
                  LIMIT my.want) AS f;
+        IF v_look = 1 THEN
+          my.tried := cardinality(my.offer);
+        END IF;
         EXIT WHEN v_look = 2 OR cardinality(my.offer) = 0;
         FOREACH my.value IN ARRAY ARRAY(SELECT DISTINCT v.value FROM unnest(my.offer_of) AS v (value)
                                          WHERE v.value <> ALL (my.locked) ORDER BY v.value) LOOP
@@ -346,6 +356,19 @@ BEGIN
            )) WITH ORDINALITY AS task (key, rank);
     my.want := my.want - my.number;
     my.waits := my.waits AND my.number = 0;
+
+    -- What was let through and is not to be had keeps nobody from the other values: the same again without those that have
+    -- given too few. (From a position on that is left to the look from the start.)
+    IF __has_value__ AND my.number < my.tried AND my.start IS NULL AND my.looks < 25 THEN
+      my.looks := my.looks + 1;
+      my.passed := my.passed || ARRAY(
+        SELECT o.value
+          FROM unnest(my.offer_of[1:my.want + my.number]) AS o (value)
+         GROUP BY o.value
+        HAVING count(*) > (SELECT count(*) FROM unnest(my.picked[cardinality(my.picked) - my.number + 1:]) AS p (value) WHERE p.value = o.value)
+      );
+      CONTINUE;
+    END IF;
 
     EXIT WHEN my.all_seen OR my.step = 'values' OR __fair__;
     IF my.start IS NOT NULL THEN

@@ -132,9 +132,10 @@ class MemoryDatabase(MemoryShares[T]):
             )
             free = self._in_order(row for row in due if self._is_free(row, session, held)) if want else []
             start = self._parse(position)
-            rows = [row for row in free if start is None or row.order >= start][:want]
+            onward = None if start is None else [row for row in free if self._place(row) >= start]
+            rows = [row for row in onward or free if not row.locked][:want]
             if len(rows) < want:  # too few from the position on: from the start
-                rows = free[:want]
+                rows = [row for row in free if not row.locked][:want]
             picked = Picked(rows)
             if self._limits.rules.any and want == 0 and share is not None and share <= len(held):
                 # All that the limits let it hold: are there tasks that they hold back?
@@ -147,7 +148,9 @@ class MemoryDatabase(MemoryShares[T]):
                 ]
                 # In order, what it may not be given is in the way all the same.
                 pending = self._in_order(self._open.values() if self._limits.rules.ordered else mine)
-                picked = self._limits.pick(session.id, want, free=free, pending=pending, held=taken, now=now)
+                picked = self._limits.pick(
+                    session.id, want, free=free, onward=onward, pending=pending, held=taken, now=now
+                )
             rows = picked.rows
             tasks = [self._claim(row, session, now) for row in rows]
             if (
@@ -156,13 +159,16 @@ class MemoryDatabase(MemoryShares[T]):
                 own = [row.key for row in self._open.values() if row.session_id == session.id]
                 session.forget_cancelled({*held, *own})
             session.idle = session.id in sharing and len(rows) < limit
-            if want > 0 and not rows and at_once:
+            walked = (
+                self._limits.rules.counts_held or not picked.limited
+            )  # all that others hold has been seen
+            if want > 0 and not rows and at_once and walked:
                 self._ask_for_tasks(session, len(held), sharing, now)
             return Work(
                 left=session.expires_at - now,
                 tasks=tasks,
                 settled=settled,
-                position=json.dumps([rows[0].available_at, str(rows[0].key)]) if rows else None,
+                position=json.dumps([self._place(rows[0])[0], str(rows[0].key)]) if rows else None,
                 next_due=picked.next_due(self._next_due(mine, now), now) if len(rows) < want else None,
                 share=share,
                 limited=picked.limited,
@@ -196,7 +202,7 @@ class MemoryDatabase(MemoryShares[T]):
                         self._tasks[claim.key].take_attempt_back()
                     case "closed":
                         self._tasks[claim.key].session_id = None
-            session.ended = True
+            session.ended, session.expired = True, session.expires_at <= now
             if claims:
                 self._wake()
             else:
@@ -204,6 +210,8 @@ class MemoryDatabase(MemoryShares[T]):
 
     async def finish_in(self, connection: MemoryTransaction, lease: Lease, claims: Sequence[Claim]) -> None:
         """As the protocol says; `connection` is a `MemoryTransaction`."""
+        if not connection.open:
+            raise DatabaseError("the transaction has failed before: it can only be rolled back")
         try:
             while True:  # it waits for rows that others have locked, as long as the lease lasts
                 async with self._round_trip() as now:
@@ -237,8 +245,6 @@ class MemoryDatabase(MemoryShares[T]):
         return session
 
     def _is_free(self, row: MemoryTask[T], session: MemorySession, held: Collection[TaskKey]) -> bool:
-        if row.locked:
-            return False
         if row.session_id == session.id:
             return row.key not in held  # claimed by a call whose answer was lost
         return row.session_id is None or self._sessions[row.session_id].ended
@@ -256,10 +262,8 @@ class MemoryDatabase(MemoryShares[T]):
         alone = row.attempts > ALONE_AFTER and row.suspect
         return ClaimedTask(Claim(row.key, row.token), row.attempts, data, error, alone, cancelled)
 
-    def _in_order(self, rows: Iterable[MemoryTask[T]]) -> list[MemoryTask[T]]:
-        if self._limits.rules.ordered:  # a retry moves available_at
-            return sorted(rows, key=lambda row: row.key)
-        return super()._in_order(rows)
+    def _place(self, row: MemoryTask[T]) -> tuple[float, Any]:
+        return (0.0, row.key) if self._limits.rules.ordered else row.order  # a retry moves available_at
 
     def _parse(self, position: str | None) -> tuple[float, Any] | None:
         if position is None or not self._tasks:
@@ -288,7 +292,8 @@ class MemoryDatabase(MemoryShares[T]):
     async def _until_free(self, lease: Lease) -> None:
         """To end a session is to wait for its open transactions."""
         give_up = self.clock() + LOCK_TIMEOUT
-        while (session := self._sessions.get(lease.id)) and session.in_transaction:
+        session = self._sessions.get(lease.id)
+        while session is not None and session.nonce == lease.nonce and session.in_transaction:
             if self.clock() >= give_up:
                 raise DatabaseError(f"session {lease.id} is in an open transaction")
             await asyncio.sleep(LOCK_POLL)

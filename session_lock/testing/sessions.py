@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from session_lock.database import Cancellation, keys_to_retry
+from session_lock.errors import RowRefusedError
 from session_lock.tasks import TaskKey
 from session_lock.testing.rows import MemorySession, MemoryTask
 from session_lock.testing.table import MemoryTable
@@ -62,7 +63,7 @@ class MemorySessions(MemoryTable[T]):
     async def cancel(self, key: TaskKey) -> Cancellation:
         """As `PostgresDatabase.cancel`."""
         async with self._round_trip() as now:
-            self._end_expired(now)
+            ended = self._end_expired(now)
             row = self._tasks.get(key)
             if row is None:
                 return Cancellation.UNKNOWN
@@ -75,7 +76,12 @@ class MemorySessions(MemoryTable[T]):
                 return Cancellation.ASKED
             if row.locked or (holder is not None and not holder.ended):
                 return Cancellation.LOCKED
-            return self._discard(row, now, "cancelled on request")
+            try:
+                return self._discard(row, now, "cancelled on request")
+            except RowRefusedError:  # what was done in the call is undone
+                for session in ended:
+                    session.ended = session.expired = False
+                raise
 
     async def retry(self, *keys: TaskKey, all_parked: bool = False) -> Sequence[TaskKey]:
         """As `PostgresDatabase.retry`."""
@@ -113,9 +119,14 @@ class MemorySessions(MemoryTable[T]):
         if any(each.idle and each.live(now) and not each.draining for each in self._sessions.values()):
             self._wake()
 
-    def _end_expired(self, now: float) -> None:
+    def _end_expired(self, now: float) -> list[MemorySession]:
         """Whoever looks for work ends the sessions that have expired, unless they are in a finishing transaction."""
-        for session in self._sessions.values():
-            if not session.ended and session.expires_at <= now and not session.in_transaction:
-                session.ended = session.expired = True
-                self._wake()
+        expired = [
+            session
+            for session in self._sessions.values()
+            if not session.ended and session.expires_at <= now and not session.in_transaction
+        ]
+        for session in expired:
+            session.ended = session.expired = True
+            self._wake()
+        return expired

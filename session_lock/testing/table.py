@@ -155,7 +155,10 @@ class MemoryTable(Generic[T]):
 
     def _in_order(self, rows: Iterable[MemoryTask[T]]) -> list[MemoryTask[T]]:
         """In claim order."""
-        return sorted(rows, key=lambda row: row.order)
+        return sorted(rows, key=self._place)
+
+    def _place(self, row: MemoryTask[T]) -> tuple[float, Any]:
+        return row.order
 
     def _next_due(self, rows: Iterable[MemoryTask[T]], now: float) -> float | None:
         later = [row.available_at for row in rows if now < row.available_at < math.inf]

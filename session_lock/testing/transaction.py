@@ -40,8 +40,8 @@ class MemoryTransaction:
 
     @property
     def open(self) -> bool:
-        """Whether it still holds its locks."""
-        return not self._over and not self._timed_out
+        """Whether it still holds its locks, and can do anything: an error in it rolls it back."""
+        return not self._over and not self._failed and not self._timed_out
 
     @property
     def _timed_out(self) -> bool:

@@ -232,6 +232,23 @@ async def test_a_locked_head_is_not_overtaken(limited: Suite):
     assert keys(await limited.work(lease)) == [anns[0]]
 
 
+@IN_ORDER
+async def test_a_locked_head_keeps_nobody_from_the_other_values(limited: Suite):
+    anns, (bob,) = await limited.add(2, address=ANN), await limited.add(address=BOB)
+    async with limited.lock(anns[0]):
+        assert keys(await limited.work(await limited.start(), 1)) == [bob]
+
+
+@under(Rate(2, per=10, by="address"))
+async def test_what_is_locked_is_not_counted_as_started(limited: Suite):
+    anns, (bob,) = await limited.add(2, address=ANN), await limited.add(address=BOB)
+    lease = await limited.start()
+    async with limited.lock(anns[0]):
+        work = await limited.work(lease, 2)
+    assert keys(work) == [anns[1], bob]
+    assert keys(await limited.work(lease, held=keys(work))) == [anns[0]]
+
+
 # In turns --------------------------------------------------------------------------------------------------
 
 

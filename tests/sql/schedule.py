@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -60,6 +60,14 @@ class Mutant:
 
 def fault(name: str, file: str, *changes: tuple[str, str], everywhere: bool = False) -> Mutant:
     return Mutant(name, file, changes, everywhere)
+
+
+def put_in(*mutants: Mutant) -> AbstractContextManager[Any]:
+    """While the block runs, the SQL that is installed has these faults."""
+    by_file = {mutant.file: mutant for mutant in mutants}
+    return patch.object(
+        schema, "source", lambda file: by_file[file].source(file) if file in by_file else source(file)
+    )
 
 
 def seen_to_fail(*mutants: Mutant | tuple[Mutant, ...]) -> pytest.MarkDecorator:
@@ -160,14 +168,11 @@ async def open_lab(
     database: Any, mutants: Sequence[Mutant] = (), table: TaskTable = EMAILS, ddl: str = EMAIL_TABLE
 ):
     """A fresh database with the task table and the mapping's SQL, faults included, brought in as a migration would."""
-    by_file = {mutant.file: mutant for mutant in mutants}
     admin = await asyncpg.connect(database.admin_dsn)
     lab = Lab(admin, database.app_dsn, "", shipped=not mutants)
     try:
         await admin.execute(ddl)
-        with patch.object(
-            schema, "source", lambda file: by_file[file].source(file) if file in by_file else source(file)
-        ):
+        with put_in(*mutants):
             lab.functions = await apply_mapping(admin, table, grant_to="app")
         yield lab
     finally:

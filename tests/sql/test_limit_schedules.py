@@ -504,3 +504,40 @@ async def test_rows_that_others_have_locked_are_replaced_by_the_next_ones(lab, s
         work = await runner.get_work(20)
     assert len(work.keys) == 20
     assert min(work.keys) > 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"limits": (Limit(1, by="address"),)},
+        {"limits": (Limit(1, by="address", ordered=True),), "order_by": ("id",)},
+        {"limits": (Rate(1, per=60, by="address"),)},
+        {"fair_by": "address"},
+        {"limits": (Limit(1, by="address"),), "fair_by": "address"},
+    ],
+    ids=["each", "ordered", "rate of each", "fair", "fair and each"],
+)
+@seen_to_fail(
+    fault("the locked keep from the others", LIMITS, ("my.number < my.tried AND my.start IS NULL", "false"))
+)
+async def test_values_whose_rows_are_locked_keep_nobody_from_the_others(lab, stranger, changes):
+    """With room for one: also if it is their turn."""
+    *locked, free = await add(lab, *"abcdefghij", "z")
+    turn = str(await value_of(lab, "z")) if "fair_by" in changes else None  # the others' before it
+    runner = await lab.runner()
+    async with stranger.transaction():
+        await stranger.execute("SELECT FROM public.email WHERE id = ANY ($1) FOR UPDATE", locked)
+        work = await runner.get_work(1, position=turn)
+    assert (work.keys == [free]) is lab.shipped
+    if lab.shipped:  # they were not counted
+        assert sorted((await runner.get_work(20, held=[free])).keys) == locked
+
+
+@under(Limit(1, by="address", ordered=True), order_by=("id",))
+async def test_a_locked_row_before_many_of_its_value_is_passed_by_in_few_looks(crowded, stranger):
+    runner = await crowded.runner()
+    async with stranger.transaction():
+        await stranger.execute("SELECT FROM public.email WHERE id = 1 FOR UPDATE")
+        work, number = await rows_read(crowded, runner, lambda actor: actor.get_work(50))
+    assert work.keys == [BIG + 1, BIG + 3]
+    assert number < FEW

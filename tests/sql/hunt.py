@@ -142,7 +142,7 @@ def table() -> dict[str, str]:
     return {name.replace("\\|", "|"): killer.replace("\\|", "|").replace("`", "") for name, killer in rows}
 
 
-def write_table(killed: Mapping[str, str], server: str) -> None:
+def write_table(killed: Mapping[str, str], hunted: int, server: str) -> None:
     by = {
         kind: sum(each.startswith(kind) for each in killed.values())
         for kind in ("alone", "crossing", "tests/", "equal")
@@ -150,7 +150,8 @@ def write_table(killed: Mapping[str, str], server: str) -> None:
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text(
         "# Mutants of our SQL\n\n"
-        f"Written by `nox -s mutants` on {datetime.now(UTC):%Y-%m-%d}, PostgreSQL {server}, Python {platform.python_version()}. Do not edit.\n\n"
+        f"Written by `nox -s mutants` on {datetime.now(UTC):%Y-%m-%d}, PostgreSQL {server}, Python {platform.python_version()}: {hunted} of the {len(killed)} were"
+        " hunted in this run, the others in runs before. Do not edit.\n\n"
         "A mutant is one small fault, made by a rule, in a function that locks, claims, settles or ends (`tests/sql/mutants.py`). What sees it\n"
         "is in the second column: a statement alone (`tests/sql/alone.txt`), a crossing of two (`python -m tests.sql.crossing NAME`), or a\n"
         "test. *equal*: nobody can tell it from the original, and why.\n\n"
@@ -187,7 +188,7 @@ async def main(arguments: list[str]) -> int:
                 )
                 print(f"{name} <- {killed[name] or 'NOBODY'}", flush=True)
     said = table() | killed
-    write_table({name: said.get(name, "") for name in mutants()}, server)
+    write_table({name: said.get(name, "") for name in mutants()}, len(killed), server)
     alive = [name for name in killed if not killed[name]]
     print(f"{len(killed)} mutants, {len(alive)} live", *alive, sep="\n")
     return min(len(alive), 1)

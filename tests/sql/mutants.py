@@ -127,11 +127,12 @@ RULES = [
     ("no", r" \+ 1\b", ""),
     ("no", r" - coalesce\(r\.give_back, false\)::integer| - 1(?=, 0\))", ""),
     ("no", r"__session_id__ = NULL, ", ""),
+    ("no", r" ON CONFLICT \(\w+\) DO NOTHING", ""),
     ("no", r"(?<=SET )give_back = 0, |, give_back = 0", ""),
     ("= for", r"IS NOT DISTINCT FROM", "="),
     ("<> for", r"IS DISTINCT FROM", "<>"),
     ("never", r"\n *WHEN [^\n]* THEN [^\n]*(?=\n)", ""),
-    ("not done:", r"\n *PERFORM [^;]*;(?= *\n)", ""),
+    ("not done:", r"\n *(?:PERFORM|INSERT) [^;]*;(?= *\n)", ""),
     ("nobody's:", r"ARRAY\(SELECT t\.__key__::text FROM __table__ AS t WHERE \(__pending__\) AND t\.__session_id__ = my\.id\)", "ARRAY[]::text[]"),
     ("only one look:", r"FOR v_round IN 1\.\.\d+ LOOP", "FOR v_round IN 1..1 LOOP"),
     ("the first alone, of", r"my\.held \|\| my\.keys", "my.held"),
@@ -141,7 +142,7 @@ RULES = [
 
 # Conditions: one of them less, or all that they guard always or never done -----------------------------------
 
-CONDITION = r"(?<!END )\b(WHERE|HAVING|ON|ELSIF|IF|EXIT WHEN|CONTINUE WHEN)\b"
+CONDITION = r"(?<!END )\b(WHERE|HAVING|ON(?! CONFLICT)|ELSIF|IF|EXIT WHEN|CONTINUE WHEN)\b"
 GUARDS = r"\s*(?:THEN|;)\s*(?:--[^\n]*)?\s*(?:RAISE|RETURN)\b|;"
 END = r"\b(?:WHERE|ORDER BY|GROUP BY|FOR (?:NO KEY |KEY )?(?:UPDATE|SHARE)|LIMIT|RETURNING|HAVING|UNION|THEN|LOOP)\b|;|\$function\$"
 

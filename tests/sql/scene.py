@@ -69,6 +69,7 @@ SET session_replication_role = replica;
 DELETE FROM public.email; DELETE FROM session_lock.session; DELETE FROM session_lock.failure; DELETE FROM session_lock.pause;
 DELETE FROM public.audit; DELETE FROM public.gate; DELETE FROM public.effect;
 UPDATE public.test_clock SET ahead = 0;
+SELECT session_lock.adopt();
 INSERT INTO session_lock.session (id, nonce, name, capacity, started_at, expires_at, ended_at) OVERRIDING SYSTEM VALUE
 SELECT s.id, lpad(to_hex(s.id), 32, '0')::uuid, 'email', 100, now() - interval '1 h', now() + s.lease,
        CASE WHEN s.id IN ({DEAD}, {SWEPT}) THEN now() - interval '1 s' END

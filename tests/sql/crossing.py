@@ -111,7 +111,10 @@ class Call(Seen):
 
     async def settle(self) -> list[int]:
         """Until it is over, or open before its end, or waits: for whom."""
-        while not self.task.done() and not (self.stopped and self.point in (COMMIT, ROLLBACK)):
+        while not (self.stopped and self.point in (COMMIT, ROLLBACK)):
+            done, _ = await asyncio.wait([self.task], timeout=0.003)  # to ask all the time takes much of both
+            if done:
+                break
             pids = await self.scene.lab.admin.fetchval("SELECT pg_blocking_pids($1)", self.pid)
             if pids:
                 self.waited_for += [pid for pid in pids if pid not in self.waited_for]

@@ -15,6 +15,7 @@ REFUSALS = {
     "SL002",  # finish_in: not held
     "55P03",  # the server was slow, and a wait came to its end: nothing has changed
 }
+LEFT = "SELECT id, claim_token FROM public.email WHERE sent_at IS NULL AND failed_at IS NULL AND available_at < 'infinity' ORDER BY id"
 KEEPALIVES = {"keepalive", "drain", "late keepalive"}
 FINISHES = {"finish", "finish another's", "finish in", "late finish", "late finish in"}
 """These two are not in each other's way."""
@@ -54,12 +55,10 @@ async def judge(scene: Scene, calls: Sequence[Seen]) -> list[str]:
     await admin.execute("DELETE FROM session_lock.pause")
     for _ in range(3):
         given |= (await last.get_work(held=list(given))).claims
+        left = {row["id"]: row["claim_token"] for row in await admin.fetch(LEFT)}
+        if given == left:
+            break
     changes = await scene.audit()
-    rows = await admin.fetch(
-        "SELECT id, session_id, claim_token, available_at = 'infinity' AS parked, sent_at IS NULL AND failed_at IS NULL AS pending"
-        "  FROM public.email ORDER BY id"
-    )
-    left = {row["id"]: row["claim_token"] for row in rows if row["pending"] and not row["parked"]}
     if given != left:
         found.append(f"in the end {left} are pending, and the only session that lives was given {given}")
     found += _tasks(changes, calls, {scene.apps[0].get_server_pid(): last.id})

@@ -18,7 +18,7 @@ from tests.chaos.storm.checkers import ALL, UNHURRIED, Event, Evidence, W, wrong
 from tests.chaos.storm.ledger import Pause, Run, read
 from tests.chaos.storm.tables import Change
 from tests.chaos.storm.weather import MODULE, Instance, Storm, storm
-from tests.conftest import _fresh_database
+from tests.conftest import fresh_database
 
 # A library that is broken ------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ async def play(seeded: Seeded, folder: Path, mother: Forks, server_dsn: str, tem
     """The first instance runs, and the others as soon as what happens starts them."""
     folder.mkdir()
     async with (
-        _fresh_database(server_dsn, template) as database,
+        fresh_database(server_dsn, template) as database,
         storm(
             database,
             folder,

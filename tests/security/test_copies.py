@@ -15,7 +15,7 @@ from session_lock.embedded import find_bin_dir, temp_postgres
 from session_lock.migrations import adopt, check
 from session_lock.session import Lease
 from tests.chaos.standby import make_synchronous, standby_of
-from tests.conftest import APP_ROLE, TestDatabase, _fresh_database, prepare_template
+from tests.conftest import APP_ROLE, TestDatabase, fresh_database, prepare_template
 from tests.docs.examples import ROOT
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
@@ -81,7 +81,7 @@ async def stands_still(copy: TestDatabase, original: TestDatabase) -> None:
 async def test_a_copy_within_the_server_stands_still_until_it_is_adopted(server_dsn, database):
     await fill(database)
     lease = await claim_some(database.app_dsn)
-    async with _fresh_database(server_dsn, database.name) as copy:
+    async with fresh_database(server_dsn, database.name) as copy:
         await stands_still(copy, database)
         async with PostgresDatabase(database.app_dsn, EMAILS) as tasks:  # the original goes on
             await tasks.bump_session(lease, ttl=30, draining=False)
@@ -101,7 +101,7 @@ async def test_a_copy_of_what_was_installed_and_never_ran_belongs_to_whoever_sta
 ):
     """As of a template that a test suite clones."""
     await fill(database)
-    async with _fresh_database(server_dsn, database.name) as copy:
+    async with fresh_database(server_dsn, database.name) as copy:
         for each_one in (copy, database):
             await claim_some(each_one.app_dsn)
 

@@ -18,7 +18,7 @@ from session_lock import PostgresDatabase, SchemaError, SettingsError
 from session_lock.indexes import index_steps
 from session_lock.migrations import check, install
 from session_lock.schema import mapping_files, render
-from tests.conftest import _fresh_database
+from tests.conftest import fresh_database
 from tests.security.names import KINDS, PARTS, UNSTORABLE, Hostile, hostile, numbers, tame
 
 COUNT = int(os.environ.get("SESSION_LOCK_TEST_NAMES", "240"))
@@ -109,7 +109,7 @@ async def sessions_made_by(admin: asyncpg.Connection, each: Hostile) -> list[str
 @pytest.fixture(scope="module")
 async def expected(server_dsn: str, template: str) -> list[list[str]]:
     """What tame names make, the sessions first and then each kind of declaration."""
-    async with _fresh_database(server_dsn, template) as database:
+    async with fresh_database(server_dsn, template) as database:
         admin = await asyncpg.connect(database.admin_dsn)
         found = [await sessions_made_by(admin, tame(0))]
         found += [await made_by(admin, tame(number)) for number in range(KINDS)]

@@ -102,6 +102,7 @@ async def test_a_fail_over_that_loses_commits(
         losing = asyncio.create_task(it.fail_over(other, losing=1.0))
         await it.blow(Plan(seconds=1), tasks // 5)
         await losing
+        assert it.lost > 0, "no commit was lost"
         await it.clear(within=60)
         evidence = await it.end()
     judge(it, evidence, injected)

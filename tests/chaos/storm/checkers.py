@@ -259,6 +259,7 @@ EXPLAINED = {
     "55P03": "a lock was not to be had in time",
     "25P03": "a finishing transaction idled beyond its lease",
     "25P04": "a finishing transaction took longer than its lease",
+    "28000": "a standby was refused, to hear no more of its primary",
     "SL001": "the session is not live",
     "SL002": "a task is not held",
 }

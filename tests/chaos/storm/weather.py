@@ -66,6 +66,7 @@ class Storm:
         self.resource = Resource()
         self.forks: Forks  # as soon as the storm is entered
         self.fed: set[int] = set()
+        self.lost = 0  # finishes that a fail-over has lost
         self._evidence = Evidence(lease=lease, poll=lease / 10)
         self._standby: str | None = None
 
@@ -153,11 +154,16 @@ class Storm:
         assert self.server is not None
         promoted = Beside(TestDatabase(standby, self.beside.database.name))
         if losing:
-            await promoted.ask("ALTER SYSTEM SET primary_conninfo = ''")
-            await promoted.ask("SELECT pg_reload_conf()")
+            access = self.server.data / "pg_hba.conf"
+            access.write_text("host replication all all reject\n" + access.read_text())
+            await self.beside.ask("SELECT pg_reload_conf()")
+            await self.beside.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
             await asyncio.sleep(losing)
             self._evidence.lossy = True
+        done = "SELECT count(*) FROM public.chore WHERE done_at IS NOT NULL"
+        before = await self.beside.ask(done)
         await asyncio.to_thread(self.server.stop, "kill")
+        self.lost = before - await promoted.ask(done)
         await promoted.ask("SELECT pg_promote()")
         for instance in self.instances:
             instance.network.lead_to(standby)

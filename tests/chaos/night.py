@@ -23,19 +23,25 @@ class Part:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+STORM = "test_storm.py"
+
 STORMS = {"test_a_storm": 20, "test_a_fail_over_that_loses_commits": 10}
 """How often each takes place, with dice of its own."""
 
 
 def parts() -> Iterator[Part]:
+    at_night = {"SESSION_LOCK_STORM": "night"}
     for test, times in STORMS.items():
         for seed in range(1, times + 1):
-            environment = {"SESSION_LOCK_STORM": "night", "SESSION_LOCK_TEST_SEED": str(seed)}
-            yield Part(f"{test}-{seed}", ("-n0", f"tests/chaos/test_storm.py::{test}"), environment)
-    # All that injects faults, once.
+            environment = {**at_night, "SESSION_LOCK_TEST_SEED": str(seed)}
+            yield Part(f"{test}-{seed}", ("-n0", f"tests/chaos/{STORM}::{test}"), environment)
+    # All else that injects faults, once.
     paths = [*(ROOT / "tests").glob("*/test_*.py"), *(ROOT / "tests").glob("test_*.py")]
     for path in sorted({path.parent if path.parent.name != "tests" else path for path in paths}):
-        yield Part(path.stem, ("-m", "fault", str(path.relative_to(ROOT))))
+        here = str(path.relative_to(ROOT))
+        yield Part(
+            path.stem, ("-m", "fault", "--timeout=1800", f"--ignore=tests/chaos/{STORM}", here), at_night
+        )
 
 
 def night(*, resume: bool) -> int:

@@ -187,8 +187,8 @@ async def main(arguments: list[str]) -> int:
                     else await hunt(field, dsn, mutants()[name], last.get(name, ""))
                 )
                 print(f"{name} <- {killed[name] or 'NOBODY'}", flush=True)
-    said = table() | killed
-    write_table({name: said.get(name, "") for name in mutants()}, len(killed), server)
+                said = table() | killed
+                write_table({name: said.get(name, "") for name in mutants()}, len(killed), server)
     alive = [name for name in killed if not killed[name]]
     print(f"{len(killed)} mutants, {len(alive)} live", *alive, sep="\n")
     return min(len(alive), 1)

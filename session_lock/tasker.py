@@ -170,8 +170,9 @@ class _Threads(Executor):
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        if (call := asyncio.current_task()) is not None:
-            _THREADS[call] = future
+        with contextlib.suppress(RuntimeError):  # in no loop it is nobody's call
+            if (call := asyncio.current_task()) is not None:
+                _THREADS[call] = future
         inbox = None
         with contextlib.suppress(IndexError):
             inbox = self._idle.pop()

@@ -126,12 +126,11 @@ async def taken(admin_dsn: str, dsn: str, name: str) -> AsyncIterator[None]:
     """The connections with this `application_name`, and the places that come free by it."""
     admin = await asyncpg.connect(admin_dsn)
     async with AsyncExitStack() as places:
-        ended = await admin.fetch(
-            "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE application_name = $1", name
-        )
-        for _ in ended:
+        end = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE application_name = $1"
+        while await admin.fetch(end, name):  # again, where somebody was quicker than we
             with suppress(asyncpg.TooManyConnectionsError):
-                places.push_async_callback((await asyncpg.connect(dsn)).close)
+                while True:
+                    places.push_async_callback((await asyncpg.connect(dsn)).close)
         yield
     await admin.close()
 

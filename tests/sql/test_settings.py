@@ -159,7 +159,7 @@ CANCELLED, NO_LOCK = "57014", "55P03"
 
 @pytest.mark.parametrize(
     ("settings", "refused"),
-    [({"statement_timeout": "50ms"}, CANCELLED), ({"lock_timeout": "50ms"}, NO_LOCK)],
+    [({"statement_timeout": "400ms"}, CANCELLED), ({"lock_timeout": "50ms"}, NO_LOCK)],
     ids=["statement_timeout", "lock_timeout"],
 )
 @pytest.mark.parametrize("verb", ["bump", "get_work", "finish", "finish_in", "release", "end"])

@@ -78,7 +78,7 @@ def small_disk(server: Server, megabytes: int) -> Iterator[Path]:
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"mounted\n", "no file system of our own can be mounted here"
-        yield Path(f"/proc/{holder.pid}/root/mnt")
+        yield Path("/proc", str(holder.pid), "root", "mnt")
     finally:
         holder.kill()
         holder.communicate()

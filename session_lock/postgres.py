@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from importlib.metadata import version
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 import asyncpg
@@ -37,13 +36,10 @@ from session_lock.session import Lease
 from session_lock.sqlstate import checked_keys
 from session_lock.table import TaskTable, check_app_version
 from session_lock.tasks import TaskKey
+from session_lock.versions import LIBRARY_VERSION
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 (items of any kind)
-
-LIBRARY_VERSION = version(
-    "session-lock"
-)  # read once: it is in a file, and there may be none to open any more
 
 
 class PostgresDatabase(Calls, Generic[T]):

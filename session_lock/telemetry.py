@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace import TracerProvider as TracerProvider  # noqa: PLC0414 (part of Runner's signature)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-VERSION = version("session-lock")
+from session_lock.versions import LIBRARY_VERSION
 
 PHASES = {
     "start": SpanKind.CLIENT,
@@ -49,7 +48,7 @@ class Telemetry:
     ) -> None:
         self.name = name
         self._idle_spans = idle_spans
-        self._tracer = trace.get_tracer("session_lock", VERSION, tracer_provider)
+        self._tracer = trace.get_tracer("session_lock", LIBRARY_VERSION, tracer_provider)
 
     @contextmanager
     def phase(self, phase: str, *, may_be_idle: bool = False, **attributes: str | float) -> Iterator[Phase]:

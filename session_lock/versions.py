@@ -1,10 +1,14 @@
-"""Versions of the application, compared as numbers: what `session_lock.version_numbers` does in SQL."""
+"""The version of this library, and versions of the application, compared as `session_lock.version_numbers` does in SQL."""
 
 from __future__ import annotations
 
 import re
+from importlib.metadata import version as version_of
 
 from session_lock.errors import SettingsError
+
+LIBRARY_VERSION = version_of("session-lock")
+"""Read once: it stands in a file, and a process may come to have none to open any more."""
 
 
 def version_numbers(version: str) -> tuple[int, ...] | None:

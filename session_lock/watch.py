@@ -156,16 +156,16 @@ class Watch:
             guard = Guard(self)
         else:
             guard = Fence(self, self._watchdog if on_stuck == "kill" else None)
-        with self._lock:
-            self._guards.add(guard)
-            self._loops.setdefault(guard.loop, _Loop())
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="session_lock watch", daemon=True)
-                try:
+        try:
+            with self._lock:
+                self._guards.add(guard)
+                self._loops.setdefault(guard.loop, _Loop())
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(target=self._run, name="session_lock watch", daemon=True)
                     self._thread.start()
-                except RuntimeError as error:
-                    self._guards.discard(guard)
-                    raise OSError(f"the watch over the event loop cannot start: {error}") from error
+        except RuntimeError as error:  # no more threads
+            guard.leave()
+            raise OSError(f"the watch over the event loop cannot start: {error}") from error
         return guard
 
     def leave(self, guard: Guard) -> None:

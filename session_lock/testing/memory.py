@@ -159,9 +159,8 @@ class MemoryDatabase(MemoryShares[T]):
                 own = [row.key for row in self._open.values() if row.session_id == session.id]
                 session.forget_cancelled({*held, *own})
             session.idle = session.id in sharing and len(rows) < limit
-            walked = (
-                self._limits.rules.counts_held or not picked.limited
-            )  # all that others hold has been seen
+            # Where a limit has cut the look short, not all that others hold was seen.
+            walked = self._limits.rules.counts_held or not picked.limited
             if want > 0 and not rows and at_once and walked:
                 self._ask_for_tasks(session, len(held), sharing, now)
             return Work(

@@ -176,6 +176,21 @@ async def test_a_fence_stands_while_there_are_calls_and_moves_with_the_lease() -
     assert board.cells == {}, "its cell may be another's by now"
 
 
+async def test_a_watch_that_cannot_start_keeps_no_cell_of_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    board = Board()
+    board.set_cell(7, 1.0)
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    one = watch.Watch()
+    one._watchdog = board  # type: ignore[assignment]
+    with pytest.raises(OSError, match="the watch over the event loop cannot start: can't start new thread"):
+        one.over("kill")
+    assert board.cells == {}
+    assert one._guards == set()
+
+
 async def test_a_fence_stands_until_the_thread_of_a_call_that_was_left_behind_has_ended() -> None:
     fence = watch.Fence(watch.Watch(), None)
     fence.extend(100.0)

@@ -53,7 +53,7 @@ BEGIN
      WHERE ring.value IS NOT NULL AND ring.place <= 1000 AND ring.number < my.enough
   )
   SELECT max(ring.number), bool_or(ring.value IS NULL) INTO my.number, my.complete FROM ring;
-  RETURN CASE WHEN my.complete THEN least(my.number, my.enough) ELSE p_enough END;
+  RETURN CASE WHEN my.complete THEN least(my.number, my.enough) ELSE my.enough END;
 END
 $function$;
 

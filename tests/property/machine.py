@@ -318,9 +318,6 @@ class Machine(RuleBasedStateMachine):
         if paused != self.pair.state.paused:
             self.pair.ask(lambda side: side.harness.pause() if paused else side.harness.resume())
 
-    @precondition(
-        lambda self: not self.pair.has_limits
-    )  # the SQL's count under limits was seen to differ, once
     @rule()
     def shares(self) -> None:
         self.pair.ask(lambda side: side.database.shares())

@@ -349,7 +349,6 @@ class Pair:
         self._loop = loop
         self._postgres = postgres
         self._options = options
-        self.has_limits = bool(options["limits"])
 
     def begin(self) -> None:
         """With empty tables, at time 0."""

@@ -124,6 +124,17 @@ def test_a_cancel_that_is_refused_has_ended_nobody(pair):
     state.teardown()
 
 
+@pytest.mark.parametrize("pair", [{"mapping": MAPPINGS["limits"][1]}], ids=["limits"], indirect=True)
+def test_no_more_is_shared_than_the_group_may_hold_though_the_first_ones_are_of_one_value(pair):
+    state = Machine(pair)
+    state.begin()
+    state.add(address="forbidden", after=None)
+    state.add(address="forbidden", after=None)
+    state.add(address="unreadable", after=None)
+    state.shares()
+    state.teardown()
+
+
 # What it is for --------------------------------------------------------------------------------------------------------
 
 IN_SQL = [

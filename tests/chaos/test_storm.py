@@ -16,7 +16,8 @@ import pytest
 from session_lock.embedded import Server, temp_postgres
 from tests.chaos.recording import Injected
 from tests.chaos.standby import make_synchronous, standby_of
-from tests.chaos.storm.checkers import UNHURRIED, Evidence, wrongs
+from tests.chaos.storm.checkers import UNHURRIED, wrongs
+from tests.chaos.storm.evidence import Evidence
 from tests.chaos.storm.nemesis import Plan
 from tests.chaos.storm.weather import Storm, storm
 from tests.conftest import TestDatabase, prepare_template

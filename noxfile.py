@@ -83,6 +83,7 @@ def benchmarks(session: nox.Session) -> None:
     session.install("-e", ".[test]")
     session.run("python", "-m", "tests.benchmarks.wake_up", *session.posargs)
     session.run("python", "-m", "tests.benchmarks.limits")
+    session.run("python", "-m", "tests.benchmarks.writes")
 
 
 @nox.session

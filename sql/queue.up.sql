@@ -10,7 +10,7 @@ CREATE TABLE IF NOT EXISTS __table__ (
   created_at   timestamptz NOT NULL DEFAULT now(),
   finished_at  timestamptz,
   discarded_at timestamptz
-) WITH (fillfactor = 50);  -- each task is written twice more: room in its page makes that cheap
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1);  -- as tasks.tune.sql has them
 
 CREATE UNIQUE INDEX IF NOT EXISTS __dedup_index__ ON __table__ (dedup_key)
   WHERE dedup_key IS NOT NULL AND finished_at IS NULL AND discarded_at IS NULL;

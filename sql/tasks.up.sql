@@ -4,7 +4,7 @@
 -- The statement is instant also on a large table (no default is volatile), but it takes ACCESS EXCLUSIVE for that
 -- instant, so it gives up rather than queue behind a long transaction and make everybody wait behind itself.
 -- Every task is written twice (claimed, finished): room in the pages makes both updates cheap. Advised, not done here:
---   ALTER TABLE the_table SET (fillfactor = 50);  -- holds for pages written from then on
+-- `session-lock sql tune`.
 
 SET lock_timeout = '5s';
 

@@ -16,7 +16,7 @@ from session_lock.cli.common import (
     say_table,
     with_database,
 )
-from session_lock.migrations import adopt, check, install, peek, pending_summary, prune, validate
+from session_lock.migrations import adopt, check, install, peek, pending_summary, prune, tune, validate
 from session_lock.migrations.adoption import copy_of
 from session_lock.migrations.sandbox import Connection
 from session_lock.table import TaskTable
@@ -27,6 +27,11 @@ def add_parsers(commands: Commands) -> None:
     add_mapping_arguments(installer)
     installer.add_argument(
         "--grant-to", metavar="ROLE", help="also let a service's role execute the functions"
+    )
+    installer.add_argument(
+        "--tune",
+        action="store_true",
+        help="also set those of the table's storage parameters that nobody has set",
     )
     installer.add_argument("--yes", action="store_true", help="do not ask")
     installer.set_defaults(run=_install)
@@ -65,7 +70,8 @@ def _install(arguments: argparse.Namespace) -> int:
         return table.name, str(await pending_summary(connection, table))
 
     async def apply(connection: Connection, table: TaskTable) -> list[str]:
-        return await install(connection, table, grant_to=arguments.grant_to)
+        done = await install(connection, table, grant_to=arguments.grant_to)
+        return [*done, *(await tune(connection, table) if arguments.tune else [])]
 
     name, pending = with_database(arguments, look)
     say(f"{pending}.")

@@ -30,6 +30,7 @@ PARTS = {
     "due": "if wanted, outside a transaction: the index of when tasks fall due, for an order that does not begin with that",
     "always": "at every deploy, before the new code: the functions",
     "trigger": "on request: a trigger that wakes the Runners at each INSERT into the table",
+    "tune": "on request: storage parameters that suit a table whose rows are tasks",
     "down": "takes away what belongs to the mapping",
 }
 
@@ -45,7 +46,7 @@ def _files_of(part: str, table: TaskTable) -> tuple[str, ...]:
             return (DUE_INDEX,)
         case "always":
             return ("sessions.alwaysup.sql", *shipped(table, "alwaysup"), *mapping_files(table, "alwaysup"))
-        case "trigger" | "trigger.down":
+        case "trigger" | "trigger.down" | "tune" | "tune.down":
             return (f"tasks.{part}.sql",)
         case _:
             return (*shipped(table, "down"), *mapping_files(table, "down"))
@@ -64,8 +65,9 @@ def add_parser(commands: Commands) -> None:
             printer.add_argument(
                 "--quiet", action="store_true", help="silent while no session of the mapping has room"
             )
+        if part in {"trigger", "tune"}:
             printer.add_argument(
-                "--down", dest="part", action="store_const", const="trigger.down", help="the way back instead"
+                "--down", dest="part", action="store_const", const=f"{part}.down", help="the way back instead"
             )
         if part == "down":
             printer.add_argument(

@@ -1,4 +1,4 @@
-"""A mapping, brought into a database: validated, installed, compared, looked at and pruned.
+"""A mapping, brought into a database: validated, installed, tuned, compared, looked at and pruned.
 
 Everything here takes a connection that is open already (of asyncpg, or alike) and a `TaskTable`, and works as the role
 that the connection belongs to. What is refused is refused before anything changes, as a `SchemaError` of one sentence.
@@ -11,6 +11,7 @@ from session_lock.migrations.installation import install
 from session_lock.migrations.pruning import prune
 from session_lock.migrations.reading import Pending, peek, pending_summary
 from session_lock.migrations.requests import cancel, parked, retry
+from session_lock.migrations.tuning import tune
 from session_lock.migrations.validation import validate
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "pending_summary",
     "prune",
     "retry",
+    "tune",
     "validate",
 ]

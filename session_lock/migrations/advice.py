@@ -8,18 +8,15 @@ from dataclasses import fields
 from typing import Any
 
 from session_lock.migrations.accepting import unaccepted
+from session_lock.migrations.partitions import OF_THE_TABLE
 from session_lock.migrations.sandbox import Connection
+from session_lock.migrations.tuning import untuned
 from session_lock.migrations.validation import Examined
 from session_lock.names import quote_name
 from session_lock.table import TaskTable, due_index_name, function_set, has_due_index
 
-FILLFACTOR = 80
-"""Above it there is too little room in a page for two more versions of its rows."""
-
-
-OF_THE_TABLE = """c.oid IN (SELECT to_regclass(format('%I.%I', $1::text, $2::text))::oid
-                         UNION ALL SELECT p.relid FROM pg_partition_tree(to_regclass(format('%I.%I', $1::text, $2::text))) AS p)"""
-"""The condition for a table `c` being the task table, or one of its partitions."""
+UPDATES = 1_000
+"""Of fewer no share is told. `check` itself makes some: it tries finish and discard, and takes them back."""
 
 
 async def notes(connection: Connection, table: TaskTable, examined: Examined, role: str | None) -> list[str]:
@@ -29,7 +26,8 @@ async def notes(connection: Connection, table: TaskTable, examined: Examined, ro
         *await _publications(connection, table),
         *await _indexes(connection, table, examined),
         *await _owners(connection, table, examined, role),
-        *await _fillfactor(connection, table),
+        *await untuned(connection, table),
+        *await _updates(connection, table),
         *await _due(connection, table, examined),
         *await unaccepted(connection, table),
     ]
@@ -240,25 +238,18 @@ async def _function_owner(
     return rows[0] if rows else None
 
 
-async def _fillfactor(connection: Connection, table: TaskTable) -> list[str]:
+async def _updates(connection: Connection, table: TaskTable) -> list[str]:
     rows = await connection.fetch(
         f"""
-        SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relispartition AS of_partition,
-               coalesce((SELECT o.option_value::integer FROM pg_options_to_table(c.reloptions) AS o
-                          WHERE o.option_name = 'fillfactor'), 100) AS fillfactor
-          FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-         WHERE {OF_THE_TABLE} AND c.relkind = 'r'
-         ORDER BY n.nspname, c.relname
+        SELECT coalesce(sum(s.n_tup_upd), 0)::bigint AS updates, coalesce(sum(s.n_tup_hot_upd), 0)::bigint AS hot
+          FROM pg_catalog.pg_stat_all_tables AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.relid
+         WHERE {OF_THE_TABLE}
         """,
         *table.qualified,
     )
-    full = [row for row in rows if row["fillfactor"] > FILLFACTOR]
-    if not full:
+    if (updates := rows[0]["updates"]) < UPDATES:
         return []
-    name, more = full[0]["name"], f" (as have {len(full) - 1} more partitions)" if len(full) > 1 else ""
-    where = f"the partition {name}" if full[0]["of_partition"] else table.table
-    quoted = ".".join(quote_name(part) for part in table.qualified)
-    remedy = f"ALTER TABLE {name if full[0]['of_partition'] else quoted} SET (fillfactor = 50)"
+    claims = "nor under a Limit a claim" if table.rules.counts_held else "a claim is where its page has room"
     return [
-        f"{where} has fillfactor {full[0]['fillfactor']}{more}: claims are cheaper with room in the pages (30 % measured): {remedy}"
+        f"{rows[0]['hot'] / updates:.0%} of {updates:,} updates of {table.table} were HOT: a finish never is, {claims}"
     ]

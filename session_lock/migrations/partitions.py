@@ -8,6 +8,10 @@ from session_lock.migrations.sandbox import Connection, set_locally
 from session_lock.names import quote_name
 from session_lock.table import Shape, TaskTable, partition_index_name
 
+OF_THE_TABLE = """c.oid IN (SELECT to_regclass(format('%I.%I', $1::text, $2::text))::oid
+                         UNION ALL SELECT p.relid FROM pg_partition_tree(to_regclass(format('%I.%I', $1::text, $2::text))) AS p)"""
+"""The condition for a table `c` being the task table, or one of its partitions."""
+
 
 async def build_index(connection: Connection, table: TaskTable, shape: Shape, file: str, name: str) -> None:
     """Build what a file of ours builds, without blocking writers, whatever an earlier attempt has left."""

@@ -277,7 +277,7 @@ async def test_install_says_what_is_pending_and_asks(cli, admin, monkeypatch):
 async def test_check_prints_each_difference_and_fails_and_notes_do_not(cli, admin):
     await cli("install", "MAPPING", "--yes")
     assert await cli("check", "MAPPING") == 0
-    assert "note: public.email has fillfactor 100" in cli.out
+    assert "note: fillfactor of public.email is 100" in cli.out
     await admin.execute(
         "DROP FUNCTION session_lock.clock(); ALTER TABLE public.email ALTER attempts DROP DEFAULT"
     )
@@ -288,6 +288,26 @@ async def test_check_prints_each_difference_and_fails_and_notes_do_not(cli, admi
         "difference: the role 'app' may not use the schema 'session_lock': run session-lock install --grant-to app"
         in cli.out
     )
+
+
+@pytest.mark.parametrize("attribute", ["emails", "odd"])
+async def test_tune_sets_the_parameters_that_the_printed_sql_sets_and_takes_back(cli, admin, attribute):
+    await admin.execute('CREATE TABLE public."we""ird; table\n--" ("k\'" text PRIMARY KEY, "s\nt" integer)')
+    options = "SELECT string_agg(array_to_string(reloptions, ' '), '') FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    assert await cli("install", "MAPPING", "--yes", "--tune", attribute=attribute) == 0, cli.err
+    assert cli.out.count("\nSet ") == 3
+    tuned = await admin.fetchval(options)
+    assert await cli("install", "MAPPING", "--yes", "--tune", attribute=attribute) == 0
+    assert cli.out.endswith("Everything was there already.\n")
+    for words, expected in ((["--down"], None), ([], tuned)):
+        assert await cli("sql", "tune", "MAPPING", *words, attribute=attribute) == 0, cli.err
+        for _ in range(2):
+            await admin.execute(cli.out)
+        assert await admin.fetchval(options) == expected
+    await cli("sql", "tune", "MAPPING", "--down", attribute=attribute)
+    await admin.execute(cli.out)
+    assert await cli("check", "MAPPING", attribute=attribute) == 0, "what could be better is no difference"
+    assert cli.out.count("is advised") == 3
 
 
 async def test_peek_shows_rows_before_and_after_the_installation(cli, admin):

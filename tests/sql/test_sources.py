@@ -101,7 +101,7 @@ def test_these_are_all_the_files():
         "sessions.alwaysup.sql", "sessions.down.sql", "sessions.up.sql",
         "tasks.alwaysup.sql", "tasks.down.sql", "tasks.due.index.sql", "tasks.held.index.sql", "tasks.index.sql",
         "tasks.limits.alwaysup.sql", "tasks.limits.down.sql", "tasks.trigger.down.sql", "tasks.trigger.sql",
-        "tasks.up.sql", "tasks.values.index.sql", "tasks.whole.index.sql",
+        "tasks.tune.down.sql", "tasks.tune.sql", "tasks.up.sql", "tasks.values.index.sql", "tasks.whole.index.sql",
     ]  # fmt: skip
 
 
@@ -430,7 +430,7 @@ EXCUSED = {
 }
 
 
-@pytest.mark.parametrize("name", (*ONCE, "tasks.trigger.sql"))
+@pytest.mark.parametrize("name", (*ONCE, "tasks.trigger.sql", "tasks.tune.sql"))
 def test_squawk_finds_nothing_unexcused(name, tmp_path):
     squawk = Path(sys.executable).parent / "squawk"
     if not squawk.exists():

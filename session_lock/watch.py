@@ -56,7 +56,7 @@ class Guard:
         """Its calls may go on until then, by `lease_clock`. From any thread."""
 
     def end_by(self, deadline: float) -> None:
-        """They may not, but until then."""
+        """They may not, but until then, whatever answer to a keepalive is still on its way."""
 
     def call_begins(self, call: asyncio.Task[Any]) -> None:
         """A call of the tasker, until it has ended, be it waited for or not."""
@@ -77,6 +77,7 @@ class Fence(Guard):
     def __init__(self, watch: Watch, watchdog: Watchdog | None) -> None:
         super().__init__(watch)
         self._deadline = -NEVER
+        self._latest = NEVER
         self._calls: set[asyncio.Task[Any]] = set()
         self._is_over = False
         self._has_left = False
@@ -91,7 +92,7 @@ class Fence(Guard):
 
     def end_by(self, deadline: float) -> None:
         with self._lock:
-            self._deadline = min(self._deadline, deadline)
+            self._latest = min(self._latest, deadline)
             self._show()
 
     def call_begins(self, call: asyncio.Task[Any]) -> None:
@@ -119,7 +120,7 @@ class Fence(Guard):
     def _show(self) -> None:
         if self._has_left:  # its cell may be another's
             return
-        until = self._deadline if self._calls else NEVER
+        until = min(self._deadline, self._latest) if self._calls else NEVER
         self.exit_at = until
         if self._watchdog is not None:
             self._watchdog.set_cell(self._cell, until)

@@ -176,6 +176,17 @@ async def test_a_fence_stands_while_there_are_calls_and_moves_with_the_lease() -
     assert board.cells == {}, "its cell may be another's by now"
 
 
+async def test_a_late_answer_to_a_keepalive_moves_no_fence_of_a_session_that_is_gone() -> None:
+    fence = watch.Fence(watch.Watch(), None)
+    fence.extend(100.0)
+    call = asyncio.create_task(asyncio.sleep(60))
+    fence.call_begins(call)
+    fence.end_by(90.0)
+    fence.extend(120.0)
+    call.cancel()
+    assert fence.exit_at == 90.0
+
+
 async def test_a_watch_that_cannot_start_keeps_no_cell_of_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_more(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -62,7 +62,7 @@ class Guard:
         """A call of the tasker, until it has ended, be it waited for or not."""
 
     def forsake(self) -> None:
-        """Its loop is closed."""
+        """Its loop is closed. It is said again and again, until the guard has left."""
         self.leave()
 
     def leave(self) -> None:
@@ -102,8 +102,8 @@ class Fence(Guard):
         call.add_done_callback(self._call_ended)
 
     def forsake(self) -> None:
-        if not self._is_over:  # what hangs in a thread goes on, and nothing else
-            for call in [*self._calls]:
+        for call in [*self._calls]:
+            if thread_of(call) is None:  # what hangs in a thread goes on, and nothing else
                 self._call_ended(call)
         self.leave()
 

@@ -13,6 +13,7 @@ import pytest
 from session_lock import Runner, Settings, SettingsError, each, watch, watchdog
 from session_lock.beats import keepalive_loop
 from session_lock.pulse import Pulse
+from session_lock.session import lease_clock
 from session_lock.tasker import in_thread, leave_behind
 from session_lock.testing import MemoryDatabase
 from tests.unit.virtual import until, virtual
@@ -185,6 +186,29 @@ async def test_a_late_answer_to_a_keepalive_moves_no_fence_of_a_session_that_is_
     fence.extend(120.0)
     call.cancel()
     assert fence.exit_at == 90.0
+
+
+async def test_a_call_whose_loop_is_closed_holds_no_fence_after_its_lease() -> None:
+    loop = asyncio.new_event_loop()
+    one = watch.Watch()
+
+    async def leave_a_call_behind() -> watch.Guard:
+        fence = one.over("exit")
+        fence.extend(lease_clock() + 60)
+        call = asyncio.create_task(asyncio.sleep(60))
+        call._log_destroy_pending = False  # type: ignore[attr-defined] # that is what happens to it here
+        fence.call_begins(call)
+        await asyncio.sleep(0)
+        fence.leave()
+        return fence
+
+    fence = await asyncio.to_thread(loop.run_until_complete, leave_a_call_behind())
+    assert fence.exit_at < watchdog.NEVER, "it may go on, as far as anybody knows"
+    loop.close()
+    async with asyncio.timeout(10):
+        while one._guards:
+            await asyncio.sleep(0.01)
+    assert fence.exit_at == watchdog.NEVER
 
 
 async def test_a_watch_that_cannot_start_keeps_no_cell_of_the_board(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ class Session:
     lease: Lease
     deadline: float = 0.0
     lost: bool = False
-    """The server has said so."""
+    """The server has said so, or is told so: it ends."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def extend(self, *, sent_at: float, left: float, ttl: float, guard: float) -> None:

@@ -123,8 +123,8 @@ def _listed(things: Iterable[object]) -> str:
 class Instance(FaultyDatabase[T]):
     """One instance of a service, as its database sees it: its calls can fail, and it can freeze, die, or lose its session.
 
-    All that it starts (asyncio tasks, and what these start) belongs to it. A thread does not: it neither freezes nor dies. Leaving
-    the block thaws and heals it, and stops it gracefully.
+    All that it starts (asyncio tasks, and what these start) belongs to it. A thread does not: it neither freezes nor dies, but its calls of
+    the database do. Leaving the block thaws and heals it, and stops it gracefully.
     """
 
     def __init__(
@@ -265,6 +265,9 @@ class Instance(FaultyDatabase[T]):
     async def _harm(self, verb: str, *, committed: bool) -> None:
         if not self.killed:
             await super()._harm(verb, committed=committed)
+        # In the thread for keepalives, whose tasks are not the freezer's.
+        while self._freezer.frozen:  # noqa: ASYNC110 (there, none can be told of its end)
+            await asyncio.sleep(LOOKS)
         if self.killed:
             raise asyncio.CancelledError
 

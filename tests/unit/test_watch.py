@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +134,17 @@ def test_where_there_can_be_no_watchdog_that_is_said_before_it_runs(monkeypatch:
     monkeypatch.delattr(watchdog.os, "pidfd_open")
     with pytest.raises(SettingsError, match="needs pidfd_open"):
         make()
+
+
+def test_a_watchdog_that_cannot_start_keeps_no_file_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: Any, **__: Any) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(watchdog.subprocess, "Popen", no_more)
+    before = [*Path("/proc/self/fd").iterdir()]
+    with pytest.raises(BlockingIOError):
+        watchdog.Watchdog()
+    assert [*Path("/proc/self/fd").iterdir()] == before
 
 
 # A fence -----------------------------------------------------------------------------------------------------

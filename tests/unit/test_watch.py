@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -145,6 +147,25 @@ def test_a_watchdog_that_cannot_start_keeps_no_file_open(monkeypatch: pytest.Mon
     with pytest.raises(BlockingIOError):
         watchdog.Watchdog()
     assert [*Path("/proc/self/fd").iterdir()] == before
+
+
+async def test_a_watchdog_goes_on_when_all_of_a_service_is_told_to_end() -> None:
+    """As systemd does, which names each process of a unit: its parent may take its time to drain."""
+    dog = watchdog.Watchdog()
+    status = Path(f"/proc/{dog._process.pid}/status")
+    try:
+        async with asyncio.timeout(10):
+            while not _ignores(status, signal.SIGTERM):
+                await asyncio.sleep(0.01)
+        dog._process.terminate()
+        assert dog.look_after() is None
+    finally:
+        dog._stop()
+
+
+def _ignores(status: Path, number: int) -> bool:
+    (mask,) = re.findall(r"^SigIgn:\s*(\w+)", status.read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> number - 1 & 1)
 
 
 # A fence -----------------------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ class Lease:
     """Proof of identity: whoever has it may act as this session, so it is never logged."""
     left: float = 0.0
     """Seconds that it lasts."""
+    of: object = field(default=None, repr=False, compare=False)
+    """Where it was given, if the database tells that from where a connection leads later."""
 
 
 @dataclass(slots=True, eq=False)

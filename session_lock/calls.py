@@ -8,7 +8,6 @@ from typing import Any, Self
 import asyncpg
 
 from session_lock.connections import Connect, Connection, Connections, readable
-from session_lock.errors import SessionLost
 from session_lock.explaining import SessionShare, explained
 from session_lock.server import Server, Wanted, meet
 from session_lock.session import Lease
@@ -70,18 +69,15 @@ class Calls:
         columns: str = "*",
         lease: Lease | None = None,
     ) -> list[asyncpg.Record]:
-        """With a lease its id and nonce come first; a session does not go along into a copy of its database."""
+        """With a lease its id and nonce come first."""
         if lease is not None:
             arguments = (lease.id, lease.nonce, *arguments)
         places = ", ".join(f"${i}" for i in range(1, len(arguments) + 1))
         with self._translated(verb):
             async with connections.one() as connection:  # greeted, so the functions' names are known
                 assert self._server is not None
-                here = self._server.identity
-                if lease is not None and lease.of not in {None, here}:
-                    raise SessionLost(
-                        f"session {lease.id} is elsewhere: the connection leads to database {here.database} now"
-                    )
+                if lease is not None:
+                    self._server.check_gave(lease)
                 query = (
                     f"SELECT {columns} FROM {self._wanted.function(verb, self._server.functions)}({places})"
                 )

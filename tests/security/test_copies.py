@@ -118,6 +118,9 @@ async def test_a_session_that_lives_does_not_go_along_into_a_copy(server_dsn, da
             ):  # fmt: skip
                 with pytest.raises(SessionLost, match=f"leads to database {copy.name} now"):
                     await call
+            with pytest.raises(SessionLost, match="leads to database"):
+                async with tasks.transaction(lease, [Claim(1, 1)]):
+                    pytest.fail("its effect would be the copy's")
             with pytest.raises(SchemaError, match="is a copy of database"):
                 await start(tasks)
             await tasks.close()

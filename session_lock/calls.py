@@ -10,6 +10,7 @@ import asyncpg
 from session_lock.connections import Connect, Connection, Connections, readable
 from session_lock.explaining import SessionShare, explained
 from session_lock.server import Server, Wanted, meet
+from session_lock.session import Lease
 from session_lock.sqlstate import translated
 
 WORK_CONNECTIONS = 2
@@ -61,12 +62,22 @@ class Calls:
         return translated(f"{what} ({self._wanted.name})", self._wanted.remedy)
 
     async def _call(
-        self, connections: Connections, verb: str, *arguments: object, columns: str = "*"
+        self,
+        connections: Connections,
+        verb: str,
+        *arguments: object,
+        columns: str = "*",
+        lease: Lease | None = None,
     ) -> list[asyncpg.Record]:
+        """With a lease its id and nonce come first."""
+        if lease is not None:
+            arguments = (lease.id, lease.nonce, *arguments)
         places = ", ".join(f"${i}" for i in range(1, len(arguments) + 1))
         with self._translated(verb):
             async with connections.one() as connection:  # greeted, so the functions' names are known
                 assert self._server is not None
+                if lease is not None:
+                    self._server.check_gave(lease)
                 query = (
                     f"SELECT {columns} FROM {self._wanted.function(verb, self._server.functions)}({places})"
                 )

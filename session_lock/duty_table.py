@@ -42,9 +42,9 @@ class PostgresDuties(PostgresDatabase[Due]):
     async def plan_duties(self, lease: Lease, rank: int, plans: Sequence[Plan]) -> Sequence[Standing]:
         due = [(plan.name, each) for plan in plans for each in plan.due]
         rows = await self._call(
-            self._work, "plan_duties", lease.id, lease.nonce, rank,
+            self._work, "plan_duties", rank,
             [plan.name for plan in plans], [plan.schedule for plan in plans],
             [plan.seen and plan.seen.last_due for plan in plans], [plan.seen and plan.seen.lapsed for plan in plans],
-            [name for name, _ in due], [each for _, each in due],
+            [name for name, _ in due], [each for _, each in due], lease=lease,
         )  # fmt: skip
         return [Standing(**dict(row)) for row in rows]

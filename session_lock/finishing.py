@@ -59,6 +59,7 @@ class Finishing:
 
     def _statement(self, call: str, server: Server, lease: Lease, claims: Sequence[Claim]) -> Statement:
         """Nonce and keys travel as text, which no driver and no codec of the user's changes."""
+        server.check_gave(lease)
         query = (
             f"SELECT {self._wanted.function('finish_in', server.functions)}"
             f"($1::bigint, $2::text::uuid, $3::text[]::{server.key_type}[], $4::bigint[])"

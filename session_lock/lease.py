@@ -83,6 +83,7 @@ async def _end(hold: Hold[Any], deadline: float) -> None:
             "session %d is left to expire with %d abandoned tasks", hold.lease.id, len(hold.abandoned)
         )
         return
+    hold.session.lost = True  # for who asks whether a task is held: from the call on others may have it
     with hold.telemetry.phase("end", session_id=hold.lease.id, held=len(hold.held)) as phase:
         try:
             async with asyncio.timeout_at(deadline):

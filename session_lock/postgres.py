@@ -141,11 +141,11 @@ class PostgresDatabase(Calls, Generic[T]):
             self._work, "start_session", self._wanted.name, server.functions, capacity, ttl,
             label or f"{socket.gethostname()}:{os.getpid()}", app_version, LIBRARY_VERSION,
         )  # fmt: skip
-        return Lease(row["id"], row["nonce"], row["left"])
+        return Lease(row["id"], row["nonce"], row["left"], server.identity)
 
     async def bump_session(self, lease: Lease, *, ttl: float, draining: bool, running: int = 0) -> Beat:
         options = [ttl, draining, running]
-        (row,) = await self._call(self._keepalive, "bump_session", lease.id, lease.nonce, *options)
+        (row,) = await self._call(self._keepalive, "bump_session", *options, lease=lease)
         return Beat(row["left"], row["give_back"], row["pause"], row["drain"], tuple(row["cancel_keys"]))
 
     async def get_work(
@@ -169,7 +169,7 @@ class PostgresDatabase(Calls, Generic[T]):
             limit: int, finished: Sequence[Claim], columns: str = everything
         ) -> list[asyncpg.Record]:
             options = [limit, list(held), position, over_share, at_once, *_columns(finished)]
-            return await self._call(self._work, "get_work", lease.id, lease.nonce, *options, columns=columns)
+            return await self._call(self._work, "get_work", *options, columns=columns, lease=lease)
 
         try:
             rows = await ask(limit, finished)
@@ -213,7 +213,7 @@ class PostgresDatabase(Calls, Generic[T]):
 
     async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:
         async def finish(part: Sequence[Claim]) -> Sequence[Settled]:
-            rows = await self._call(self._work, "finish_tasks", lease.id, lease.nonce, *_columns(part))
+            rows = await self._call(self._work, "finish_tasks", *_columns(part), lease=lease)
             return [self._settled(*row) for row in rows]
 
         return await _by_halves(finish, claims, lambda claim: claim.key)
@@ -223,15 +223,15 @@ class PostgresDatabase(Calls, Generic[T]):
     ) -> Sequence[Settled]:
         async def release(part: Sequence[Handback]) -> Sequence[Settled]:
             rows = await self._call(
-                self._work, "release_tasks", lease.id, lease.nonce, *_columns([h.claim for h in part]),
-                [h.after for h in part], [h.give_back_attempt for h in part], [h.discard for h in part], [h.error for h in part], wake,
+                self._work, "release_tasks", *_columns([h.claim for h in part]),
+                [h.after for h in part], [h.give_back_attempt for h in part], [h.discard for h in part], [h.error for h in part], wake, lease=lease,
             )  # fmt: skip
             return [self._settled(*row) for row in rows]
 
         return await _by_halves(release, handbacks, lambda handback: handback.claim.key)
 
     async def end_session(self, lease: Lease, claims: Sequence[Claim] = ()) -> None:
-        await self._call(self._work, "end_session", lease.id, lease.nonce, *_columns(claims))
+        await self._call(self._work, "end_session", *_columns(claims), lease=lease)
 
     # By whoever wants to, of any task -----------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from session_lock.catalog import check_name_is_free, read_shape
 from session_lock.connections import Connection
 from session_lock.database import Identity
-from session_lock.errors import DatabaseError, SchemaError
+from session_lock.errors import DatabaseError, SchemaError, SessionLost
 from session_lock.names import quote_name
 from session_lock.schema import SCHEMA_VERSION
+from session_lock.session import Lease
 from session_lock.table import TaskTable, function_set, install_command
 
 SHARED_FUNCTIONS = ("start_session", "bump_session", "plan_duties")
@@ -52,6 +53,13 @@ class Server:
 
     read_committed: bool
     """Whether that is the default isolation. Else each call is put into a transaction that says so."""
+
+    def check_gave(self, lease: Lease) -> None:
+        """`SessionLost` if another one did: a session does not go along into a copy of its database."""
+        if lease.of not in {None, self.identity}:
+            raise SessionLost(
+                f"session {lease.id} is elsewhere: the connection leads to database {self.identity.database} now"
+            )
 
 
 async def meet(connection: Connection, wanted: Wanted, known: Server | None) -> Server:

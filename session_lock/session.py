@@ -47,6 +47,8 @@ class Lease:
     """Proof of identity: whoever has it may act as this session, so it is never logged."""
     left: float = 0.0
     """Seconds that it lasts."""
+    of: object = field(default=None, repr=False, compare=False)
+    """Where it was given, if the database tells that from where a connection leads later."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +63,7 @@ class Session:
     lease: Lease
     deadline: float = 0.0
     lost: bool = False
-    """The server has said so."""
+    """The server has said so, or is told so: it ends."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def extend(self, *, sent_at: float, left: float, ttl: float, guard: float) -> None:

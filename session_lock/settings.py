@@ -14,6 +14,9 @@ Keepalive: TypeAlias = Literal["loop", "thread"]
 
 CHOICES: dict[str, tuple[str, ...]] = {"on_stuck": get_args(OnStuck), "keepalive": get_args(Keepalive)}
 
+ENDED_WITHIN = 0.5
+"""Seconds from the local deadline that it may take to end a process under `on_stuck`: it is seen, and told to the log."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -101,7 +104,8 @@ class Settings:
     """What becomes of calls of the tasker that go on past the local deadline of their lease, because they ignore their
     cancellation or block the event loop. "abandon": they are logged, their rows are left to expire and are others', and the database
     refuses what they finish. "exit": the process ends, with status 75, by a thread. "kill": a watchdog process kills it, also if it is
-    stopped or hangs in a call that holds the interpreter's lock (Linux; not for process 1 of a container). Defaults to "abandon"."""
+    stopped or hangs in a call that holds the interpreter's lock (Linux; not for process 1 of a container). Both need a `guard` of half a
+    second. Defaults to "abandon"."""
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -110,6 +114,11 @@ class Settings:
             raise SettingsError(
                 f"lease_ttl={self.lease_ttl:g} is too short for keepalive_interval={self.keepalive_interval:g}: it must be at "
                 f"least 3 * keepalive_interval + call_timeout + cancel_grace + guard = {needed:g} seconds"
+            )
+        if self.on_stuck != "abandon" and self.guard < ENDED_WITHIN:
+            raise SettingsError(
+                f"guard={self.guard:g} is too short for on_stuck={self.on_stuck!r}: it must be at least {ENDED_WITHIN:g} seconds, "
+                "or others may begin the tasks of a process before it has been ended"
             )
         if self.tasks_per_session is not None and self.tasks_per_session < self.concurrency:
             raise SettingsError(

@@ -56,13 +56,13 @@ class Guard:
         """Its calls may go on until then, by `lease_clock`. From any thread."""
 
     def end_by(self, deadline: float) -> None:
-        """They may not, but until then."""
+        """They may not, but until then, whatever answer to a keepalive is still on its way."""
 
     def call_begins(self, call: asyncio.Task[Any]) -> None:
         """A call of the tasker, until it has ended, be it waited for or not."""
 
     def forsake(self) -> None:
-        """Its loop is closed."""
+        """Its loop is closed. It is said again and again, until the guard has left."""
         self.leave()
 
     def leave(self) -> None:
@@ -77,6 +77,7 @@ class Fence(Guard):
     def __init__(self, watch: Watch, watchdog: Watchdog | None) -> None:
         super().__init__(watch)
         self._deadline = -NEVER
+        self._latest = NEVER
         self._calls: set[asyncio.Task[Any]] = set()
         self._is_over = False
         self._has_left = False
@@ -91,7 +92,7 @@ class Fence(Guard):
 
     def end_by(self, deadline: float) -> None:
         with self._lock:
-            self._deadline = min(self._deadline, deadline)
+            self._latest = min(self._latest, deadline)
             self._show()
 
     def call_begins(self, call: asyncio.Task[Any]) -> None:
@@ -101,8 +102,8 @@ class Fence(Guard):
         call.add_done_callback(self._call_ended)
 
     def forsake(self) -> None:
-        if not self._is_over:  # what hangs in a thread goes on, and nothing else
-            for call in [*self._calls]:
+        for call in [*self._calls]:
+            if thread_of(call) is None:  # what hangs in a thread goes on, and nothing else
                 self._call_ended(call)
         self.leave()
 
@@ -119,7 +120,7 @@ class Fence(Guard):
     def _show(self) -> None:
         if self._has_left:  # its cell may be another's
             return
-        until = self._deadline if self._calls else NEVER
+        until = min(self._deadline, self._latest) if self._calls else NEVER
         self.exit_at = until
         if self._watchdog is not None:
             self._watchdog.set_cell(self._cell, until)

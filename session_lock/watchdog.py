@@ -50,13 +50,17 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._file = os.memfd_create("session_lock")
-        os.truncate(self._file, 8 * MOST_CELLS)
-        self._board = memoryview(mmap.mmap(self._file, 0)).cast("d")
-        self._board[:] = array("d", [NEVER]) * MOST_CELLS
+        try:
+            os.truncate(self._file, 8 * MOST_CELLS)
+            self._board = memoryview(mmap.mmap(self._file, 0)).cast("d")
+            self._board[:] = array("d", [NEVER]) * MOST_CELLS
+            self._process = self._start()
+        except BaseException:  # who asks for it tries again and again
+            os.close(self._file)
+            raise
         self._free = list(range(MOST_CELLS))
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._process = self._start()
         self._start_again_at = 0.0
         atexit.register(self._stop)
 

@@ -26,6 +26,12 @@ def watch(board: "memoryview[float]", parent: int) -> bool:
 
 
 if __name__ == "__main__":
+    for deaf_to in (
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # meant for the parent, who may take its time
+        signal.signal(deaf_to, signal.SIG_IGN)
     file, pid = map(int, sys.argv[1:])
     handle = os.pidfd_open(pid)  # the number may be given to somebody else, this stays with the parent
     if os.getppid() == pid and watch(memoryview(mmap.mmap(file, 0, prot=mmap.PROT_READ)).cast("d"), handle):

@@ -11,12 +11,13 @@ async def copy_of(connection: Connection, table: TaskTable) -> str | None:
     """Of what the database is a copy, in words; None if it is the one that its sessions belong to, or never had any."""
     schema = quote_name(table.schema)
     installed = "SELECT to_regclass($1) IS NOT NULL AND to_regprocedure($2) IS NOT NULL"
-    if not await connection.fetchval(installed, f"{schema}.origin", f"{schema}.whereabouts()"):
-        return None
-    rows = await connection.fetch(
-        f"SELECT o.system, o.database FROM {schema}.origin AS o, {schema}.whereabouts() AS w"
-        " WHERE (o.system, o.database) <> (w.system, w.database)"
-    )
+    with sentences("whether the database is a copy was not to be found out"):
+        if not await connection.fetchval(installed, f"{schema}.origin", f"{schema}.whereabouts()"):
+            return None
+        rows = await connection.fetch(
+            f"SELECT o.system, o.database FROM {schema}.origin AS o, {schema}.whereabouts() AS w"
+            " WHERE (o.system, o.database) <> (w.system, w.database)"
+        )
     return f"database {rows[0]['database']} of server {rows[0]['system']}" if rows else None
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import Context
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -123,8 +123,8 @@ def _listed(things: Iterable[object]) -> str:
 class Instance(FaultyDatabase[T]):
     """One instance of a service, as its database sees it: its calls can fail, and it can freeze, die, or lose its session.
 
-    All that it starts (asyncio tasks, and what these start) belongs to it. A thread does not: it neither freezes nor dies. Leaving
-    the block thaws and heals it, and stops it gracefully.
+    All that it starts (asyncio tasks, and what these start) belongs to it. A thread does not: it neither freezes nor dies, but its calls of
+    the database do. Leaving the block thaws and heals it, and stops it gracefully.
     """
 
     def __init__(
@@ -168,7 +168,8 @@ class Instance(FaultyDatabase[T]):
 
     def thaw(self) -> None:
         """It goes on where it stood, as after SIGCONT; all that fell due meanwhile is late."""
-        self._freezer.thaw()
+        if not self.killed:
+            self._freezer.thaw()
 
     def kill(self) -> None:
         """It dies, as by SIGKILL: nothing that it says reaches the database any more. Its lease runs out by itself.
@@ -179,7 +180,6 @@ class Instance(FaultyDatabase[T]):
         if self.killed:
             return
         self.killed = True
-        self.thaw()
         # In no context: this task is none of the instance's.
         self._funeral = asyncio.get_running_loop().create_task(self._bury(), context=Context())
 
@@ -240,13 +240,19 @@ class Instance(FaultyDatabase[T]):
             _hear(self._task)
 
     async def _bury(self) -> None:
-        """Cancel what is left of it until nothing is."""
+        """Cancel what is left of it until nothing is, once the database has answered what it was asked before."""
+        for _ in range(FUNERAL):
+            if not self._freezer.spared:
+                break
+            self._freezer.freeze()
+            await asyncio.sleep(LOOKS)
         for _ in range(FUNERAL):
             left = [task for task in self._freezer.tasks if not task.done()]
             if not left:
                 return
             for task in left:
                 task.cancel()
+            self._freezer.thaw()
             dead, _ = await asyncio.wait(left, timeout=LOOKS)
             for task in dead:
                 _hear(task)
@@ -258,6 +264,9 @@ class Instance(FaultyDatabase[T]):
 
     # What its calls meet ------------------------------------------------------------------------------------
 
+    def _at_the_database(self) -> AbstractContextManager[None]:
+        return self._freezer.spare()
+
     def _add(self, fault: Fault) -> Fault:
         self.asked.append(fault)
         return super()._add(fault)
@@ -265,6 +274,9 @@ class Instance(FaultyDatabase[T]):
     async def _harm(self, verb: str, *, committed: bool) -> None:
         if not self.killed:
             await super()._harm(verb, committed=committed)
+        # In the thread for keepalives, whose tasks are not the freezer's.
+        while self._freezer.frozen:  # noqa: ASYNC110 (there, none can be told of its end)
+            await asyncio.sleep(LOOKS)
         if self.killed:
             raise asyncio.CancelledError
 

@@ -6,7 +6,13 @@ import asyncio
 import inspect
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
@@ -243,11 +249,13 @@ class FaultyDatabase(Generic[T]):
     @asynccontextmanager
     async def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AsyncIterator[Any]:
         await self._before("transaction", {"args": (lease, claims)})
-        async with self.inner.transaction(lease, claims) as connection:
-            await self._harm("transaction", committed=True)
-            yield connection
-            await self._before("commit", {"args": (lease, claims)})
-        self.finishes.claims.extend(claims)
+        with ExitStack() as ending:
+            async with self.inner.transaction(lease, claims) as connection:
+                await self._harm("transaction", committed=True)
+                yield connection
+                await self._before("commit", {"args": (lease, claims)})
+                ending.enter_context(self._at_the_database())
+            self.finishes.claims.extend(claims)
         await self._harm("commit", committed=True)
 
     def listening(
@@ -260,9 +268,14 @@ class FaultyDatabase(Generic[T]):
 
     async def _call(self, name: str, verb: Callable[..., Awaitable[R]], *args: Any, **options: Any) -> R:
         await self._before(name, {**options, "args": args})
-        answer = await verb(*args, **options)
+        with self._at_the_database():
+            answer = await verb(*args, **options)
         await self._harm(name, committed=True)
         return answer
+
+    def _at_the_database(self) -> AbstractContextManager[None]:
+        """For as long as it does what it was asked."""
+        return nullcontext()
 
     async def _before(self, verb: str, arguments: dict[str, Any]) -> None:
         self.calls.append(Call(verb, asyncio.get_running_loop().time(), arguments))

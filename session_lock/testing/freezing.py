@@ -7,7 +7,8 @@ its freezer is frozen. What falls due meanwhile, a timeout or a cancellation, ar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -23,6 +24,8 @@ class Freezer:
     def __init__(self) -> None:
         self.frozen = False
         self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self.spared: set[asyncio.Task[Any] | None] = set()
+        """Those of them that go on all the same."""
         self._thawed: list[asyncio.Future[None]] = []
 
     def start(self, coroutine: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
@@ -45,6 +48,16 @@ class Freezer:
             if not future.done():
                 future.set_result(None)
         self._thawed.clear()
+
+    @contextmanager
+    def spare(self) -> Iterator[None]:
+        """The current task goes on, frozen or not, for the length of the block."""
+        task = asyncio.current_task()
+        self.spared.add(task)
+        try:
+            yield
+        finally:
+            self.spared.discard(task)
 
     def until_thawed(self) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().create_future()
@@ -76,7 +89,7 @@ class _Freezable(Coroutine[Any, Any, R]):
         self._error: Any = None  # what was thrown into it while it was frozen
 
     def send(self, value: Any) -> Any:
-        if self._freezer.frozen:
+        if self._freezer.frozen and asyncio.current_task() not in self._freezer.spared:
             return self._stand_still()
         if self._error is not None:
             error, self._error = self._error, None

@@ -537,6 +537,9 @@ async def test_a_role_without_rights(cli, database):
         assert re.match(r"session-lock: .*(permission denied for table email|is not installed)", cli.err), (
             cli.err
         )
+    await cli("install", "MAPPING", "--yes", "--grant-to", "app")
+    assert await cli("adopt", "MAPPING", "--yes", dsn=database.app_dsn) == 2
+    assert "permission denied for table origin: connect as the role that owns the table" in cli.err
     assert await cli("check", "MAPPING", dsn=database.app_dsn) == 2
     assert "permission denied for table email: connect as the role that owns the table" in cli.err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from session_lock import TaskLost
 from session_lock.testing import AT_FINISH, assert_each_once
 
-from .conftest import Stage
+from .conftest import QUICK, Stage
 
 KEYS = [1, 2, 3]
 
@@ -127,6 +128,19 @@ def test_a_frozen_instance_stands_still_and_what_it_has_done_when_it_thaws_is_re
         assert len(held) == 1  # it was too late, and could tell
         assert stage.sent == [1]
         stage.faults.assert_each_finished_once([1])
+
+    act(play, 1)
+
+
+def test_keepalives_in_a_thread_stand_still_with_their_instance(act: Any) -> None:
+    async def play(stage: Stage) -> None:
+        slow = Slow()
+        async with stage.instance(slow, replace(QUICK, keepalive="thread")) as first:
+            await until(lambda: slow.notes)
+            first.freeze()
+            async with stage.instance(stage.outside):
+                await stage.faults.until_finished([1], within=20)
+        assert stage.sent == [1]
 
     act(play, 1)
 

@@ -403,6 +403,67 @@ def test_a_killed_instance_that_goes_on_all_the_same_is_not_heard() -> None:
     run_virtual(play())
 
 
+class Slow(MemoryDatabase[str]):
+    """Whose answer to a finish, or to a commit, takes a second."""
+
+    async def finish_tasks(self, lease: Any, claims: Any) -> Any:
+        settled = await super().finish_tasks(lease, claims)
+        await asyncio.sleep(1)
+        return settled
+
+    @asynccontextmanager
+    async def transaction(self, lease: Any, claims: Any) -> Any:
+        async with super().transaction(lease, claims) as connection:
+            yield connection
+        await asyncio.sleep(1)
+
+
+async def in_a_transaction(task: Any) -> None:
+    async with task.transaction():
+        pass
+
+
+@pytest.mark.parametrize("tasker", [fine, in_a_transaction])
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+def test_what_the_database_has_finished_counts_though_who_asked_hears_no_answer(
+    tasker: Any, fault: str
+) -> None:
+    async def play() -> None:
+        memory = Slow({1: "a"})
+        faults = Faults(memory)
+        async with faults.instance(runner(tasker)) as first:
+            while memory.finished != [1]:
+                await asyncio.sleep(0.1)
+            getattr(first, fault)()
+            calls = len(first.calls)
+            await faults.until_finished([1], within=10)
+            await asyncio.sleep(5)
+            assert len(first.calls) == calls
+
+    run_virtual(play())
+
+
+def test_who_is_killed_makes_no_other_step_while_the_database_answers() -> None:
+    async def play() -> None:
+        seen: list[str] = []
+
+        async def tasker(task: Any) -> None:
+            if task.key == 2:
+                await asyncio.sleep(0.5)
+                seen.append("alive")
+
+        memory = Slow({1: "a", 2: "b"})
+        async with Faults(memory).instance(runner(tasker)) as first:
+            while memory.finished != [1]:
+                await asyncio.sleep(0.1)
+            first.kill()
+            await asyncio.sleep(5)
+        assert seen == []
+        assert memory[2].session_id == 1
+
+    run_virtual(play())
+
+
 def test_leaving_the_block_heals_and_stops_gracefully() -> None:
     async def play() -> None:
         memory = rows(0)

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from session_lock import PostgresDatabase, Runner, SchemaError, each
+from session_lock import PostgresDatabase, Runner, SchemaError, SessionLost, each
+from session_lock.database import Claim, Handback
 from session_lock.embedded import find_bin_dir, temp_postgres
 from session_lock.migrations import adopt, check
 from session_lock.session import Lease
@@ -94,6 +95,35 @@ async def test_a_copy_within_the_server_stands_still_until_it_is_adopted(server_
             mine = await start(tasks)
             # What the sessions of the original hold here waits for their leases to run out, as ever.
             assert len((await tasks.get_work(mine, limit=10, over_share=True)).tasks) == 3
+
+
+@pytest.mark.fault("D29")
+async def test_a_session_that_lives_does_not_go_along_into_a_copy(server_dsn, database):
+    """Whoever is led there while it runs starts anew, and hears what others hear."""
+    await fill(database)
+    where = database.app_dsn
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(where)
+
+    async with PostgresDatabase(connect, EMAILS) as tasks:
+        lease = await start(tasks)
+        await tasks.close()
+        async with fresh_database(server_dsn, database.name) as copy:
+            where = copy.app_dsn
+            for call in (
+                tasks.bump_session(lease, ttl=30, draining=False), tasks.get_work(lease, limit=1),
+                tasks.finish_tasks(lease, [Claim(1, 1)]), tasks.release_tasks(lease, [Handback(Claim(1, 1))]),
+                tasks.end_session(lease),
+            ):  # fmt: skip
+                with pytest.raises(SessionLost, match=f"leads to database {copy.name} now"):
+                    await call
+            with pytest.raises(SessionLost, match="leads to database"):
+                async with tasks.transaction(lease, [Claim(1, 1)]):
+                    pytest.fail("its effect would be the copy's")
+            with pytest.raises(SchemaError, match="is a copy of database"):
+                await start(tasks)
+            await tasks.close()
 
 
 async def test_a_copy_of_what_was_installed_and_never_ran_belongs_to_whoever_starts_first(

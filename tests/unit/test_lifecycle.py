@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from session_lock import DatabaseError, Runner, SchemaError, SettingsError, each
+from session_lock import DatabaseError, Runner, SchemaError, SessionLost, SettingsError, each
 from tests.unit.faults import Faulty
 from tests.unit.scenes import Sleeper, assert_free, do_all, running, settings, table
 from tests.unit.virtual import left_tasks, now, until, virtual
@@ -312,6 +312,24 @@ async def test_what_could_not_be_recorded_is_said(caplog: Any) -> None:
         await asyncio.sleep(1)
     assert "session 1 ends with 1 tasks whose outcome is not recorded" in caplog.text
     assert_free(database)
+
+
+@virtual
+async def test_of_a_session_that_was_ended_nothing_is_held_also_if_its_release_was_not_recorded() -> None:
+    database = table(1)
+    database.fail("release_tasks")
+    kept: list[Any] = []
+
+    async def tasker(task: Any) -> None:
+        kept.append(task)  # as what it has left behind might: a thread of its own
+        await asyncio.sleep(1000)
+
+    async with running(Runner(database, each(tasker), settings(drain_timeout=1))):
+        await until(lambda: kept)
+    assert_free(database)
+    with pytest.raises(SessionLost):
+        kept[0].assert_held()
+    assert kept[0].lease_left() == 0
 
 
 # Taskers that will not go ------------------------------------------------------------------------------------

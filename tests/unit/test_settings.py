@@ -45,6 +45,14 @@ def test_each_term_of_the_relation_counts(name: str) -> None:
         dataclasses.replace(exact, **{name: getattr(exact, name) + 0.01})
 
 
+@pytest.mark.parametrize("on_stuck", ["exit", "kill"])
+def test_who_is_to_be_ended_before_others_begin_needs_the_time_for_it(on_stuck: Any) -> None:
+    with pytest.raises(SettingsError, match=f"guard=0.1 is too short for on_stuck='{on_stuck}'"):
+        Settings(guard=0.1, on_stuck=on_stuck)
+    Settings(guard=0.5, on_stuck=on_stuck)
+    Settings(guard=0)
+
+
 def test_more_calls_than_tasks_is_refused_with_both_values() -> None:
     with pytest.raises(SettingsError, match=r"tasks_per_session=3.*concurrency=4"):
         Settings(tasks_per_session=3, concurrency=4)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from session_lock import Runner, Settings, SettingsError, each, watch, watchdog
 from session_lock.beats import keepalive_loop
 from session_lock.pulse import Pulse
+from session_lock.session import lease_clock
 from session_lock.tasker import in_thread, leave_behind
 from session_lock.testing import MemoryDatabase
 from tests.unit.virtual import until, virtual
@@ -134,6 +138,36 @@ def test_where_there_can_be_no_watchdog_that_is_said_before_it_runs(monkeypatch:
         make()
 
 
+def test_a_watchdog_that_cannot_start_keeps_no_file_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: Any, **__: Any) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(watchdog.subprocess, "Popen", no_more)
+    before = [*Path("/proc/self/fd").iterdir()]
+    with pytest.raises(BlockingIOError):
+        watchdog.Watchdog()
+    assert [*Path("/proc/self/fd").iterdir()] == before
+
+
+async def test_a_watchdog_goes_on_when_all_of_a_service_is_told_to_end() -> None:
+    """As systemd does, which names each process of a unit: its parent may take its time to drain."""
+    dog = watchdog.Watchdog()
+    status = Path(f"/proc/{dog._process.pid}/status")
+    try:
+        async with asyncio.timeout(10):
+            while not _ignores(status, signal.SIGTERM):
+                await asyncio.sleep(0.01)
+        dog._process.terminate()
+        assert dog.look_after() is None
+    finally:
+        dog._stop()
+
+
+def _ignores(status: Path, number: int) -> bool:
+    (mask,) = re.findall(r"^SigIgn:\s*(\w+)", status.read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> number - 1 & 1)
+
+
 # A fence -----------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +208,40 @@ async def test_a_fence_stands_while_there_are_calls_and_moves_with_the_lease() -
     assert board.cells == {}
     fence.extend(200.0)
     assert board.cells == {}, "its cell may be another's by now"
+
+
+async def test_a_late_answer_to_a_keepalive_moves_no_fence_of_a_session_that_is_gone() -> None:
+    fence = watch.Fence(watch.Watch(), None)
+    fence.extend(100.0)
+    call = asyncio.create_task(asyncio.sleep(60))
+    fence.call_begins(call)
+    fence.end_by(90.0)
+    fence.extend(120.0)
+    call.cancel()
+    assert fence.exit_at == 90.0
+
+
+async def test_a_call_whose_loop_is_closed_holds_no_fence_after_its_lease() -> None:
+    loop = asyncio.new_event_loop()
+    one = watch.Watch()
+
+    async def leave_a_call_behind() -> watch.Guard:
+        fence = one.over("exit")
+        fence.extend(lease_clock() + 60)
+        call = asyncio.create_task(asyncio.sleep(60))
+        call._log_destroy_pending = False  # type: ignore[attr-defined] # that is what happens to it here
+        fence.call_begins(call)
+        await asyncio.sleep(0)
+        fence.leave()
+        return fence
+
+    fence = await asyncio.to_thread(loop.run_until_complete, leave_a_call_behind())
+    assert fence.exit_at < watchdog.NEVER, "it may go on, as far as anybody knows"
+    loop.close()
+    async with asyncio.timeout(10):
+        while one._guards:
+            await asyncio.sleep(0.01)
+    assert fence.exit_at == watchdog.NEVER
 
 
 async def test_a_watch_that_cannot_start_keeps_no_cell_of_the_board(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from session_lock.errors import SettingsError
 from session_lock.session import Lease
@@ -23,8 +23,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One claim of one task: who holds this key under this token may finish it."""
 
     key: TaskKey
@@ -32,14 +31,13 @@ class Claim:
     """The fencing token: the task's own counter, one more at each claim, never reset."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedTask(Generic[T_co]):
+class ClaimedTask(NamedTuple, Generic[T_co]):
     """A task as `get_work` hands it out."""
 
     claim: Claim
     attempt: int
     """How often the task was claimed, this time included, less the attempts that were given back. From 1."""
-    data: T_co | None = field(repr=False)
+    data: T_co | None
     """The row as `decode` made it; None if that failed."""
     error: Exception | None = None
     """What `decode` raised. The task is held all the same: it has failed before it began."""
@@ -47,6 +45,9 @@ class ClaimedTask(Generic[T_co]):
     """Whether its session expired under it so often that it may be what kills processes: to be run with nothing beside it."""
     cancelled: bool = False
     """Whether it is to be discarded and not run: a session that has ended was asked to cancel it."""
+
+    def __repr__(self) -> str:  # without the row, which is nobody's business
+        return f"ClaimedTask({self.claim}, attempt={self.attempt})"
 
 
 SESSION_EXPIRED = "its session expired"
@@ -75,6 +76,10 @@ class Outcome(StrEnum):
     """The row itself refuses (a CHECK, a unique index, a trigger, a finish that leaves it pending): still held."""
 
 
+STILL_HELD = frozenset({Outcome.LOCKED, Outcome.REFUSED})
+"""The outcomes after which the task is held as before."""
+
+
 class Cancellation(StrEnum):
     """What became of the request to cancel a task."""
 
@@ -92,8 +97,7 @@ class Cancellation(StrEnum):
     """Somebody's transaction has the row locked: nothing was done, ask again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """The outcome of one claim."""
 
     key: TaskKey
@@ -201,7 +205,7 @@ class Database(Protocol[T_co]):
         at_once: int | None = None,
         finished: Sequence[Claim] = (),
     ) -> Work[T_co]:
-        """Finish `finished`, then claim up to `limit` more tasks: pending, due, and free.
+        """Finish `finished` (which are among `held`), then claim up to `limit` more tasks: pending, due, and free.
 
         Free is a task that nobody holds, that an ended session held, or that this session holds without knowing it (it
         is not in `held`: a claim whose answer was lost). A task that is locked by somebody is passed over. `limit` is cut

@@ -174,7 +174,7 @@ class _Planned:
             self._to_ask_at = 0.0
         now = self._now()
         tasks = [
-            replace(task, data=replace(task.data, late=(now - task.data.due_at).total_seconds()))
+            task._replace(data=replace(task.data, late=(now - task.data.due_at).total_seconds()))
             if task.data
             else task
             for task in work.tasks

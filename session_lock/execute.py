@@ -14,18 +14,24 @@ from typing import Any, TypeVar
 from session_lock.held import CANCELLED
 from session_lock.hold import Ending, Hold
 from session_lock.tasker import AsyncTasker, TaskerError, awaitable, leave_behind
-from session_lock.tasks import Batch, Finish, Release, Task
+from session_lock.tasks import Batch, Release, Task
+from session_lock.waiting import begin
 from session_lock.wording import story
 
 T = TypeVar("T")
 
 logger = logging.getLogger("session_lock.execute")
 
+LONGEST_TURN = 0.002
+"""Seconds after which a slot gives the loop a turn, whose calls never wait for anything."""
+
 OUR_FOLDER = str(Path(__file__).parent) + os.sep
 
 
 async def execute(hold: Hold[T], tasker: AsyncTasker[T], tasks_per_call: int) -> None:
     """One slot: batch after batch, until the lease comes to its end."""
+    clock = asyncio.get_running_loop().time
+    turn_at = clock()
     while batch := await hold.next_batch(tasks_per_call):
         try:
             with (
@@ -36,6 +42,9 @@ async def execute(hold: Hold[T], tasker: AsyncTasker[T], tasks_per_call: int) ->
             hold.call_ended(batch)
         finally:
             hold.turn.give()
+        if clock() - turn_at >= LONGEST_TURN:
+            await asyncio.sleep(0)
+            turn_at = clock()
 
 
 async def _do(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> BaseException | None:
@@ -86,8 +95,9 @@ async def _supervise(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> 
     """One call of the tasker in a task of its own, outside of the group, so that a stubborn one can be left behind."""
 
     async def call_tasker() -> object:
-        this = asyncio.current_task()  # an eager one begins before it is returned
+        this = asyncio.current_task()
         assert this is not None
+        hold.running[this] = batch
         hold.guard.call_begins(this)
         try:
             return await awaitable(tasker(batch))
@@ -96,10 +106,12 @@ async def _supervise(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> 
             hold.end(Ending.FAILED, error)
             return error
 
-    call = asyncio.create_task(call_tasker(), name=f"session_lock tasker, session {hold.lease.id}")
-    hold.running[call] = batch
+    call = begin(call_tasker(), hold.call_name)
+    in_time = True
     try:
-        in_time = await _within_its_time(hold, call, batch)
+        if not call.done():
+            hold.running[call] = batch
+            in_time = await _within_its_time(hold, call, batch)
     except asyncio.CancelledError:  # the group is torn down by an error of ours: nobody will judge this call
         call.cancel()
         hold.turn.keep_for(call)
@@ -137,27 +149,21 @@ def _error_of(call: asyncio.Task[object]) -> BaseException | None:
 
 
 async def _within_its_time(hold: Hold[T], call: asyncio.Task[object], batch: Batch[T]) -> bool:
-    """Wait for the call's end, or for the end of all waiting (`hold.give_up`). False if it was stopped for being late."""
-
-    async def ended(within: float | None) -> bool:
-        done, _ = await asyncio.wait(
-            {call, hold.give_up}, timeout=within, return_when=asyncio.FIRST_COMPLETED
-        )
-        return bool(done)
-
-    settings = hold.settings
-    if await ended(settings.task_timeout) or call in hold.cancelling:
-        await ended(None)
+    """Wait for the call's end, or for the end of all waiting. False if it was stopped for being late."""
+    settings, ended = hold.settings, hold.slots.ended
+    if await ended(call, settings.task_timeout):
         return True
+    if call in hold.cancelling:
+        return await ended(call, None)
     call.cancel()
-    if not await ended(settings.cancel_grace):
+    if not await ended(call, settings.cancel_grace):
         logger.error(
             "a tasker of session %d goes on after task_timeout=%g seconds and its cancellation: its slot and its %d tasks stay "
             "taken until it ends",
             hold.lease.id, settings.task_timeout, len(batch), extra={"session_id": hold.lease.id},
         )  # fmt: skip
         hold.left_overdue(call, batch)
-        await ended(None)
+        await ended(call, None)
     return False
 
 
@@ -205,23 +211,19 @@ def _accomplished(hold: Hold[T], batch: Batch[T], returned: object) -> BaseExcep
         return TaskerError(
             f"a tasker returns the tasks that it has accomplished, not {type(returned).__name__}"
         )
-    own = set(batch)
-    seen: set[Task[Any]] = set()
-    foreign = repeated = 0
+    items: list[object] = []
     error: BaseException | None = None
     try:
-        for item in returned:
-            if not isinstance(item, Task) or item not in own:
-                foreign += 1
-            elif item in seen:
-                repeated += 1
-            else:
-                seen.add(item)
-                hold.settle(item, Finish())
+        items.extend(returned)
     except BaseException as raised:  # noqa: BLE001 (the user's generator: what it gave before counts)
         error = raised
         if isinstance(raised, KeyboardInterrupt | SystemExit):
             hold.end(Ending.FAILED, raised)
+    batched = set(batch)
+    own = [item for item in items if isinstance(item, Task) and item in batched]
+    once = dict.fromkeys(own)
+    hold.accomplished(once)
+    foreign, repeated = len(items) - len(own), len(own) - len(once)
     if foreign or repeated:
         logger.error(
             "a tasker of session %d returned %d things that are no tasks of its batch (it returns Task objects, not keys), "

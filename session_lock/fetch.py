@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from session_lock import session
 from session_lock.database import Database, Work
 from session_lock.errors import DatabaseError, SessionLost
+from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
 from session_lock.moving import still_here
+from session_lock.recording import answered
 from session_lock.waiting import wait_for
 from session_lock.wording import describe, level_of
 
@@ -62,7 +64,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
             # longer than a poll.
             position, full_look, behind = None, clock(), False
         over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
-        held, at_once, hold.freed = len(hold.held), hold.at_once(), False
+        held, at_once, hold.freed = len(hold.held) - hold.along(), hold.at_once(), False
         work = await _look(hold, find, room, position, at_once=at_once, over_share=over_share)
         if work is None:
             position = None
@@ -132,14 +134,26 @@ async def _look(
 
 
 async def _get_work(hold: Hold[T], room: int, position: str | None, **scarce: Any) -> Work[T]:
+    """The look, and in the same call what is finished."""
+    settlements = hold.outbox.take_along() if hold.along() else []
+    options = {
+        "limit": room, "held": [*hold.held], "position": position,
+        "finished": claims_of(task for task, _ in settlements), **scarce,
+    }  # fmt: skip
     sent_at = session.lease_clock()
-    with hold.telemetry.phase("fetch", may_be_idle=True, session_id=hold.lease.id, room=room) as phase:
-        work = await hold.call(
-            "get_work",
-            hold.database.get_work(hold.lease, limit=room, held=list(hold.held), position=position, **scarce),
-        )
-        phase.idle = not work.tasks
-        phase.set(tasks=len(work.tasks))
+    try:
+        with hold.telemetry.phase(
+            "fetch", may_be_idle=not settlements, session_id=hold.lease.id, room=room
+        ) as phase:
+            work = await hold.call("get_work", hold.database.get_work(hold.lease, **options))
+            phase.idle = not work.tasks
+            phase.set(tasks=len(work.tasks))
+    except BaseException:
+        if settlements:  # it may be done: that is found when they are asked again
+            hold.outbox.put_back(settlements)
+        raise
+    if settlements:
+        answered(hold, settlements, work.settled)
     hold.renewed(sent_at, work.left)
     hold.limited = work.limited
     if work.share is not None:

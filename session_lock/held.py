@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from session_lock.breaker import Breaker
 from session_lock.database import Claim, ClaimedTask
 from session_lock.errors import SessionLost, TaskLost
+from session_lock.outbox import Outbox
 from session_lock.pace import Pace
 from session_lock.scarcity import Scarcity
 from session_lock.session import Lease, Session
@@ -56,10 +58,11 @@ class HeldTasks(Holder, Generic[T]):
         self.scarcity = Scarcity(settings.poll_interval)
         self.capacity = capacity
         self.busy = 0  # slots that have a batch
+        self.limited = False  # the last look was held back by a limit, so a finish may let more through
         self.held: dict[TaskKey, Task[T]] = {}  # claimed and not yet recorded, in claim order
         self.ready: deque[Task[T]] = deque()  # of these: not begun
         self.running: dict[asyncio.Task[Any], Batch[T]] = {}  # of these: in a call of the tasker
-        self.outcomes: deque[tuple[Task[T], Verdict]] = deque()  # of these: to be recorded
+        self.outbox = Outbox[T]()  # of these: to be recorded
         self.abandoned: set[TaskKey] = set()  # of these: in a call that ignores its cancellation
         self.lone: Task[T] | None = None  # of these: to be run with nothing beside it
         self._begun: set[Task[T]] = set()  # in a call that has not ended, settled ones included
@@ -67,9 +70,9 @@ class HeldTasks(Holder, Generic[T]):
         self.overdue: set[asyncio.Task[Any]] = set()  # calls that go on after their time limit
         self.last_recording = asyncio.Event()  # no more outcomes will come
         self.ready_or_ending = asyncio.Event()
-        self.outcome_or_end = asyncio.Event()
         self.room = asyncio.Event()  # there may be room for more tasks
         self.healed = asyncio.Event()  # the breaker has closed
+        self._most_attempts = math.inf if (most := settings.retry.most_attempts) is None else most
         self._decode_failed = False
         self._wary = False  # a task was run alone: claims come one by one, until one brings a usual task
         self._lone_until = 0.0  # a lone task waits no longer for records of the others
@@ -95,11 +98,14 @@ class HeldTasks(Holder, Generic[T]):
         if self.scarcity.others_wait:
             self.room.set()
 
-    def take(self, work: Iterable[ClaimedTask[T]]) -> None:
+    def take(self, work: Sequence[ClaimedTask[T]]) -> None:
         """Claimed tasks enter. If one of them is to be run alone, the others go back: they shall lose no attempt by it."""
         for claimed in work:
             self._take(claimed)
+        if work:
             self._wary = self.lone is not None
+        if self.ready:
+            self.ready_or_ending.set()
         if self.lone is not None:
             self._lone_until = self._loop.time() + self.settings.call_timeout
             for task in [task for task in self.ready if task is not self.lone]:
@@ -117,10 +123,9 @@ class HeldTasks(Holder, Generic[T]):
         if older is not None and older in self.ready:
             self.ready.remove(older)
         self.held[claim.key] = task
-        most = self.settings.retry.most_attempts
         if claimed.cancelled:
             self.keep(task, CANCELLED)
-        elif most is not None and claimed.attempt > most:
+        elif claimed.attempt > self._most_attempts:
             # The last one was no failure, or it would have been given up: who had it died. That may not be its fault.
             self.keep(
                 task,
@@ -137,7 +142,6 @@ class HeldTasks(Holder, Generic[T]):
             self.failed(task, f"decode failed: {describe(claimed.error)}", claimed.error)
         else:
             self.ready.append(task)
-            self.ready_or_ending.set()
             if claimed.alone and self.lone is None:
                 self.lone = task
 
@@ -194,6 +198,14 @@ class HeldTasks(Holder, Generic[T]):
         if self.keep(task, verdict) and not isinstance(verdict, Release):
             self._succeeded()
 
+    def accomplished(self, tasks: Collection[Task[Any]]) -> None:
+        """The tasker's verdict on tasks of one batch that has begun: they are finished, but those that have a verdict already."""
+        if fresh := [task for task in tasks if task not in self._settled]:
+            self._settled.update(fresh)
+            self.outbox.put_finished(fresh)
+            self._tell(self.outbox.filled)
+            self._succeeded()
+
     def failed(self, task: Task[T], story: str, error: BaseException | None = None) -> None:
         """The task has failed, unless there is a verdict on it already."""
         if not self.keep(task, self.after_failure(task, story, error)) or isinstance(error, LOST):
@@ -233,8 +245,8 @@ class HeldTasks(Holder, Generic[T]):
         if task not in self._begun:
             self._not_lone((task,))
         self._settled.add(task)
-        self.outcomes.append((task, verdict))
-        self._tell(self.outcome_or_end)
+        self.outbox.put(task, verdict)
+        self._tell(self.outbox.filled)
         return True
 
     def _tell(self, event: asyncio.Event) -> None:
@@ -257,19 +269,20 @@ class HeldTasks(Holder, Generic[T]):
         self._begun.difference_update(task for task in batch if task.key not in self.abandoned)
         self._settled.difference_update(task for task in batch if self.held.get(task.key) is not task)
 
-    def recorded(self, task: Task[T]) -> None:
-        """The database knows: the task leaves."""
-        if self.held.get(task.key) is task:
-            del self.held[task.key]
-        if task not in self._begun:
-            self._settled.discard(task)
+    def recorded(self, tasks: Iterable[Task[T]]) -> None:
+        """The database knows: the tasks leave."""
+        for task in tasks:
+            if self.held.get(task.key) is task:
+                del self.held[task.key]
+            if task not in self._begun:
+                self._settled.discard(task)
         self.room.set()
         self.ready_or_ending.set()
 
     def stop_recording(self) -> None:
         """No more outcomes will come."""
         self.last_recording.set()
-        self.outcome_or_end.set()
+        self.outbox.filled.set()
 
 
 def claims_of(tasks: Iterable[Task[Any]]) -> list[Claim]:

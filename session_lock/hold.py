@@ -24,6 +24,7 @@ from session_lock.settings import Settings
 from session_lock.tasks import Task
 from session_lock.telemetry import Telemetry
 from session_lock.turns import Turns
+from session_lock.waiting import Waiters
 from session_lock.watch import Guard
 
 T = TypeVar("T")
@@ -70,7 +71,6 @@ class Hold(Room[T]):
         self.drain_until = 0.0  # with an ending: the loop's time at which the running calls are cancelled
         self.failure: BaseException | None = None  # what run() raises when the lease has ended
         self.paused = False
-        self.limited = False  # the last look was held back by a limit, so a finish may let more through
         self.freed = False  # something was recorded since the last look began
         self.failed_looks = 0  # calls of get_work in a row that failed
         self.asked = asyncio.Event()  # somebody asks for a look at once
@@ -80,7 +80,9 @@ class Hold(Room[T]):
         self.failed_finds = 0  # questions to the finder in a row that failed
         self.cancelling: set[asyncio.Task[Any]] = set()  # calls that we have cancelled
         self.cancel_keys: set[str] = set()  # tasks whose cancellation was asked for
-        self.give_up = self._loop.create_future()  # cancelled calls are waited for no longer
+        self.call_name = f"session_lock tasker, session {lease.id}"
+        self.slots = Waiters()  # wait for calls; in the end no longer
+        self._is_ending_calls = False
 
     # The lease -------------------------------------------------------------------------------------------
 
@@ -163,8 +165,9 @@ class Hold(Room[T]):
         for call in fresh:
             self.cancelling.add(call)
             call.cancel()
-        if calls is None and not self.give_up.done():
-            asyncio.get_running_loop().call_later(self.settings.cancel_grace, self._stop_waiting)
+        if calls is None and not self._is_ending_calls:
+            self._is_ending_calls = True
+            self._loop.call_later(self.settings.cancel_grace, self.slots.give_up)
 
     def cancel_tasks(self, keys: Iterable[str]) -> None:
         """Cancel the calls that run tasks of these keys (as text), and discard those that were not begun."""
@@ -185,10 +188,6 @@ class Hold(Room[T]):
         """Fetch now, whatever the poll interval says."""
         self.asked.set()
         self.room.set()
-
-    def _stop_waiting(self) -> None:
-        if not self.give_up.done():
-            self.give_up.set_result(None)
 
     # What a Task can ask (tasks.Holder) ------------------------------------------------------------------------
 
@@ -225,8 +224,7 @@ class Hold(Room[T]):
                     "no finishing transaction could be opened: all connections for them are in use"
                 ) from error
             yield connection
-        for task in tasks:  # committed: nothing is left to record
-            if task not in self._settled:
-                self._settled.add(task)
-                self.recorded(task)
+        unsettled = [task for task in tasks if task not in self._settled]
+        self._settled.update(unsettled)
+        self.recorded(unsettled)  # committed: nothing is left to record
         self._succeeded()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 WEIGHT = 0.2
 """Of the last call in the mean."""
@@ -25,18 +23,16 @@ class Pace:
         self._mean: float | None = None
         self._running: dict[object, float] = {}  # when each call was begun, the oldest first
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
+    def call(self) -> _Call:
         """Within the block a call runs."""
-        clock = asyncio.get_running_loop().time
-        token, begun = object(), clock()
-        self._running[token] = begun
-        try:
-            yield
-        finally:
-            del self._running[token]
-            seconds = clock() - begun
-            self._mean = seconds if self._mean is None else self._mean + WEIGHT * (seconds - self._mean)
+        return _Call(self)
+
+    def begins(self, call: _Call, now: float) -> None:
+        self._running[call] = now
+
+    def ends(self, call: _Call, now: float) -> None:
+        seconds = now - self._running.pop(call)
+        self._mean = seconds if self._mean is None else self._mean + WEIGHT * (seconds - self._mean)
 
     def begun_within(self, seconds: float, most: int) -> int:
         """How many tasks all slots together begin in so many seconds, in whole calls, and no more than `most`.
@@ -61,3 +57,19 @@ class Pace:
                 break
             count += 1
         return count
+
+
+class _Call:
+    """A class and no generator, since there is one for each call of the tasker."""
+
+    __slots__ = ("_clock", "_pace")
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._clock = asyncio.get_running_loop().time
+
+    def __enter__(self) -> None:
+        self._pace.begins(self, self._clock())
+
+    def __exit__(self, *_: object) -> None:
+        self._pace.ends(self, self._clock())

@@ -13,10 +13,10 @@ import asyncpg
 from session_lock.calls import Calls
 from session_lock.connections import Connect, UnreadableError
 from session_lock.database import (
+    STILL_HELD,
     Beat,
     Cancellation,
     Claim,
-    ClaimedTask,
     Handback,
     Identity,
     Outcome,
@@ -29,7 +29,7 @@ from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.finishing import Finishing
 from session_lock.listener import asked_of, check_listen, listening
 from session_lock.names import quote_name
-from session_lock.queue_table import parsed, selected
+from session_lock.reading import Reader
 from session_lock.schema import ENVELOPE
 from session_lock.server import Wanted
 from session_lock.session import Lease
@@ -114,8 +114,7 @@ class PostgresDatabase(Calls, Generic[T]):
                 "give PostgresDatabase a TaskTable, or functions= for ones that are written by hand"
             )
         self._table = table
-        self._decode = decode
-        self._key = key
+        self._reader = Reader(table, decode, key)
         name = table.name if table else functions or ""
         self._schema = table.schema if table else schema
         super().__init__(connect, Wanted(name, quote_name(self._schema), table, functions or ""))
@@ -160,13 +159,11 @@ class PostgresDatabase(Calls, Generic[T]):
         finished: Sequence[Claim] = (),
     ) -> Work[T]:
         settled: Sequence[Settled] = ()
-
-        everything = selected(self._table, ENVELOPE)
         if self._server is not None and not self._server.read_committed:
             at_once = None  # the call's transaction is ended by us: should we freeze, it must not hold rows of other sessions
 
         async def ask(
-            limit: int, finished: Sequence[Claim], columns: str = everything
+            limit: int, finished: Sequence[Claim], columns: str = self._reader.columns
         ) -> list[asyncpg.Record]:
             options = [limit, list(held), position, over_share, at_once, *_columns(finished)]
             return await self._call(self._work, "get_work", *options, columns=columns, lease=lease)
@@ -178,43 +175,21 @@ class PostgresDatabase(Calls, Generic[T]):
                 raise
             # A row among them refuses: it holds up nothing else.
             settled = await self.finish_tasks(lease, finished)
+            gone = {each.key for each in settled if each.outcome not in STILL_HELD}
+            held = [key for key in held if key not in gone]
             rows = await ask(limit, ())
         except UnreadableError:
             # The driver cannot read a value of some row. They are claimed, and claimed again: the first one alone.
             try:
                 rows = await ask(1, finished)
             except UnreadableError as error:
-                return _unreadable(await ask(1, finished, ", ".join(ENVELOPE)), error, self._settled)
-        state = rows[-1]
-        tasks = [self._claimed(row) for row in rows if row[0] == "task"]
-        return Work(
-            left=state["lease_left"],
-            tasks=tasks,
-            settled=settled or [self._settled(row[1], row["outcome"]) for row in rows if row[0] == "outcome"],
-            position=next((row["task_position"] for row in rows if row[0] == "task"), None),
-            next_due=state["next_due"],
-            share=state["task_share"],
-            limited=state["outcome"] is not None,
-        )
-
-    def _claimed(self, row: asyncpg.Record) -> ClaimedTask[T]:
-        _, key, token, attempt, *_ = row
-        names = self._table.columns if self._table else tuple(row.keys())[len(ENVELOPE) :]
-        claim, cancelled = Claim(self._key(key) if self._key else key, token), row["outcome"] == "cancelled"
-        try:
-            columns = dict(zip(names, row[len(ENVELOPE) :], strict=True))
-            data = self._decode(**parsed(self._table, columns))
-        except Exception as error:  # noqa: BLE001 (the user's: it is this task's failure, not the batch's)
-            return ClaimedTask(claim, attempt, None, error, cancelled=cancelled)
-        return ClaimedTask(claim, attempt, data, alone=bool(row["task_alone"]), cancelled=cancelled)
-
-    def _settled(self, key: Any, outcome: str) -> Settled:
-        return Settled(self._key(key) if self._key else key, Outcome(outcome))
+                return self._reader.unreadable(await ask(1, finished, ", ".join(ENVELOPE)), error)
+        return self._reader.work(rows, settled)
 
     async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:
         async def finish(part: Sequence[Claim]) -> Sequence[Settled]:
             rows = await self._call(self._work, "finish_tasks", *_columns(part), lease=lease)
-            return [self._settled(*row) for row in rows]
+            return self._reader.settled(rows)
 
         return await _by_halves(finish, claims, lambda claim: claim.key)
 
@@ -226,7 +201,7 @@ class PostgresDatabase(Calls, Generic[T]):
                 self._work, "release_tasks", *_columns([h.claim for h in part]),
                 [h.after for h in part], [h.give_back_attempt for h in part], [h.discard for h in part], [h.error for h in part], wake, lease=lease,
             )  # fmt: skip
-            return [self._settled(*row) for row in rows]
+            return self._reader.settled(rows)
 
         return await _by_halves(release, handbacks, lambda handback: handback.claim.key)
 
@@ -253,7 +228,7 @@ class PostgresDatabase(Calls, Generic[T]):
         wanted = keys_to_retry(keys, all_parked)
         with checked_keys(keys, self._wanted.name):
             rows = await self._call(self._work, "retry_tasks", wanted)
-        return [self._key(row[0]) if self._key else row[0] for row in rows]
+        return [self._reader.key(row[0]) for row in rows]
 
     def listening(
         self, wake: Callable[[], None], *, lease: Lease | None = None, asked: Callable[[], None] | None = None
@@ -278,21 +253,9 @@ class PostgresDatabase(Calls, Generic[T]):
         return self._finishing.transaction(self._met, lease, claims)
 
 
-def _unreadable(
-    rows: list[asyncpg.Record], error: Exception, settled: Callable[[Any, str], Settled]
-) -> Work[Any]:
-    """The one task whose row cannot be read, as one that has failed before it began."""
-    tasks: list[ClaimedTask[Any]] = [
-        ClaimedTask(Claim(row[1], row[2]), row[3], None, error, cancelled=row["outcome"] == "cancelled")
-        for row in rows
-        if row[0] == "task"
-    ]
-    outcomes = [settled(row[1], row["outcome"]) for row in rows if row[0] == "outcome"]
-    return Work(left=rows[-1]["lease_left"], tasks=tasks, settled=outcomes, share=rows[-1]["task_share"])
-
-
 def _columns(claims: Sequence[Claim]) -> tuple[list[TaskKey], list[int]]:
-    return [claim.key for claim in claims], [claim.token for claim in claims]
+    keys, tokens = zip(*claims, strict=True) if claims else ((), ())
+    return [*keys], [*tokens]
 
 
 async def _by_halves(

@@ -34,13 +34,21 @@ class Room(HeldTasks[T]):
         """How many more tasks may be claimed now."""
         if self.lone is not None or (self.scarcity.left() and self.at_once() == 0):
             return 0
-        room = min(self.capacity - len(self.held), self._free() + self.ahead() - len(self.ready))
+        room = min(
+            self.capacity - len(self.held) + self.along(), self._free() + self.ahead() - len(self.ready)
+        )
         if self._wary:
             room = min(room, 1 - len(self.ready))
         if self.breaker.open:
             no_more = self._settled.union(*(self.running[call] for call in self.overdue))
             room = min(room, 1 - sum(task not in no_more for task in self.held.values()))
         return room
+
+    def along(self) -> int:
+        """How many finished tasks a look would take along, and so make room for. Not where a limit may be in the way: who has
+        locked rows does not wait for it.
+        """
+        return 0 if self.limited else self.outbox.along
 
     def hand_over(self, count: int) -> None:
         """Others have nothing to do and ask for so many: release as many that will not be begun here soon."""

@@ -53,8 +53,8 @@ $function$;
 -- Work for a session, in one round trip: records what it has finished, takes over from the dead, and claims tasks.
 --
 --   p_limit       how many tasks the caller has room for
---   p_held        the keys that it holds. A row that names it and is not among them was claimed by a call whose reply was
---                 lost; it is claimed again here, with a new token.
+--   p_held        the keys that it holds, those of p_finished among them. A row that names it and is not one of them was claimed
+--                 by a call whose reply was lost; it is claimed again here, with a new token.
 --   p_position    the position of an earlier reply, or NULL to look from the start: a hint, never a promise
 --   p_over_share  it had nothing to do for its patience: the share does not bind it now
 --   p_at_once     how many of these its tasker could begin at once: where work is scarce it gets no more, so that what is not begun
@@ -84,6 +84,7 @@ AS $function$
 DECLARE
   id         bigint := p_id;
   held       __key_type__[] := coalesce(p_held, '{}');
+  holds      integer := cardinality(coalesce(p_held, '{}'));  -- of these: how many it still holds when some have been finished
   want       integer;
   name       text;
   capacity   integer;
@@ -104,6 +105,7 @@ DECLARE
   counts     bigint[];
   gone       bigint[];
   keys       __key_type__[] := '{}';
+  outcomes   text[];
   limited    boolean := false;
   next_at    timestamptz;
   not_before timestamptz;
@@ -133,10 +135,14 @@ BEGIN
 
   -- 1 Finish what the caller has accomplished, while nothing but the own session is locked.
   IF cardinality(p_finished) > 0 THEN
-    RETURN QUERY
-    SELECT 'outcome'::text, f.task_key, NULL::bigint, NULL::integer, f.outcome,
-           NULL::text, NULL::double precision, NULL::double precision, NULL::integer, NULL::boolean, __no_columns__
+    SELECT array_agg(f.task_key), array_agg(f.outcome), greatest(my.holds - count(*) FILTER (WHERE f.outcome <> 'locked'), 0)
+      INTO my.keys, my.outcomes, my.holds
       FROM session_lock.finish_tasks__set__(p_id, p_nonce, p_finished, p_tokens) AS f;
+    RETURN QUERY
+    SELECT 'outcome'::text, f.key, NULL::bigint, NULL::integer, f.outcome,
+           NULL::text, NULL::double precision, NULL::double precision, NULL::integer, NULL::boolean, __no_columns__
+      FROM unnest(my.keys, my.outcomes) AS f (key, outcome);
+    my.keys := '{}';
   END IF;
 
   -- 2 Who has ended, who shares. From here on the ended ones are known, and never more than they.
@@ -148,7 +154,7 @@ BEGIN
   --   there, held ones included, counted no further than it takes to allow all that is wanted. More than 1000 are counted by
   --   one session for all, once in a second; as is plenty for all, where that is more than 200. Alone, or after its patience, a session takes what it has room for. Nothing is
   --   claimed ahead where there is not plenty for all, or somebody has had nothing to do within the last second.
-  my.want := CASE WHEN p_id = ANY (my.sharing) THEN least(p_limit, my.capacity - cardinality(my.held)) ELSE 0 END;
+  my.want := CASE WHEN p_id = ANY (my.sharing) THEN least(p_limit, my.capacity - my.holds) ELSE 0 END;
   IF p_at_once < my.want AND cardinality(my.sharing) > 1 AND session_lock.asked_lately(my.sharing, my.clock) THEN
     my.want := p_at_once;
   END IF;
@@ -158,7 +164,7 @@ BEGIN
     my.total := (SELECT sum(c) FROM unnest(my.capacities) AS c);
     my.enough := CASE
       WHEN p_at_once < my.want THEN my.total  -- to claim ahead there must be plenty for all
-      ELSE least(my.total, ceil((cardinality(my.held) + my.want)::numeric * my.total / my.capacity))
+      ELSE least(my.total, ceil((my.holds + my.want)::numeric * my.total / my.capacity))
     END;
     IF my.counted >= my.enough OR my.enough > 1000 AND my.counted IS NOT NULL THEN
       my.tasks := my.counted;
@@ -188,8 +194,8 @@ BEGIN
       ELSE
         my.share := coalesce(session_lock.share(p_id, my.sharing, my.capacities, my.tasks), 0);
       END IF;
-      my.want := least(my.want, my.share - cardinality(my.held), p_at_once);
-      IF __picks__ AND my.share <= cardinality(my.held) THEN  -- all that the limits let it hold: are there tasks that they hold back?
+      my.want := least(my.want, my.share - my.holds, p_at_once);
+      IF __picks__ AND my.share <= my.holds THEN  -- all that the limits let it hold: are there tasks that they hold back?
         SELECT count(*) > my.tasks INTO my.limited
           FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.tasks + 1) AS task;
       END IF;
@@ -305,7 +311,7 @@ BEGIN
       ) AS holder;
     IF p_at_once > 0 AND cardinality(my.keys) = 0 AND cardinality(my.named) > 0 THEN
       -- without what those hold that do not share (any more)
-      my.tasks := cardinality(my.held)
+      my.tasks := my.holds
         + (SELECT coalesce(sum(h.held), 0) FROM unnest(my.named, my.counts) AS h (id, held) WHERE h.id = ANY (my.sharing));
       PERFORM session_lock.ask_for_tasks(my.sharing, my.capacities, my.tasks, my.named, my.counts, my.clock);
     END IF;

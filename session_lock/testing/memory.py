@@ -17,6 +17,7 @@ from uuid import uuid4
 from session_lock.database import (
     ALONE_AFTER,
     SESSION_EXPIRED,
+    STILL_HELD,
     Beat,
     Claim,
     ClaimedTask,
@@ -123,12 +124,13 @@ class MemoryDatabase(MemoryShares[T]):
         async with self._round_trip() as now:
             session = self._hold(lease, now)
             settled = [self._finish(session, claim) for claim in finished]
+            holds = max(len(held) - sum(each.outcome not in STILL_HELD for each in settled), 0)
             self._end_expired(now)
             mine = self._accepts.of(session, self._open.values())
             due = [row for row in mine if row.available_at <= now]
             sharing = self._sharing(now)
             want, share = self._room(
-                session, limit, len(held), due, sharing, now=now, at_once=at_once, over_share=over_share
+                session, limit, holds, due, sharing, now=now, at_once=at_once, over_share=over_share
             )
             free = self._in_order(row for row in due if self._is_free(row, session, held)) if want else []
             start = self._parse(position)
@@ -137,7 +139,7 @@ class MemoryDatabase(MemoryShares[T]):
             if len(rows) < want:  # too few from the position on: from the start
                 rows = [row for row in free if not row.locked][:want]
             picked = Picked(rows)
-            if self._limits.rules.any and want == 0 and share is not None and share <= len(held):
+            if self._limits.rules.any and want == 0 and share is not None and share <= holds:
                 # All that the limits let it hold: are there tasks that they hold back?
                 picked = Picked([], limited=self._limits.possible(due) < len(due))
             elif self._limits.rules.any and want > 0:
@@ -162,7 +164,7 @@ class MemoryDatabase(MemoryShares[T]):
             # Where a limit has cut the look short, not all that others hold was seen.
             walked = self._limits.rules.counts_held or not picked.limited
             if want > 0 and not rows and at_once and walked:
-                self._ask_for_tasks(session, len(held), sharing, now)
+                self._ask_for_tasks(session, holds, sharing, now)
             return Work(
                 left=session.expires_at - now,
                 tasks=tasks,

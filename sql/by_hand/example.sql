@@ -174,6 +174,7 @@ AS $function$
 #variable_conflict use_column
 DECLARE
   v_held       bigint[] := coalesce(p_held, '{}');
+  v_holds      integer := cardinality(v_held);  -- when some of these have been finished
   v_name       text;
   v_capacity   integer;
   v_expires    timestamptz;
@@ -200,6 +201,7 @@ BEGIN
   -- 1 Finish what the caller has accomplished.
   FOR task_key, outcome IN SELECT f.task_key, f.outcome
                              FROM session_lock.finish_tasks_packing(p_id, p_nonce, p_finished, p_tokens) AS f LOOP
+    v_holds := greatest(v_holds - (outcome <> 'locked')::integer, 0);
     kind := 'outcome';
     RETURN NEXT;
   END LOOP;
@@ -209,7 +211,7 @@ BEGIN
     FROM session_lock.sessions_of(v_name, v_clock) AS s;
 
   -- 3 The share, where there is less than all could take together. Counted no further than that.
-  v_want := CASE WHEN p_id = ANY (v_sharing) THEN least(p_limit, v_capacity - cardinality(v_held)) ELSE 0 END;
+  v_want := CASE WHEN p_id = ANY (v_sharing) THEN least(p_limit, v_capacity - v_holds) ELSE 0 END;
   IF p_at_once < v_want AND cardinality(v_sharing) > 1 AND (p_over_share OR session_lock.asked_lately(v_sharing, v_clock)) THEN
     v_want := p_at_once;
   END IF;
@@ -224,7 +226,7 @@ BEGIN
           LIMIT v_total) AS task;
     IF v_tasks > 0 AND v_tasks < v_total THEN
       v_share := coalesce(session_lock.share(p_id, v_sharing, v_capacities, v_tasks), 0);
-      v_want := least(v_want, v_share - cardinality(v_held), p_at_once);  -- nothing is taken ahead
+      v_want := least(v_want, v_share - v_holds, p_at_once);  -- nothing is taken ahead
     END IF;
   END IF;
 
@@ -277,7 +279,7 @@ BEGIN
          GROUP BY t.session_id
       ) AS h;
     IF p_at_once > 0 AND cardinality(v_keys) = 0 AND cardinality(v_named) > 0 THEN
-      v_tasks := cardinality(v_held)
+      v_tasks := v_holds
         + (SELECT coalesce(sum(h.held), 0) FROM unnest(v_named, v_counts) AS h (id, held) WHERE h.id = ANY (v_sharing));
       PERFORM session_lock.ask_for_tasks(v_sharing, v_capacities, v_tasks, v_named, v_counts, v_clock);
     END IF;

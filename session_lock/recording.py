@@ -1,0 +1,102 @@
+"""How a verdict is recorded, and what the database's answer makes of it: by the finish phase, or along with a look."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from session_lock.database import STILL_HELD, Handback, Outcome, Settled
+from session_lock.held import claims_of
+from session_lock.hold import Hold
+from session_lock.outbox import Settlement
+from session_lock.tasks import Discard, Failure, Finish, HandOver, Park, Release, Task, Verdict
+from session_lock.wording import text_of
+
+T = TypeVar("T")
+
+logger = logging.getLogger("session_lock.finish")
+
+ERROR_LENGTH = 4000
+"""Characters of an error that are kept."""
+
+LONGEST_DELAY = 1e9
+"""Seconds, 32 years; what is released for longer is parked."""
+
+NO_TEXT = "an error that cannot be stored in this database"
+"""Kept in place of one whose text the database's encoding lacks."""
+
+
+def answered(hold: Hold[T], settlements: Sequence[Settlement[T]], settled: Sequence[Settled]) -> None:
+    """What the database has recorded leaves; what it could not is asked again a little later, in other words if it was refused."""
+    outcomes = {each.key: each for each in settled}
+    if lost := sum(each.outcome is Outcome.LOST for each in settled):
+        logger.warning(
+            "%d tasks of session %d were lost: others have them, or their rows were closed",
+            lost,
+            hold.lease.id,
+        )
+    hold.recorded(task for task, _ in settlements if outcomes[task.key].outcome not in STILL_HELD)
+    if any(each.outcome in STILL_HELD for each in settled):
+        hold.outbox.put_off(
+            (task, other)
+            for task, verdict in settlements
+            if (other := _other(hold, task, verdict, outcomes[task.key])) is not None
+        )
+    hold.freed = True
+    if hold.limited:
+        hold.look()
+
+
+def _other(hold: Hold[T], task: Task[T], verdict: Verdict, answer: Settled) -> Verdict | None:
+    """What is to be recorded instead, or once more."""
+    match answer.outcome:
+        case Outcome.LOCKED:
+            return verdict
+        case Outcome.REFUSED:
+            return _after_refusal(hold, task, verdict, answer.error or "")
+        case _:
+            return None
+
+
+def _after_refusal(hold: Hold[T], task: Task[T], verdict: Verdict, error: str) -> Verdict | None:
+    """What to do about a row that refuses: a finish becomes a failure, a discard parks. None: it stays held."""
+    logger.error("task %r cannot be recorded: %s", task, error)
+    match verdict:
+        case Finish():
+            return hold.after_failure(task, f"finish was refused: {error}")
+        case Discard(reason):
+            return Park(f"discard was refused: {error}; {reason}")
+        case Failure(text) | Park(text) if (
+            text != NO_TEXT
+        ):  # perhaps it is its own text that cannot be stored
+            return replace(verdict, error=NO_TEXT)
+        case _:
+            return None  # until the session ends; its row is not claimed twice meanwhile
+
+
+def handback(task: Task[Any], verdict: Verdict) -> Handback:
+    """How a task is given back."""
+    (claim,) = claims_of((task,))
+    match verdict:
+        case Release(after):
+            far = after is not None and after > LONGEST_DELAY
+            return Handback(claim, after=math.inf if far else after, give_back_attempt=True)
+        case HandOver():
+            return Handback(claim, give_back_attempt=True)
+        case Discard(reason):
+            return Handback(claim, discard=True, error=_storable(reason) or None)
+        case Park(error):
+            return Handback(claim, after=math.inf, error=_storable(error))
+        case Failure(error, after):
+            return Handback(claim, after=after, error=_storable(error))
+        case Finish():
+            raise AssertionError("a finish is no handback")
+
+
+def _storable(error: object) -> str:
+    """A text column takes neither NUL nor half of a surrogate pair; and nobody reads a megabyte."""
+    text = text_of(error)[:ERROR_LENGTH].replace("\0", "\\0")
+    return text.encode(errors="backslashreplace").decode()

@@ -90,7 +90,7 @@ BEGIN
 
   v_expires := greatest(v_expires, v_now + make_interval(secs => p_ttl));
   UPDATE session_lock.session AS s
-     SET expires_at = v_expires, draining = s.draining OR p_draining, give_back = 0, running = coalesce(p_running, 0)
+     SET expires_at = v_expires, beat_at = v_now, draining = s.draining OR p_draining, give_back = 0, running = coalesce(p_running, 0)
    WHERE s.id = p_id;
   IF p_draining AND NOT v_draining THEN  -- the shares of the others have grown, and it may have given back what it had not begun
     PERFORM session_lock.wake(v_name);

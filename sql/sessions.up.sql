@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
   capacity        integer NOT NULL CHECK (capacity > 0),    -- how many tasks it may hold
   started_at      timestamptz NOT NULL,
   expires_at      timestamptz NOT NULL,                     -- moved by every keepalive, so no index may contain it
+  beat_at         timestamptz,                              -- its last keepalive; NULL: none yet. For people
   ended_at        timestamptz,                              -- set once, never unset: its tasks are claimable from here on
   swept_at        timestamptz,                              -- ended, and no task named it in a full walk: left the list
   draining        boolean NOT NULL DEFAULT false,           -- takes no more work; not counted in the shares

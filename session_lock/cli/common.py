@@ -45,8 +45,13 @@ def say_table(rows: Sequence[Mapping[str, Any]]) -> None:
 def _cell(value: str | None) -> str:
     if value is None:
         return "NULL"
-    text = "".join(letter if letter.isprintable() else " " for letter in value)
+    text = printable(value)
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
+
+
+def printable(text: str) -> str:
+    """What was told by others, without what would command a terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def complain(text: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from session_lock.catalog import read_shape
-from session_lock.errors import DatabaseError, SessionLockError, SettingsError
+from session_lock.errors import DatabaseError, SettingsError
 from session_lock.explaining import SessionShare, explained
 from session_lock.facts import Locker, Why
 from session_lock.names import quote_name
@@ -32,13 +32,7 @@ async def why(connection: Connection, table: TaskTable, key: str) -> Why:
         shape = await read_shape(connection, table)
         functions = function_set(table, shape)
         schema = quote_name(table.schema)
-        query = f"SELECT {schema}.{quote_name(f'why_{functions}')}($1::text::{shape.key_type})::text"
-        try:
-            told = json.loads(await connection.fetchval(query, key))
-        except Exception as error:
-            if (ours := await _refused(connection, table, key, shape.key_type, error)) is None:
-                raise
-            raise ours from None
+        told = json.loads(await _told(connection, table, f"why_{functions}", key, shape.key_type))
         shares: Sequence[SessionShare] = ()
         if told["pending"] and told["free"]:
             shares = explained(
@@ -56,18 +50,26 @@ async def why_by_hand(connection: Connection, schema: str, name: str, key: str) 
     return explain(key, told)
 
 
-async def _refused(
-    connection: Connection, table: TaskTable, key: str, key_type: str, error: Exception
-) -> SessionLockError | None:
-    """What can be said of it better than of any other error."""
-    state = read(error).state if is_driver_error(error) else ""
-    if state in NO_SUCH_KEY:
-        return SettingsError(f"{key[:100]!r} can be no key of {table.table}: its keys are of type {key_type}")
-    if state == "55P03":
-        lockers = await _find(connection, BY_TABLE, *table.qualified, ["AccessExclusiveLock"])
-        who = " or ".join(map(str, lockers)) or "somebody's transaction"
-        return DatabaseError(f"nothing can be told of {table.table}: the whole table is locked by {who}")
-    return None
+async def _told(connection: Connection, table: TaskTable, name: str, key: str, key_type: str) -> Any:
+    query = f"SELECT {quote_name(table.schema)}.{quote_name(name)}($1::text::{key_type}, $2)::text"
+    try:
+        return await connection.fetchval(query, key, True)
+    except Exception as error:
+        if not is_driver_error(error):
+            raise
+        refusal = read(error)
+        if refusal.state == "55P03":
+            lockers = await _find(connection, BY_TABLE, *table.qualified, ["AccessExclusiveLock"])
+            who = " or ".join(map(str, lockers)) or "somebody's transaction"
+            text = f"nothing can be told of {table.table}: the whole table is locked by {who}"
+            raise DatabaseError(text) from error
+        if name not in refusal.context:
+            if refusal.state not in NO_SUCH_KEY:
+                raise
+            text = f"{key[:100]!r} can be no key of {table.table}: its keys are of type {key_type}"
+            raise SettingsError(text) from None
+    # It was raised within: there may be a part of pending that cannot be asked without those before it.
+    return await connection.fetchval(query, key, False)
 
 
 # Whose transaction it is ------------------------------------------------------------------------------

@@ -61,9 +61,12 @@ def _holder(told: Mapping[str, Any]) -> Holder | None:
 
 
 def _conditions(told: Mapping[str, Any], table: TaskTable) -> Sequence[Condition]:
+    """One, where the parts could not be asked."""
+    parts = conjuncts(table.pending)
+    texts = parts if len(parts) == len(told["parts"]) else (table.pending,)
     return [
         Condition(text=" ".join(text.split()), holds=holds)
-        for text, holds in zip(conjuncts(table.pending), told["parts"], strict=True)
+        for text, holds in zip(texts, told["parts"], strict=True)
     ]
 
 

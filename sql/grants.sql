@@ -16,5 +16,5 @@ GRANT EXECUTE ON FUNCTION
   session_lock.cancel_task__set__(__key_type__),
   session_lock.retry_tasks__set__(__key_type__[]),
   session_lock.shares__set__(),
-  session_lock.why__set__(__key_type__)
+  session_lock.why__set__(__key_type__, boolean)
 TO __role__;

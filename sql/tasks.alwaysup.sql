@@ -784,20 +784,22 @@ $function$;
 -- For people: why a task does not run, or who has it. What its row says, and what there is around it, times in seconds. It changes
 -- nothing and waits for nobody; of what limits and the order hold back it counts no further than it takes.
 --
---   parts     of pending, in the order of the mapping: whether each is true
+--   parts     of pending, in the order of the mapping: whether each is true; without p_in_parts it is asked as a whole, for there may
+--             be parts that only those before them make safe to ask (a <> 0 AND 1 / a > 1)
 --   free      nobody that lives has it · fitting: the sessions that may be given it, while nothing is paused
 --   ahead     how many that are free come before it in the claim order; NULL: more than 10,000, or they take turns
 --   limits    what of each is used up · behind: the task that comes before it in order (an ordered limit)
 --   locked    whether somebody's transaction has its row; NULL where that cannot be tried (a standby). xmax says whose
 --
 -- NULL for pending: there is no such row.
-CREATE OR REPLACE FUNCTION session_lock.why__set__(p_key __key_type__) RETURNS jsonb
+CREATE OR REPLACE FUNCTION session_lock.why__set__(p_key __key_type__, p_in_parts boolean) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
 AS $function$
 #variable_conflict use_column
 <<my>>
 DECLARE
   key        __key_type__ := p_key;
+  in_parts   boolean := p_in_parts;
   clock      timestamptz := session_lock.clock();
   live       bigint[];
   gone       bigint[];
@@ -827,8 +829,8 @@ BEGIN
     INTO my.live, my.gone, my.fitting, my.capacities
     FROM session_lock.session AS s
    WHERE s.name = __name__ AND s.swept_at IS NULL;
-  SELECT t.__session_id__, t.__claim_token__, t.__attempts__, t.__available_at__, (__pending__) IS TRUE, __pending_parts__, __accepts__,
-         __value__, t.xmax::text
+  SELECT t.__session_id__, t.__claim_token__, t.__attempts__, t.__available_at__, (__pending__) IS TRUE,
+         CASE WHEN my.in_parts THEN __pending_parts__ ELSE ARRAY[(__pending__)] END, __accepts__, __value__, t.xmax::text
     INTO my.holder, my.token, my.attempts, my.due, my.pending, my.parts, my.needed, my.value, my.locker
     FROM __table__ AS t
    WHERE t.__key__ = my.key;
@@ -901,7 +903,7 @@ BEGIN
   END IF;
   RETURN session_lock.around_task(__name__, p_key::text, my.holder, my.clock) || jsonb_build_object(
     'pending', my.pending, 'parts', to_jsonb(my.parts), 'holder', my.holder, 'token', my.token, 'attempts', my.attempts,
-    'parked', my.due = 'infinity', 'due_in', CASE WHEN my.due < 'infinity' THEN extract(epoch FROM my.due - my.clock) END,
+    'parked', my.due = 'infinity', 'due_in', CASE WHEN my.due < 'infinity' THEN extract(epoch FROM greatest(my.due, '2000-01-01 00:00+00') - my.clock) END,
     'needed', my.needed, 'free', my.free, 'fitting', to_jsonb(coalesce(my.fitting, '{}')), 'limits', my.limits, 'behind', my.behind,
     'ahead', my.ahead, 'locked', my.locked, 'xmax', my.locker
   );
@@ -918,5 +920,5 @@ REVOKE ALL ON FUNCTION
   session_lock.cancel_task__set__(__key_type__),
   session_lock.retry_tasks__set__(__key_type__[]),
   session_lock.shares__set__(),
-  session_lock.why__set__(__key_type__)
+  session_lock.why__set__(__key_type__, boolean)
 FROM PUBLIC;

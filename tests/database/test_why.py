@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -13,6 +14,8 @@ from session_lock.database import Handback
 from session_lock.duties import DUTIES
 from session_lock.migrations import install
 from tests.conftest import APP_ROLE, TestDatabase
+from tests.sql.schedule import open_lab
+from tests.support import EMAILS
 
 from .conftest import NEEDS, Suite, under
 
@@ -91,6 +94,36 @@ async def test_which_part_of_pending_says_that_it_is_not(suite: Suite):
         ("sent_at IS NULL", False),
         ("failed_at IS NULL", True),
     ]
+
+
+UNSAFE = replace(
+    EMAILS,
+    pending="sent_at IS NULL -- not sent, AND\n AND address ~ '^[0-9]+$' AND address::integer BETWEEN 1 AND 10",
+)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("11", "address::integer BETWEEN 1 AND 10 is false"),
+        (
+            "ann",
+            "sent_at IS NULL -- not sent, AND AND address ~ '^[0-9]+$' AND address::integer BETWEEN 1 AND 10 is false",
+        ),
+    ],
+)
+async def test_a_part_of_pending_that_cannot_be_asked_alone(database: TestDatabase, address: str, why: str):
+    async with open_lab(database, table=UNSAFE) as lab:
+        [key] = await lab.add(1)
+        await lab.admin.execute("UPDATE public.email SET address = $1", address)
+        async with PostgresDatabase(database.app_dsn, UNSAFE) as ours:
+            assert (await ours.why(key)).why == f"it is not pending: {why}"
+
+
+async def test_a_row_that_is_due_since_ever(suite: Suite):
+    key, _ = await add_one(suite), await suite.start()
+    await suite._admin.execute("UPDATE public.email SET available_at = '-infinity'")
+    assert (await told(suite, key)) == ("claimable", CLAIMABLE)
 
 
 async def test_one_that_was_closed_while_a_session_had_it(suite: Suite):

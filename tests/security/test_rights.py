@@ -100,7 +100,7 @@ async def test_t5_why_tells_a_service_nothing_of_a_row_and_not_what_its_taskers_
     await lab.admin.execute("UPDATE public.email SET address = 's3cret', body = 's3cret'")
     runner = await lab.runner()
     await runner.release((await runner.get_work()).claims, after=0, error="s3cret")
-    query = f"SELECT session_lock.why_{lab.functions}($1)::text"
+    query = f"SELECT session_lock.why_{lab.functions}($1, true)::text"
     told = await runner.connection.fetchval(query, key)
     assert '"attempt": 1' in told
     assert "s3cret" not in told
@@ -208,8 +208,8 @@ async def test_t4_no_operator_function_table_or_type_of_the_caller_s_is_ever_use
             "cancel_task_{0}(12)",
             "retry_tasks_{0}(NULL)",
             "shares_{0}()",
-            "why_{0}(1)",
-            "why_{0}(9)",
+            "why_{0}(1, true)",
+            "why_{0}(9, true)",
         ):
             await connection.fetch(f"SELECT session_lock.{call.format(lab.functions)}")
         await connection.execute("SELECT session_lock.wake('email'::pg_catalog.text)")

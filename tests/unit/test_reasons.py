@@ -56,6 +56,10 @@ def holder(**changes: Any) -> dict[str, Any]:
             ["it is not pending: sent_at IS NULL is false, failed_at IS NULL is NULL"],
         ),
         (
+            {"pending": False, "parts": [None]}, {}, "closed",
+            ["it is not pending: sent_at IS NULL AND failed_at IS NULL is NULL"],
+        ),
+        (
             {"pending": False, "parts": [False, True], **holder()}, {}, "closed",
             ["it is not pending: sent_at IS NULL is false", "it still names session 17 (web-1:7), which had it when it was closed"],
         ),

@@ -132,7 +132,7 @@ class Why:
 
     limits: Sequence[LimitUse] = ()
     locked: bool | None = None
-    """Whether somebody's transaction has its row; None: that was not to be told."""
+    """Whether somebody's transaction has its row; None: it is not pending, or nothing may be written here, so that was not tried."""
 
     lockers: Sequence[Locker] = ()
     failures: Sequence[FailedAttempt] = ()

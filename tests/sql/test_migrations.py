@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from session_lock import PostgresDatabase, Runner, Settings
+from session_lock.asking import why
 from session_lock.catalog import read_shape
 from session_lock.errors import DatabaseError, SchemaError, SessionLockError
 from session_lock.migrations import check, install, peek, pending_summary, prune, validate
@@ -539,6 +540,7 @@ async def test_odd_names_everywhere(admin, name):
     assert await install(admin, table, grant_to="app") == []
     assert await differences(admin, table, role="app") == []
     assert [row[key] for row in await peek(admin, table)] == ["a", "b"]
+    assert (await why(admin, table, "b")).why == "no session is live: no Runner of this mapping runs"
     assert len(await work_once(admin, table)) == 2
     assert await prune(admin, table) == []
     with pytest.raises(SchemaError, match="of the mapping"):
@@ -548,6 +550,7 @@ async def test_odd_names_everywhere(admin, name):
 COLUMNS = (
     "key", "token", "id", "attempt", "my", "t", "held", "kind", "position", "p_id", "v_now", "outcome", "task_key", "clock", "name",
     "want", "claim", "task", "rank", "next_due", "standing", "column_1", "ended", "start", "keys", "limit", "s", "c", "h", "left", "at",
+    "due", "head", "holder", "parts", "value",
 )  # fmt: skip
 
 
@@ -569,6 +572,10 @@ async def test_columns_with_the_names_of_our_own_variables(admin, key):
     await install(admin, table)
     assert await differences(admin, table) == []
     assert [row["task_key"] for row in await work_once(admin, table, limit=5)] == [1, 2, 3, 4, 5]
+    for number, untrue in (("5", 1), ("6", 0)):
+        found = await why(admin, table, number)
+        assert len(found.conditions) == len(COLUMNS) - 1
+        assert sum(not each.holds for each in found.conditions) == untrue
     assert await admin.fetchval(f"SELECT count(*) FROM public.odd WHERE {quote_name(done)} = 1") == 5
 
 

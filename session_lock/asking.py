@@ -59,7 +59,7 @@ async def _told(connection: Connection, table: TaskTable, name: str, key: str, k
             raise
         refusal = read(error)
         if refusal.state == "55P03":
-            lockers = await _find(connection, BY_TABLE, *table.qualified, ["AccessExclusiveLock"])
+            lockers = await _find(connection, BY_TABLE, *table.qualified, ["AccessExclusiveLock"], sure=True)
             who = " or ".join(map(str, lockers)) or "somebody's transaction"
             text = f"nothing can be told of {table.table}: the whole table is locked by {who}"
             raise DatabaseError(text) from error
@@ -77,7 +77,7 @@ async def _told(connection: Connection, table: TaskTable, name: str, key: str, k
 
 async def _lockers(connection: Connection, table: TaskTable, xmax: str) -> Sequence[Locker]:
     """Who has the row: the transaction that is written in it, those if there are several, else who has locked rows of the table."""
-    if found := await _find(connection, BY_TRANSACTION, [xmax]):
+    if found := await _find(connection, BY_TRANSACTION, [xmax], sure=True):
         return found
     try:
         rows = await connection.fetch(MEMBERS, xmax)
@@ -85,14 +85,17 @@ async def _lockers(connection: Connection, table: TaskTable, xmax: str) -> Seque
         if not is_driver_error(error):
             raise
         rows = []  # it is no number of several
-    if rows and (found := await _find(connection, BY_TRANSACTION, [row["xid"] for row in rows])):
+    if found := await _find(connection, BY_TRANSACTION, [row["xid"] for row in rows], sure=True):
         return found
-    # Locked within a savepoint that has been released.
-    return await _find(connection, BY_TABLE, *table.qualified, ["RowShareLock", "RowExclusiveLock"])
+    # Locked within a savepoint that has been released: who it was is not written anywhere.
+    return await _find(
+        connection, BY_TABLE, *table.qualified, ["RowShareLock", "RowExclusiveLock"], sure=False
+    )
 
 
-async def _find(connection: Connection, condition: str, *arguments: object) -> Sequence[Locker]:
-    return [Locker(**dict(row)) for row in await connection.fetch(f"{ACTIVITY} AND {condition}", *arguments)]
+async def _find(connection: Connection, condition: str, *arguments: object, sure: bool) -> Sequence[Locker]:
+    rows = await connection.fetch(f"{ACTIVITY} AND {condition}", *arguments)
+    return [Locker(**dict(row), sure=sure) for row in rows]
 
 
 ACTIVITY = """

@@ -55,14 +55,12 @@ class Calls:
 
         `SettingsError` if this can be no key of the table. Where the functions are written by hand its row is not looked at.
         """
-        wanted, told = self._wanted, str(key)
-        with checked_keys([key], wanted.name):
-            pass
-        with self._translated("why"):
+        wanted = self._wanted
+        with checked_keys([key], wanted.name), self._translated("why"):
             async with self._work.one() as connection:
                 if wanted.table is None:
-                    return await why_by_hand(connection, wanted.schema, wanted.name, told)
-                return await why(connection, wanted.table, told)
+                    return await why_by_hand(connection, wanted.schema, wanted.name, str(key))
+                return await why(connection, wanted.table, str(key))
 
     async def _met(self) -> Server:
         if self._server is None:

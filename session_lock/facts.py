@@ -72,6 +72,9 @@ class Locker:
     """A connection whose transaction has the row locked, or may have."""
 
     pid: int
+    sure: bool
+    """False: it has locked rows of the table, and it is not known whether this one is among them."""
+
     application_name: str
     role: str | None
     since: float | None

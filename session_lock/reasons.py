@@ -168,8 +168,9 @@ def _of_kind(told: Mapping[str, Any], table: TaskTable, shares: Sequence[Session
 
 def _locked(lockers: Sequence[Locker]) -> str:
     if not lockers:
-        return "its row is locked by somebody's transaction, which could not be found any more"
-    return f"its row is locked by {' or '.join(map(str, lockers))}"
+        return "its row is locked, by somebody's transaction that could not be found any more"
+    by = "by" if all(each.sure for each in lockers) else "perhaps by"
+    return f"its row is locked, {by} {' or '.join(map(str, lockers))}"
 
 
 def _behind(told: Mapping[str, Any], table: TaskTable) -> Iterator[str]:

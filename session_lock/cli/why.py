@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from textwrap import shorten
 
 from session_lock.asking import why
 from session_lock.cli.common import Commands, add_mapping_arguments, printable, say, with_database
@@ -14,6 +13,9 @@ from session_lock.wording import span
 
 SHOWN = 3
 """Of what went wrong, the newest; --json has all that is kept."""
+
+WIDEST = 200
+"""Characters of an error that are shown, of its first line."""
 
 
 def add_parsers(commands: Commands) -> None:
@@ -62,15 +64,11 @@ def _facts(found: Why) -> Iterator[tuple[str, str]]:
         error = (
             "only who may read session_lock.failure is told"
             if failure.error is None
-            else _first_line(failure.error)
+            else printable(failure.error.partition("\n")[0], WIDEST)
         )
         yield "failure", f"attempt {failure.attempt}, {span(failure.ago)} ago: {error}"
     if len(found.failures) > SHOWN:
         yield "", f"{len(found.failures) - SHOWN} more: say --json"
-
-
-def _first_line(error: str) -> str:
-    return shorten(error.partition("\n")[0], 200, placeholder=" ..")
 
 
 def _limit(limit: LimitUse) -> str:

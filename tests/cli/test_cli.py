@@ -726,7 +726,7 @@ async def test_why_shows_what_went_wrong_to_who_may_read_it_and_commands_no_term
     assert session.startswith("  session   1, web [2J, version 2.4, live, last keepalive ")
     assert attempts == "  attempts  5, claim token 5"
     assert newest.startswith("  failure   attempt 5, 9 minutes ago: ValueError:  [31mred ")
-    assert len(newest) < 250
+    assert newest.endswith("x…")
     assert "attempt 3" in oldest
     assert more == "            2 more: say --json"
     assert await cli("why", "MAPPING", "1", dsn=database.app_dsn) == 0

@@ -310,9 +310,13 @@ async def test_somebody_s_transaction_has_the_row(suite: Suite):
         found = await suite.database.why(key)
         assert (found.state, found.locked) == ("waiting", True)
         [locker] = found.lockers
-        assert (locker.pid, locker.application_name) == (connection.get_server_pid(), "psql")
+        assert (locker.pid, locker.sure, locker.application_name) == (
+            connection.get_server_pid(),
+            True,
+            "psql",
+        )
         assert locker.since is None  # the role `app` may not see that of others
-        assert found.why == f"its row is locked by pid {locker.pid} (psql, role {locker.role})"
+        assert found.why == f"its row is locked, by pid {locker.pid} (psql, role {locker.role})"
         found = await ask(suite._admin, suite.database._table, str(key))
         assert found.lockers[0].since >= 0
         assert found.why.endswith(", in a transaction for 0 seconds")
@@ -333,7 +337,7 @@ async def test_those_who_share_it_and_who_has_it_since_a_savepoint(suite: Suite)
         async with connection.transaction():
             await connection.execute(LOCKED.format(key))
         [locker] = (await suite.database.why(key)).lockers
-        assert locker.pid == connection.get_server_pid()
+        assert (locker.pid, locker.sure) == (connection.get_server_pid(), False)
 
 
 async def test_who_only_refers_to_it_is_in_nobody_s_way(suite: Suite):
@@ -349,7 +353,7 @@ async def test_a_session_s_own_finishing_transaction(suite: Suite):
     async with suite.database.transaction(session, claims):
         found = await suite.database.why(key)
         assert (found.state, found.locked) == ("held", True)
-        assert found.also[0].startswith("its row is locked by pid ")
+        assert found.also[0].startswith("its row is locked, by pid ")
     assert (await told(suite, key))[0] == "closed"
 
 
@@ -473,6 +477,22 @@ async def test_all_sessions_are_full_or_have_their_share(suite: Suite):
     )
     await suite.start(capacity=10)
     assert (await told(suite, key))[0] == "claimable"
+
+
+@under(accepts=NEEDS)
+async def test_the_only_session_that_may_take_it_has_its_share(limited: Suite):
+    await limited.add(2)
+    session = await limited.start(version="2")
+    await limited.claim(session)
+    await limited.start(version="1")
+    key = await add_one(limited, address="needs 2")
+    assert await told(limited, key) == (
+        "waiting",
+        (
+            "the sessions that may take it hold their shares of the tasks that are due (2): one with nothing to do goes beyond its "
+            "share after its patience"
+        ),
+    )
 
 
 # Keys, and mappings of other kinds -----------------------------------------------------------------------

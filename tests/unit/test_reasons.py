@@ -28,7 +28,7 @@ NOW = "it is claimable now: the next look takes it"
 SQUARE = replace(EMAILS, limits=(Limit(1, by="address", ordered=True),), order_by=("id",))
 FAIR = replace(EMAILS, fair_by="address")
 ASKING = replace(EMAILS, accepts="body")
-DBA = Locker(pid=99, application_name="psql", role="dba", since=300)
+DBA = Locker(pid=99, sure=True, application_name="psql", role="dba", since=300)
 
 
 def share(
@@ -72,7 +72,7 @@ def holder(**changes: Any) -> dict[str, Any]:
             [
                 ("session 17 has it, in attempt 2: its last keepalive was 1 second ago, its lease runs for 28 seconds more; it is asked "
                 "to cancel the task; it is draining"),
-                "its row is locked by pid 99 (psql, role dba), in a transaction for 5 minutes",
+                "its row is locked, by pid 99 (psql, role dba), in a transaction for 5 minutes",
             ],
         ),
         (
@@ -114,10 +114,14 @@ def holder(**changes: Any) -> dict[str, Any]:
             ["no session that takes work has declared its duty"],
         ),
         (
-            {"locked": True}, {"lockers": [Locker(pid=5, application_name="", role=None, since=None), DBA]}, "waiting",
-            ["its row is locked by pid 5 or pid 99 (psql, role dba), in a transaction for 5 minutes"],
+            {"locked": True}, {"lockers": [Locker(pid=5, sure=True, application_name="", role=None, since=None), DBA]}, "waiting",
+            ["its row is locked, by pid 5 or pid 99 (psql, role dba), in a transaction for 5 minutes"],
         ),
-        ({"locked": True}, {}, "waiting", ["its row is locked by somebody's transaction, which could not be found any more"]),
+        (
+            {"locked": True}, {"lockers": [replace(DBA, sure=False)]}, "waiting",
+            ["its row is locked, perhaps by pid 99 (psql, role dba), in a transaction for 5 minutes"],
+        ),
+        ({"locked": True}, {}, "waiting", ["its row is locked, by somebody's transaction that could not be found any more"]),
         ({"locked": None}, {}, "claimable", [NOW]),
         *(
             (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from random import Random
 
 import asyncpg
 import pytest
@@ -553,3 +554,50 @@ async def test_functions_by_hand(suite: Suite):
         assert (found.state, found.why) == ("unseen", "no session is live: no Runner of this mapping runs")
         assert found.also == ["its functions are written by hand: what its row says is not known here"]
         assert len(found.failures) == 1
+
+
+# And get_work agrees -------------------------------------------------------------------------------------
+
+MAPPINGS = [
+    {},
+    {"accepts": NEEDS},
+    {"limits": (Limit(2, by="address"),)},
+    {"limits": (Limit(1, by="address", ordered=True),), "order_by": ("id",)},
+    {"limits": (Limit(14), Rate(2, per=60, by="address"))},
+    {"fair_by": "address"},
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("limited", MAPPINGS, indirect=True, ids=range(len(MAPPINGS)))
+async def test_what_is_claimable_is_what_a_look_takes(limited: Suite, seed: int):
+    random = Random(seed)
+    holder, dead = await limited.start(capacity=5, version="9"), await limited.start(version="9")
+    for _ in range(14):
+        await add_one(limited, address=random.choice(["ann", "bo", "needs 2", "needs 9"]))
+    await limited.claim(holder, 2)
+    await limited.claim(dead, 2)
+    await limited.end(dead)
+    for what in (
+        "sent_at = now()",
+        "available_at = now() + '1 h'",
+        "available_at = 'infinity'",
+        "failed_at = now()",
+    ):
+        await limited._admin.execute(f"UPDATE public.email SET {what} WHERE id = $1", random.randint(1, 14))
+    await limited.bump(holder, draining=True)  # it keeps what it has
+    looker = await limited.start(capacity=100, version="2")
+    states = {key: (await limited.database.why(key)).state for key in range(1, 15)}
+    claimable = {key for key, state in states.items() if state == "claimable"}
+    taken = {claim.key for claim in await limited.claim(looker, 100)}
+    assert taken  # or nothing was tried
+    assert taken <= claimable, states
+    # Each by itself might be taken: of those of a value a limit lets some through.
+    rows = await limited._admin.fetch(
+        "SELECT id, address FROM public.email WHERE id = ANY ($1)", sorted(claimable)
+    )
+    address = {row["id"]: row["address"] for row in rows}
+    if limited.database._table.limits:
+        assert {address[key] for key in taken} == set(address.values()), states
+    else:
+        assert taken == claimable, states

@@ -31,6 +31,17 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
   library_version text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 50);  -- room for the keepalive's new row version in the same page (HOT)
 
+-- A table of an earlier version gets what it lacks; asked first, since ALTER TABLE would hold up all keepalives.
+DO $function$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                   JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
+                  WHERE t.oid = pg_typeof(NULL::session_lock.session) AND a.attname = 'beat_at' AND NOT a.attisdropped) THEN
+    ALTER TABLE session_lock.session ADD COLUMN beat_at timestamptz;
+  END IF;
+END
+$function$;
+
 -- The sessions that matter to a name: live ones, and ended ones whose tasks may still have to be found.
 CREATE INDEX IF NOT EXISTS session_unswept ON session_lock.session (name) WHERE swept_at IS NULL;
 

@@ -697,6 +697,20 @@ async def test_the_schema_of_a_newer_library_that_serves_this_one_is_used_and_le
 
 
 @pytest.mark.fault("D30")
+async def test_the_sessions_of_an_earlier_schema_get_the_columns_that_they_lack(admin):
+    """And those of it go on."""
+    await install(admin, EMAILS)
+    await admin.execute("ALTER TABLE session_lock.session DROP COLUMN beat_at")
+    await version(admin, SCHEMA_VERSION - 1, SCHEMA_VERSION - 1)
+    session = await admin.fetchrow(
+        "SELECT id, nonce FROM session_lock.start_session('email', '', 10, 30, 'old-host:7', '', '')"
+    )
+    await install(admin, EMAILS)
+    await admin.fetchrow("SELECT * FROM session_lock.bump_session($1, $2, 30, false, 0)", *session)
+    assert await differences(admin, EMAILS) == []
+
+
+@pytest.mark.fault("D30")
 async def test_a_schema_that_is_too_new_or_too_old_is_told_with_the_remedy(admin):
     await install(admin, EMAILS)
     newer = SCHEMA_VERSION + 1

@@ -1,0 +1,55 @@
+"""What the settings of a peer are chosen by: `python -m tests.benchmarks.peers.sweep PEER [SETTING ..] [--rounds 3]`.
+
+One setting after the other takes each of its values in `swept`, with the others as they are in `PEERS`, and a table is printed for it.
+Rounds are interleaved. Who changes a setting there sweeps the others again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from dataclasses import replace
+from typing import Any
+
+from session_lock.embedded import temp_postgres
+from tests.benchmarks.peers import PEERS
+from tests.benchmarks.peers.driver import Peer
+from tests.benchmarks.peers.measuring import SERVER, measure, table
+
+
+async def sweep(peer: Peer, setting: str, server_dsn: str, rounds: int) -> None:
+    candidates: dict[str, Any] = {
+        f"{setting}={value}": replace(peer, settings={**peer.settings, setting: value})
+        for value in peer.swept[setting]
+    }
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, candidate in candidates.items():
+            found[name].append(await measure(candidate, server_dsn))
+    print("\n".join(table(found)), flush=True)
+
+
+async def run(peer: Peer, settings: list[str], server_dsn: str, rounds: int) -> None:
+    await peer.install()
+    print(f"{peer.name} {peer.version}, {peer.tasks} tasks; {dict(peer.settings)}")
+    for setting in settings:
+        await sweep(peer, setting, server_dsn, rounds)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.peers.sweep", description=__doc__)
+    parser.add_argument("peer", choices=[peer.name for peer in PEERS])
+    parser.add_argument("settings", nargs="*", help="all, unless some are named")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tasks", type=int)
+    asked = parser.parse_args(arguments)
+    (peer,) = (peer for peer in PEERS if peer.name == asked.peer)
+    with temp_postgres(**SERVER) as server:
+        peer = replace(peer, tasks=asked.tasks or peer.tasks)
+        asyncio.run(run(peer, asked.settings or list(peer.swept), server.dsn, asked.rounds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,7 +27,7 @@ async def make_environment(folder: Path, python: tuple[int, int], requirements: 
     """Make it unless it is there. Raises PeerError where there is no such Python, or what is required does not install."""
     # All with the same Python, except those that need a newer one.
     interpreter = sys.executable if sys.version_info >= python else f">={python[0]}.{python[1]}"
-    made, recipe = folder / "made", json.dumps([interpreter, *requirements])
+    made, recipe = folder / "made", json.dumps([sys.version, *requirements])
     if made.exists() and made.read_text() == recipe:
         return
     shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import median, quantiles
 from typing import Any
 
+import asyncpg
+
 from tests.benchmarks.peers.driver import Peer
 from tests.benchmarks.scale import DURABLE
 from tests.conftest import fresh_database
@@ -21,6 +23,7 @@ async def measure(peer: Peer, server_dsn: str, samples: int = 0) -> dict[str, fl
     async with fresh_database(server_dsn, "template1") as database:
         await peer.prepare(database.admin_dsn)
         enqueueing = await peer.enqueue(database.admin_dsn, peer.tasks)
+        await settle(database.admin_dsn)
         async with peer.drain(database.admin_dsn, peer.tasks) as go:
             drained = await go()
     figures = {
@@ -35,6 +38,14 @@ async def measure(peer: Peer, server_dsn: str, samples: int = 0) -> dict[str, fl
             taken = await peer.latency(database.admin_dsn, samples)
         figures |= {"latency p50, ms": median(taken), "latency p99, ms": quantiles(taken, n=100)[98]}
     return figures
+
+
+async def settle(dsn: str) -> None:
+    """What is there is known to the planner, and none of it has to be written in what follows."""
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("VACUUM ANALYZE")
+    await connection.execute("CHECKPOINT")
+    await connection.close()
 
 
 def table(rounds: Rounds) -> Iterator[str]:

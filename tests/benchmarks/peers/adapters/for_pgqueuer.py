@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import asyncpg
-from pgqueuer import AsyncpgDriver, PgQueuer, Queries
+from pgqueuer import AsyncpgDriver, Queries, QueueManager
 from protocol import Adapter, ran, serve
 
 
@@ -13,6 +13,16 @@ class ForPgQueuer(Adapter):
     async def open(self) -> None:
         self.connection = await asyncpg.connect(self.dsn)
         self.queries = Queries(AsyncpgDriver(self.connection))
+        self.managers = [await self._manager() for _ in range(self.settings["managers"])]
+
+    async def _manager(self) -> QueueManager:
+        manager = QueueManager(Queries(AsyncpgDriver(await asyncpg.connect(self.dsn))))
+
+        @manager.entrypoint("task")
+        async def task(_job: object) -> None:
+            ran()
+
+        return manager
 
     async def prepare(self) -> None:
         await self.queries.install()
@@ -27,16 +37,8 @@ class ForPgQueuer(Adapter):
         await self.queries.enqueue("task", None)
 
     async def work(self) -> None:
-        await asyncio.gather(*(self._manage() for _ in range(self.settings["managers"])))
-
-    async def _manage(self) -> None:
-        manager = PgQueuer(AsyncpgDriver(await asyncpg.connect(self.dsn)))
-
-        @manager.entrypoint("task")
-        async def task(_job: object) -> None:
-            ran()
-
-        await manager.qm.run(batch_size=self.settings["batch_size"])
+        batch_size = self.settings["batch_size"]
+        await asyncio.gather(*(manager.run(batch_size=batch_size) for manager in self.managers))
 
     async def unfinished(self) -> bool:
         return bool(await self.connection.fetchval("SELECT EXISTS (SELECT FROM pgqueuer)"))

@@ -118,7 +118,7 @@ async def test_a_peer_is_filled_and_drained(peer: Peer, dsn: Path) -> None:
 
 
 async def test_the_latency_is_of_tasks_one_by_one(peer: Peer, dsn: Path) -> None:
-    taken = await peer.latency(str(dsn), 5)
+    taken = await replace(peer, settings={"fault": "hangs"}, when_idle={"fault": None}).latency(str(dsn), 5)
     assert len(taken) == 5
     assert all(each > 0 for each in taken)
     assert dsn.read_text().endswith(" 6"), "with one to warm up"

@@ -16,7 +16,8 @@ PEERS = (
         "pgqueuer",
         requirements=("pgqueuer[asyncpg]", "uvloop"),
         tasks=50_000,
-        settings={"uvloop": True, "managers": 1, "batch_size": 100, "enqueue_batch": 1000},
+        settings={"uvloop": True, "managers": 2, "batch_size": 200, "enqueue_batch": 1000},
+        when_idle={"managers": 1},
         swept={
             "uvloop": (False, True),
             "managers": (1, 2, 5),

@@ -19,7 +19,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,9 @@ class Peer:
 
     tasks: int
     """So many that a drain takes some seconds."""
+
+    when_idle: Mapping[str, Any] = field(default_factory=dict)
+    """Other settings for the latency, where those that drain fastest are not the best."""
 
     requirements: tuple[str, ...] = ()
     """What is installed."""
@@ -106,7 +109,8 @@ class Peer:
 
     async def latency(self, dsn: str, samples: int) -> list[float]:
         """Milliseconds from before a task is enqueued to the start of its body, on an idle system, one by one."""
-        async with self._asked("latency", dsn, samples=samples) as answer:
+        idle = replace(self, settings={**self.settings, **self.when_idle})
+        async with idle._asked("latency", dsn, samples=samples) as answer:
             return list((await answer())["milliseconds"])
 
     @asynccontextmanager

@@ -18,23 +18,23 @@ from tests.benchmarks.peers.driver import Peer
 from tests.benchmarks.peers.measuring import SERVER, measure, table
 
 
-async def sweep(peer: Peer, setting: str, server_dsn: str, rounds: int) -> None:
+async def sweep(peer: Peer, setting: str, server_dsn: str, rounds: int, samples: int) -> None:
     candidates: dict[str, Any] = {
-        f"{setting}={value}": replace(peer, settings={**peer.settings, setting: value})
+        f"{setting}={value}": replace(peer, settings={**peer.settings, setting: value}, when_idle={})
         for value in peer.swept[setting]
     }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, candidate in candidates.items():
-            found[name].append(await measure(candidate, server_dsn))
+            found[name].append(await measure(candidate, server_dsn, samples))
     print("\n".join(table(found)), flush=True)
 
 
-async def run(peer: Peer, settings: list[str], server_dsn: str, rounds: int) -> None:
+async def run(peer: Peer, settings: list[str], server_dsn: str, rounds: int, samples: int) -> None:
     await peer.install()
     print(f"{peer.name} {peer.version}, {peer.tasks} tasks; {dict(peer.settings)}")
     for setting in settings:
-        await sweep(peer, setting, server_dsn, rounds)
+        await sweep(peer, setting, server_dsn, rounds, samples)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,12 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("peer", choices=[peer.name for peer in PEERS])
     parser.add_argument("settings", nargs="*", help="all, unless some are named")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tasks", type=int)
+    parser.add_argument("--tasks", type=int, help="of each drain")
+    parser.add_argument(
+        "--samples", type=int, default=0, help="of the latency, which is left out unless asked for"
+    )
     asked = parser.parse_args(arguments)
     (peer,) = (peer for peer in PEERS if peer.name == asked.peer)
     with temp_postgres(**SERVER) as server:
         peer = replace(peer, tasks=asked.tasks or peer.tasks)
-        asyncio.run(run(peer, asked.settings or list(peer.swept), server.dsn, asked.rounds))
+        settings = asked.settings or list(peer.swept)
+        asyncio.run(run(peer, settings, server.dsn, asked.rounds, asked.samples))
     return 0
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.peers import __main__ as peers
+from tests.benchmarks.peers import sweep
 from tests.benchmarks.peers.driver import ADAPTERS, Peer
 from tests.benchmarks.peers.processes import PeerError
 
@@ -291,4 +292,23 @@ async def test_an_interrupted_run_prints_what_there_is(
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| fast 1.5 | 1 | 1,000 (1,000-1,000) |",
         "| slow 1.5 | 0 | - |",
+    ]
+
+
+async def test_a_sweep_takes_one_value_after_the_other_and_prints_what_there_is(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def measure(candidate: Peer, _dsn: str, _samples: int) -> dict[str, float]:
+        if candidate.settings == {"batch": 3, "same": True}:
+            raise PeerError("fake: no drain: it is tired")
+        return {"drain, tasks/s": 1000.0 * candidate.settings["batch"]}
+
+    monkeypatch.setattr(sweep, "measure", measure)
+    swept = replace(peer, settings={"batch": 2, "same": True}, swept={"batch": (1, 2, 3)})
+    with pytest.raises(PeerError):
+        await sweep.sweep(swept, "batch", "", rounds=2, samples=0)
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| batch=1 | 1 | 1,000 (1,000-1,000) |",
+        "| batch=2 | 1 | 2,000 (2,000-2,000) |",
+        "| batch=3 | 0 | - |",
     ]

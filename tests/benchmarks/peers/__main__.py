@@ -44,7 +44,7 @@ async def run(server_dsn: str, rounds: int, samples: int, part: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.peers", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="three short rounds, of some two minutes")
+    parser.add_argument("--quick", action="store_true", help="three short rounds, of some minutes in all")
     quick = parser.parse_args(arguments).quick
     print(f"one process of each, {os.cpu_count()} cores shared with the server; median (least-most)")
     try:

@@ -16,6 +16,7 @@ from session_lock.embedded import temp_postgres
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.peers.driver import Peer
 from tests.benchmarks.peers.measuring import SERVER, measure, table
+from tests.benchmarks.peers.processes import PeerError
 
 
 async def sweep(peer: Peer, setting: str, server_dsn: str, rounds: int, samples: int) -> None:
@@ -24,10 +25,12 @@ async def sweep(peer: Peer, setting: str, server_dsn: str, rounds: int, samples:
         for value in peer.swept[setting]
     }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, candidate in candidates.items():
-            found[name].append(await measure(candidate, server_dsn, samples))
-    print("\n".join(table(found)), flush=True)
+    try:
+        for _ in range(rounds):
+            for name, candidate in candidates.items():
+                found[name].append(await measure(candidate, server_dsn, samples))
+    finally:
+        print("\n".join(table(found)), flush=True)
 
 
 async def run(peer: Peer, settings: list[str], server_dsn: str, rounds: int, samples: int) -> None:
@@ -40,7 +43,7 @@ async def run(peer: Peer, settings: list[str], server_dsn: str, rounds: int, sam
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.peers.sweep", description=__doc__)
     parser.add_argument("peer", choices=[peer.name for peer in PEERS])
-    parser.add_argument("settings", nargs="*", help="all, unless some are named")
+    parser.add_argument("settings", nargs="*", metavar="SETTING", help="all, unless some are named")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int, help="of each drain")
     parser.add_argument(
@@ -48,10 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     asked = parser.parse_args(arguments)
     (peer,) = (peer for peer in PEERS if peer.name == asked.peer)
-    with temp_postgres(**SERVER) as server:
-        peer = replace(peer, tasks=asked.tasks or peer.tasks)
-        settings = asked.settings or list(peer.swept)
-        asyncio.run(run(peer, settings, server.dsn, asked.rounds, asked.samples))
+    peer = replace(peer, tasks=asked.tasks or peer.tasks)
+    settings = asked.settings or list(peer.swept)
+    try:
+        with temp_postgres(**SERVER) as server:
+            asyncio.run(run(peer, settings, server.dsn, asked.rounds, asked.samples))
+    except PeerError as error:
+        parser.exit(1, f"{error}\n")
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

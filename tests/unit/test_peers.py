@@ -18,66 +18,16 @@ import pytest
 
 from tests.benchmarks.peers import __main__ as peers
 from tests.benchmarks.peers import sweep
-from tests.benchmarks.peers.driver import ADAPTERS, Peer
+from tests.benchmarks.peers.driver import Peer
 from tests.benchmarks.peers.processes import PeerError
 
-ADAPTER = f"""
-import asyncio, os, sys
-from pathlib import Path
-sys.path.append({str(ADAPTERS)!r})
-import protocol
-from protocol import Adapter, ran, serve
-
-protocol.IDLE, protocol.WARM_UP = 0.1, 1
-
-class ForFake(Adapter):
-    # The DSN is of a file with the number of the tasks that are not finished, and the number of those that ran.
-
-    async def open(self):
-        self.file = Path(self.dsn)
-        self.file.with_suffix(".pid").write_text(str(os.getpid()))
-
-    async def prepare(self):
-        self.file.write_text("0 0")
-
-    async def enqueue(self, tasks):
-        self.add(tasks, 0)
-
-    async def enqueue_one(self):
-        self.add(1, 0)
-
-    async def work(self):
-        fault = self.settings.get("fault")
-        if fault == "raises":
-            raise RuntimeError("no\\nway")
-        if fault == "returns":
-            return
-        while fault != "hangs":
-            pending, _ = map(int, self.file.read_text().split())
-            for _ in range(pending):
-                ran()
-            self.add(0, pending)
-            await asyncio.sleep(0.01)  # they are finished some time after they have run
-            self.add(-pending, 0)
-            await asyncio.sleep(0)
-        await asyncio.Event().wait()
-
-    async def unfinished(self):
-        return not self.file.read_text().startswith("0 ")
-
-    def add(self, pending, has_run):
-        was_pending, had_run = map(int, self.file.read_text().split())
-        self.file.write_text(f"{{was_pending + pending}} {{had_run + has_run}}")
-
-serve(ForFake)
-"""
+ADAPTERS = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """With the adapter, and the package that it is for, which has no modules; what installs it keeps nothing elsewhere."""
+    """With the package, which has no modules; what installs it keeps nothing elsewhere."""
     folder, info = tmp_path_factory.mktemp("peers"), "fake-1.5.dist-info"
-    (folder / "for_fake.py").write_text(ADAPTER)
     with zipfile.ZipFile(folder / "fake-1.5-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: fake\nVersion: 1.5\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
@@ -93,7 +43,7 @@ async def peer(folder: Path) -> Peer:
     """Installed."""
     wheel = str(folder / "fake-1.5-py3-none-any.whl")
     fake = Peer(
-        "fake", {}, {}, tasks=30, requirements=(wheel,), adapters=folder, cache=folder / "environments"
+        "fake", {}, {}, tasks=30, requirements=(wheel,), adapters=ADAPTERS, cache=folder / "environments"
     )
     await fake.install()
     return fake
@@ -183,9 +133,9 @@ from pathlib import Path
 from tests.benchmarks.peers.driver import Peer
 
 async def main():
-    folder, dsn = map(Path, sys.argv[1:])
-    peer = Peer("fake", {"fault": "hangs"}, {}, 1, adapters=folder, cache=folder / "environments")
-    async with peer.drain(str(dsn), 1) as go:
+    adapters, cache, dsn = sys.argv[1:]
+    peer = Peer("fake", {"fault": "hangs"}, {}, 1, adapters=Path(adapters), cache=Path(cache))
+    async with peer.drain(dsn, 1) as go:
         print("go", flush=True)
         await go()
 
@@ -195,7 +145,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 async def test_whatever_ends_the_driver_ends_the_peer(peer: Peer, dsn: Path, number: int) -> None:
-    command = [sys.executable, "-c", DRIVER, str(peer.adapters), str(dsn)]
+    command = [sys.executable, "-c", DRIVER, str(peer.adapters), str(peer.cache), str(dsn)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as driver:
         assert driver.stdout is not None
         assert await asyncio.to_thread(driver.stdout.readline) == b"go\n"

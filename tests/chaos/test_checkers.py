@@ -14,7 +14,8 @@ import pytest
 
 from session_lock.session import boottime
 from tests.chaos.forks import Forks, forks
-from tests.chaos.storm.checkers import ALL, UNHURRIED, Event, Evidence, W, wrongs
+from tests.chaos.storm.checkers import ALL, UNHURRIED, W, wrongs
+from tests.chaos.storm.evidence import Event, Evidence
 from tests.chaos.storm.ledger import Pause, Run, read
 from tests.chaos.storm.tables import Change
 from tests.chaos.storm.weather import MODULE, Instance, Storm, storm

@@ -113,6 +113,20 @@ def test_what_is_refused(run: Run) -> None:
     assert "this test is not marked with P2" in ended.stdout
 
 
+def test_each_fault_has_a_test_or_a_reason() -> None:
+    """As pytest itself collects them, since some ids are parameters."""
+    code = (
+        "import pytest\n"
+        "class Ids:\n"
+        "    def pytest_collection_finish(self, session):\n"
+        "        print('ids', *{one for item in session.items for mark in item.iter_markers('fault') for one in mark.args})\n"
+        "pytest.main(['-q', '-n0', '--collect-only', '-m', 'fault', 'tests'], plugins=[Ids()])\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    marked = {one for line in said.stdout.splitlines() if line.startswith("ids ") for one in line.split()[1:]}
+    assert marked >= {fault.id for fault in FAULTS if not fault.not_here}
+
+
 def test_the_catalogue() -> None:
     ids = [
         f"{kind}{number + 1}"

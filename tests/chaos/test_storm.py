@@ -16,7 +16,8 @@ import pytest
 from session_lock.embedded import Server, temp_postgres
 from tests.chaos.recording import Injected
 from tests.chaos.standby import make_synchronous, standby_of
-from tests.chaos.storm.checkers import UNHURRIED, Evidence, wrongs
+from tests.chaos.storm.checkers import UNHURRIED, wrongs
+from tests.chaos.storm.evidence import Evidence
 from tests.chaos.storm.nemesis import Plan
 from tests.chaos.storm.weather import Storm, storm
 from tests.conftest import TestDatabase, prepare_template
@@ -38,8 +39,11 @@ else:
     TASKS = 20_000
     LOSING = Plan(seconds=2, kills=1, stops=1, starved=1, terminations=10, network=10, lost_replies=4), 2_000
 
-# A password is checked a thousand times in a storm: that shall not be what takes the time.
-SETTINGS = {"scram_iterations": 1, "log_line_prefix": "%m %e ", "wal_retrieve_retry_interval": "100ms"}
+# A password is checked a thousand times in a storm: that shall not be what takes the time. And a standby that was without its
+# primary for a while finds what it has missed.
+SETTINGS = {
+    "scram_iterations": 1, "log_line_prefix": "%m %e ", "wal_retrieve_retry_interval": "100ms", "wal_keep_size": "2GB",
+}  # fmt: skip
 
 
 @pytest.fixture

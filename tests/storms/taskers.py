@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from session_lock import Batch, Discard, Release, SessionLost, Task, TaskLost
@@ -90,9 +91,11 @@ class Taskers:
 
     async def _run(self, task: Task[Plan], *, call: int, in_vain: bool = False) -> Act:
         """Returns what was done; `over` says done if the task is to be finished. `in_vain`: what came before it in the batch may
-        have swallowed the cancellation.
+        have swallowed the cancellation; nothing would ever end it if it hung then.
         """
         act = self._resource.next_act(task)
+        if in_vain and act.kind == "hangs":
+            act = replace(act, kind=STUBBORN)
         run = next(self._log.runs)
         self._note("begun", task, run=run, call=call, how=STUBBORN if in_vain else act.kind)
         self._resource.strangers.append(task)

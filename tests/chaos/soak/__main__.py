@@ -1,4 +1,7 @@
-"""`python -m tests.chaos.soak [MINUTES]`: play it, print what was seen minute by minute, and judge it. Exits with 1 if a bound broke."""
+"""`python -m tests.chaos.soak [MINUTES]`: play it, print what was seen minute by minute, judge it, and write docs/reference/soak.md.
+
+Exits with 1 if a bound broke.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,21 @@ import asyncpg
 
 from session_lock.embedded import temp_postgres
 from tests.chaos.forks import Forks, forks
+from tests.chaos.report import ROOT, versions
 from tests.chaos.soak.judging import Sample, judge, table
 from tests.support import EMAIL_TABLE, EMAILS, apply_mapping
+
+PAGE = ROOT / "docs" / "reference" / "soak.md"
+
+HEAD = """\
+# A soak of {minutes:g} minutes
+
+Written by `uv run nox -s soak` on {date} ({versions}; seed {seed}); do not edit. {per_second} tasks a second arrive, and each finished row is deleted after {kept} s. \
+Two instances work (the second one in finishing transactions, so that multixacts are made), a third one comes and is killed or stopped every few seconds. \
+An old snapshot is held open for the middle third, and autovacuum is as shipped. The looks are those of the first instance, which stays.
+"""
+
+SEED = 1
 
 PER_SECOND = 150
 """Tasks that arrive."""
@@ -65,7 +81,7 @@ async def feed(dsn: str) -> None:
 
 async def churn(processes: Forks, dsn: str) -> None:
     """Every few seconds an instance is killed, or told to stop, and another one comes."""
-    rng = random.Random(1)
+    rng = random.Random(SEED)
     while True:
         pid = await processes.start(dsn=dsn, transactions=rng.random() < 0.5, told=None)
         await asyncio.sleep(rng.uniform(1, 6))
@@ -146,11 +162,16 @@ def main(arguments: Sequence[str]) -> int:
     plan = Plan(60 * float(arguments[0] if arguments else 30))
     with temp_postgres(**AUTOVACUUM) as server, tempfile.TemporaryDirectory() as folder:
         samples = asyncio.run(play(plan, server.dsn, Path(folder)))
-    print(f"\n{datetime.now(UTC):%Y-%m-%d}, PostgreSQL\n")
-    print(table(samples))
     wrong = judge(samples)
-    for each in wrong:
-        print(f"broken: {each}")
+    head = HEAD.format(
+        minutes=plan.seconds / 60, date=f"{datetime.now(UTC):%Y-%m-%d}", versions=", ".join(versions()),
+        seed=SEED, per_second=PER_SECOND, kept=KEPT,
+    )  # fmt: skip
+    verdict = (
+        "".join(f"Broken: {each}.\n" for each in wrong) or "All bounds of tests/chaos/soak/judging.py held.\n"
+    )
+    PAGE.write_text(text := f"{head}\n{table(samples)}\n\n{verdict}")
+    print(f"\n{text}")
     return min(len(wrong), 1)
 
 

@@ -4,63 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 
-from tests.chaos.storm.ledger import Pause, Run
-from tests.chaos.storm.tables import Change
+from tests.chaos.storm.evidence import Evidence
+from tests.chaos.storm.ledger import Run
 
 W = 0.5
 """Seconds that a run may take to notice, after a pause, that it is over."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """What the nemesis did to a process."""
-
-    kind: str
-    pid: int
-    at: float
-    until: float = float("inf")
-
-
-@dataclass
-class Evidence:
-    """All times are of the clock of the ledger."""
-
-    runs: Sequence[Run] = ()
-    pauses: Sequence[Pause] = ()
-    left: Mapping[int, int] = field(default_factory=dict)
-    """What the processes that ended by themselves have left behind."""
-    to_end: frozenset[int] = frozenset()
-    """The processes that were asked to end."""
-    events: Sequence[Event] = ()
-    changes: Sequence[Change] = ()
-    ended: Mapping[int, float] = field(default_factory=dict)
-    """The sessions that have ended, and when."""
-    accepted: Sequence[tuple[int, int]] = ()
-    """What the resource took: task and token."""
-    effects: Mapping[int, int] = field(default_factory=dict)
-    """How often each task's effect stands in the table."""
-    total: int = 0
-    """Of the accounts."""
-    fed: frozenset[int] = frozenset()
-    """The tasks that were inserted, as far as the database has said so."""
-    pending: Sequence[int] = ()
-    """The tasks that are not finished, when they should be."""
-    lossy: bool = False
-    """Commits were lost: what the ledger has and the audit has not was no fault of ours."""
-    shares: Sequence[Mapping[int, int]] = ()
-    """Tasks held by each session, one look after another, while nothing is done to them."""
-    batch: int = 50
-    lease: float = 1.0
-    poll: float = 0.1
-    backends: Sequence[str] = ()
-    """Those that are still there when all processes have ended."""
-    health: Mapping[str, float] = field(default_factory=dict)
-    logs: Mapping[str, str] = field(default_factory=dict)
-    """Of the processes, by their names; of the server: `server`."""
-    secrets: frozenset[str] = frozenset()
 
 
 Checker = Callable[[Evidence], list[str]]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from session_lock.session import boottime
-from tests.chaos.storm.checkers import Event
+from tests.chaos.storm.evidence import Event
 from tests.proxy import BOTH, Link
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from tests.conftest import APP_ROLE, TestDatabase
 from tests.support import apply_mapping
 
 if TYPE_CHECKING:
-    from tests.chaos.storm.checkers import Evidence
+    from tests.chaos.storm.evidence import Evidence
 
 CANARY = "nobody may ever read this aloud"
 """In a column of each task; in no log and no error."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from session_lock.embedded import Server
 from tests.chaos.forks import Forks, forks
-from tests.chaos.storm.checkers import Evidence
+from tests.chaos.storm.evidence import Evidence
 from tests.chaos.storm.ledger import read
 from tests.chaos.storm.nemesis import AWAY, Nemesis, Plan
 from tests.chaos.storm.tables import Beside, create

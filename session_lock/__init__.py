@@ -19,6 +19,7 @@ from session_lock.errors import (
     TaskLost,
 )
 from session_lock.explaining import SessionShare, shares
+from session_lock.facts import Why
 from session_lock.group import RunnerGroup
 from session_lock.limits import Limit, Rate
 from session_lock.newtask import NewTask
@@ -66,6 +67,7 @@ __all__ = [
     "TaskLost",
     "TaskTable",
     "Tasker",
+    "Why",
     "cron",
     "each",
     "enqueue",

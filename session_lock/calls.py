@@ -7,11 +7,14 @@ from typing import Any, Self
 
 import asyncpg
 
+from session_lock.asking import why, why_by_hand
 from session_lock.connections import Connect, Connection, Connections, readable
 from session_lock.explaining import SessionShare, explained
+from session_lock.facts import Why
 from session_lock.server import Server, Wanted, meet
 from session_lock.session import Lease
-from session_lock.sqlstate import translated
+from session_lock.sqlstate import checked_keys, translated
+from session_lock.tasks import TaskKey
 
 WORK_CONNECTIONS = 2
 """For get_work and for recording outcomes, which may be under way at the same time."""
@@ -46,6 +49,18 @@ class Calls:
     async def shares(self) -> Sequence[SessionShare]:
         """The sessions of the mapping: what each holds and may hold, and why it got no more."""
         return explained(await self._call(self._work, "shares"))
+
+    async def why(self, key: TaskKey) -> Why:
+        """Why the task does not run, or who has it: in a sentence, and the facts. It changes nothing.
+
+        `SettingsError` if this can be no key of the table. Where the functions are written by hand its row is not looked at.
+        """
+        wanted = self._wanted
+        with checked_keys([key], wanted.name), self._translated("why"):
+            async with self._work.one() as connection:
+                if wanted.table is None:
+                    return await why_by_hand(connection, wanted.schema, wanted.name, str(key))
+                return await why(connection, wanted.table, str(key))
 
     async def _met(self) -> Server:
         if self._server is None:

@@ -9,6 +9,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from session_lock.conjuncts import conjuncts
 from session_lock.names import one_line_safe, quote_inside_literal, quote_literal, quote_name
 from session_lock.table import (
     Shape,
@@ -122,6 +123,7 @@ def names(table: TaskTable) -> dict[str, str]:
         "attempts": quote_name(claim.attempts),
         "available_at": quote_name(claim.available_at),
         "pending": one_line_safe(table.pending),
+        "pending_parts": f"ARRAY[{', '.join(f'({one_line_safe(part)})' for part in conjuncts(table.pending))}]::boolean[]",
         "wake_trigger": quote_name(wake_trigger_name(table)),
         "dedup_index": quote_name(dedup_index_name(table)),
     }

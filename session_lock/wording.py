@@ -1,4 +1,4 @@
-"""How faults are put into words, and how loudly they are said."""
+"""How faults and times are put into words, and how loudly they are said."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ def text_of(value: object) -> str:
         return str(value)
     except BaseException:  # noqa: BLE001 (the user's)
         return type(value).__name__
+
+
+def span(seconds: float) -> str:
+    """A length of time, for people: of its largest unit two at least."""
+    number = max(round(seconds), 0)
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if number >= 2 * length:
+            return f"{number // length} {unit}s"
+    return f"{number} second{'' if number == 1 else 's'}"
 
 
 LONGEST_STORY = 20

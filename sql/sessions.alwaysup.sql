@@ -90,7 +90,7 @@ BEGIN
 
   v_expires := greatest(v_expires, v_now + make_interval(secs => p_ttl));
   UPDATE session_lock.session AS s
-     SET expires_at = v_expires, draining = s.draining OR p_draining, give_back = 0, running = coalesce(p_running, 0)
+     SET expires_at = v_expires, beat_at = v_now, draining = s.draining OR p_draining, give_back = 0, running = coalesce(p_running, 0)
    WHERE s.id = p_id;
   IF p_draining AND NOT v_draining THEN  -- the shares of the others have grown, and it may have given back what it had not begun
     PERFORM session_lock.wake(v_name);
@@ -423,6 +423,43 @@ AS $function$
    WHERE f.name = p_name AND f.task_key = p_key AND f.error = 'its session expired'
 $function$;
 
+-- For people: what there is around a task of a mapping, which its row does not say: the session that it names, what stands in the way
+-- of all tasks, and what went wrong with this one, the newest first. What was raised is shown to who may read it in the table.
+CREATE OR REPLACE FUNCTION session_lock.around_task(p_name text, p_key text, p_holder bigint, p_now timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  SELECT jsonb_build_object(
+    'copy_of', (SELECT format('database %s of server %s', o.database, o.system)
+                  FROM session_lock.origin AS o, session_lock.whereabouts() AS w
+                 WHERE (o.system, o.database) <> (w.system, w.database)),
+    'paused_for', (SELECT extract(epoch FROM p_now - p.at) FROM session_lock.pause AS p WHERE p.name = p_name),
+    'session', (SELECT jsonb_build_object(
+                         'id', s.id, 'label', s.label, 'app_version', s.app_version,
+                         'state', CASE
+                           WHEN s.name <> p_name THEN 'foreign'
+                           WHEN s.ended_at IS NOT NULL THEN 'ended'
+                           WHEN s.expires_at <= p_now THEN 'expired'
+                           WHEN s.draining THEN 'draining'
+                           ELSE 'live'
+                         END,
+                         'beat_ago', extract(epoch FROM p_now - coalesce(s.beat_at, s.started_at)),
+                         'left', extract(epoch FROM s.expires_at - p_now),
+                         'asked_to_cancel', p_key = ANY (s.cancel_keys))
+                  FROM session_lock.session AS s
+                 WHERE s.id = p_holder),
+    'live', live.number, 'draining', live.draining,
+    'failures', coalesce((SELECT jsonb_agg(jsonb_build_object(
+                                   'attempt', f.attempt, 'ago', extract(epoch FROM p_now - f.at), 'session', f.session,
+                                   'error', CASE WHEN has_table_privilege(session_user, f.tableoid, 'SELECT') THEN f.error END)
+                                 ORDER BY f.id DESC)
+                            FROM session_lock.failure AS f
+                           WHERE f.name = p_name AND f.task_key = p_key), '[]')
+  )
+    FROM (SELECT count(*) AS number, count(*) FILTER (WHERE s.draining) AS draining
+            FROM session_lock.session AS s
+           WHERE s.name = p_name AND s.swept_at IS NULL AND s.ended_at IS NULL AND s.expires_at > p_now) AS live
+$function$;
+
 REVOKE ALL ON FUNCTION
   session_lock.adopt(),
   session_lock.start_session(text, text, integer, double precision, text, text, text),
@@ -440,5 +477,6 @@ REVOKE ALL ON FUNCTION
   session_lock.wake_on_insert(),
   session_lock.trim_failures(text, text[]),
   session_lock.note_expired(text, text[], integer[], bigint[], timestamptz),
-  session_lock.is_suspect(text, text)
+  session_lock.is_suspect(text, text),
+  session_lock.around_task(text, text, bigint, timestamptz)
 FROM PUBLIC;

@@ -10,6 +10,7 @@ BEGIN
 END
 $function$;
 
+DROP FUNCTION IF EXISTS session_lock.around_task(text, text, bigint, timestamptz);
 DROP FUNCTION IF EXISTS session_lock.is_suspect(text, text);
 DROP FUNCTION IF EXISTS session_lock.note_expired(text, text[], integer[], bigint[], timestamptz);
 DROP FUNCTION IF EXISTS session_lock.trim_failures(text, text[]);

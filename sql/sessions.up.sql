@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
   capacity        integer NOT NULL CHECK (capacity > 0),    -- how many tasks it may hold
   started_at      timestamptz NOT NULL,
   expires_at      timestamptz NOT NULL,                     -- moved by every keepalive, so no index may contain it
+  beat_at         timestamptz,                              -- its last keepalive; NULL: none yet. For people
   ended_at        timestamptz,                              -- set once, never unset: its tasks are claimable from here on
   swept_at        timestamptz,                              -- ended, and no task named it in a full walk: left the list
   draining        boolean NOT NULL DEFAULT false,           -- takes no more work; not counted in the shares
@@ -29,6 +30,17 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
   app_version     text NOT NULL DEFAULT '',
   library_version text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 50);  -- room for the keepalive's new row version in the same page (HOT)
+
+-- A table of an earlier version gets what it lacks; asked first, since ALTER TABLE would hold up all keepalives.
+DO $function$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                   JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
+                  WHERE t.oid = pg_typeof(NULL::session_lock.session) AND a.attname = 'beat_at' AND NOT a.attisdropped) THEN
+    ALTER TABLE session_lock.session ADD COLUMN beat_at timestamptz;
+  END IF;
+END
+$function$;
 
 -- The sessions that matter to a name: live ones, and ended ones whose tasks may still have to be found.
 CREATE INDEX IF NOT EXISTS session_unswept ON session_lock.session (name) WHERE swept_at IS NULL;

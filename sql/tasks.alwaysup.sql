@@ -787,6 +787,135 @@ BEGIN
 END
 $function$;
 
+-- For people: why a task does not run, or who has it. What its row says, and what there is around it, times in seconds. It changes
+-- nothing and waits for nobody; of what limits and the order hold back it counts no further than it takes.
+--
+--   parts     of pending, in the order of the mapping: whether each is true; without p_in_parts it is asked as a whole, for there may
+--             be parts that only those before them make safe to ask (a <> 0 AND 1 / a > 1)
+--   free      nobody that lives has it · fitting: the sessions that may be given it, while nothing is paused
+--   ahead     how many that are free come before it in the claim order; NULL: more than 10,000, or they take turns
+--   limits    what of each is used up · behind: the task that comes before it in order (an ordered limit)
+--   locked    whether somebody's transaction has its row; NULL where that cannot be tried (a standby). xmax says whose
+--
+-- NULL for pending: there is no such row.
+CREATE OR REPLACE FUNCTION session_lock.why__set__(p_key __key_type__, p_in_parts boolean) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $function$
+#variable_conflict use_column
+<<my>>
+DECLARE
+  key        __key_type__ := p_key;
+  in_parts   boolean := p_in_parts;
+  clock      timestamptz := session_lock.clock();
+  live       bigint[];
+  gone       bigint[];
+  fitting    bigint[];
+  capacities integer[];
+  holder     bigint;
+  token      bigint;
+  attempts   integer;
+  due        timestamptz;
+  pending    boolean;
+  parts      boolean[];
+  needed     text;
+  value      bigint;
+  locker     text;
+  free       boolean;
+  number     bigint;
+  frees_in   double precision;
+  limits     jsonb := '[]';
+  behind     jsonb;
+  ahead      integer;
+  locked     boolean;
+BEGIN
+  SELECT coalesce(array_agg(s.id) FILTER (WHERE s.ended_at IS NULL AND s.expires_at > my.clock), '{}'),
+         coalesce(array_agg(s.id) FILTER (WHERE s.ended_at IS NOT NULL OR s.expires_at <= my.clock), '{}'),
+         coalesce(array_agg(s.id ORDER BY s.id) FILTER (WHERE s.ended_at IS NULL AND s.expires_at > my.clock AND NOT s.draining), '{}'),
+         array_agg(s.capacity ORDER BY s.id) FILTER (WHERE s.ended_at IS NULL AND s.expires_at > my.clock AND NOT s.draining)
+    INTO my.live, my.gone, my.fitting, my.capacities
+    FROM session_lock.session AS s
+   WHERE s.name = __name__ AND s.swept_at IS NULL;
+  SELECT t.__session_id__, t.__claim_token__, t.__attempts__, t.__available_at__, (__pending__) IS TRUE,
+         CASE WHEN my.in_parts THEN __pending_parts__ ELSE ARRAY[(__pending__)] END, __accepts__, __value__, t.xmax::text
+    INTO my.holder, my.token, my.attempts, my.due, my.pending, my.parts, my.needed, my.value, my.locker
+    FROM __table__ AS t
+   WHERE t.__key__ = my.key;
+  my.free := my.holder IS NULL OR my.holder <> ALL (my.live);
+  IF __has_accepts__ THEN
+    my.fitting := (SELECT among.ids FROM session_lock.__sharing_with__(my.fitting, my.capacities, my.needed) AS among);
+  END IF;
+
+  IF my.pending AND my.free AND my.due <= my.clock THEN
+    IF __most__ IS NOT NULL THEN
+      SELECT count(*) INTO my.number
+        FROM (SELECT FROM __table__ AS t
+               WHERE (__pending__) AND t.__session_id__ IS NOT NULL AND t.__session_id__ <> ALL (my.gone)
+               LIMIT __most__) AS task;
+      my.limits := my.limits || jsonb_build_object('of_value', false, 'most', __most__, 'used', my.number);
+    END IF;
+    IF __most_each__ IS NOT NULL THEN
+      SELECT count(*) INTO my.number
+        FROM (SELECT FROM __table__ AS t
+               WHERE (__pending__) AND t.__session_id__ IS NOT NULL AND t.__session_id__ <> ALL (my.gone) AND __value__ = my.value
+               LIMIT __most_each__) AS task;
+      my.limits := my.limits || jsonb_build_object('of_value', true, 'most', __most_each__, 'used', my.number);
+    END IF;
+    IF __rate__ IS NOT NULL THEN
+      SELECT coalesce(sum(s.number), 0), extract(epoch FROM min(s.at) + make_interval(secs => __rate_per__) - my.clock)
+        INTO my.number, my.frees_in
+        FROM session_lock.started AS s
+       WHERE s.name = __name__ AND s.value IS NULL AND s.at > my.clock - make_interval(secs => __rate_per__);
+      my.limits := my.limits || jsonb_build_object(
+        'of_value', false, 'most', __rate__, 'per', __rate_per__::double precision, 'used', my.number, 'frees_in', my.frees_in);
+    END IF;
+    IF __rate_each__ IS NOT NULL THEN
+      SELECT coalesce(sum(s.number), 0), extract(epoch FROM min(s.at) + make_interval(secs => __rate_each_per__) - my.clock)
+        INTO my.number, my.frees_in
+        FROM session_lock.started AS s
+       WHERE s.name = __name__ AND s.value = my.value AND s.at > my.clock - make_interval(secs => __rate_each_per__);
+      my.limits := my.limits || jsonb_build_object(
+        'of_value', true, 'most', __rate_each__, 'per', __rate_each_per__::double precision, 'used', my.number, 'frees_in', my.frees_in);
+    END IF;
+    IF __ordered__ THEN
+      SELECT jsonb_build_object('key', head.key::text, 'state', CASE
+               WHEN head.holder IS NOT NULL AND head.holder <> ALL (my.gone) THEN 'held'
+               WHEN head.due = 'infinity' THEN 'parked'
+               WHEN head.due > my.clock THEN 'scheduled'
+               ELSE 'due'
+             END)
+        INTO my.behind
+        FROM (SELECT t.__key__ AS key, t.__session_id__ AS holder, t.__available_at__ AS due
+                FROM __table__ AS t
+               WHERE (__pending__) AND __value__ = my.value
+               ORDER BY __order_by__
+               LIMIT 1) AS head
+       WHERE head.key <> my.key;
+    END IF;
+    IF NOT __fair__ THEN
+      my.ahead := array_position(ARRAY(
+        SELECT t.__key__
+          FROM __table__ AS t
+         WHERE (__pending__) AND t.__available_at__ <= my.clock AND (t.__session_id__ IS NULL OR t.__session_id__ <> ALL (my.live))
+         ORDER BY __order_by__
+         LIMIT 10001
+      ), my.key) - 1;
+    END IF;
+  END IF;
+
+  -- Last, as it keeps the row locked until the caller's statement ends, and so do others pass it by.
+  IF my.pending AND current_setting('transaction_read_only') = 'off' THEN
+    PERFORM FROM __table__ AS t WHERE t.__key__ = my.key FOR NO KEY UPDATE SKIP LOCKED;
+    my.locked := NOT FOUND;
+  END IF;
+  RETURN session_lock.around_task(__name__, p_key::text, my.holder, my.clock) || jsonb_build_object(
+    'pending', my.pending, 'parts', to_jsonb(my.parts), 'holder', my.holder, 'token', my.token, 'attempts', my.attempts,
+    'parked', my.due = 'infinity', 'due_in', CASE WHEN my.due < 'infinity' THEN extract(epoch FROM greatest(my.due, '2000-01-01 00:00+00') - my.clock) END,
+    'needed', my.needed, 'free', my.free, 'fitting', to_jsonb(coalesce(my.fitting, '{}')), 'limits', my.limits, 'behind', my.behind,
+    'ahead', my.ahead, 'locked', my.locked, 'xmax', my.locker
+  );
+END
+$function$;
+
 REVOKE ALL ON FUNCTION
   session_lock.standing__set__(bigint, __key_type__[], bigint[]),
   session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, integer, __key_type__[], bigint[]),
@@ -796,5 +925,6 @@ REVOKE ALL ON FUNCTION
   session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.cancel_task__set__(__key_type__),
   session_lock.retry_tasks__set__(__key_type__[]),
-  session_lock.shares__set__()
+  session_lock.shares__set__(),
+  session_lock.why__set__(__key_type__, boolean)
 FROM PUBLIC;

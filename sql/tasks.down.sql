@@ -2,6 +2,7 @@
 -- held what, the attempts and the schedule (available_at) are lost with the columns. A table that the library ships has a
 -- file of its own, which runs before this one and takes the table away.
 
+DROP FUNCTION IF EXISTS session_lock.why__set__(__key_type__, boolean);
 DROP FUNCTION IF EXISTS session_lock.shares__set__();
 DROP FUNCTION IF EXISTS session_lock.retry_tasks__set__(__key_type__[]);
 DROP FUNCTION IF EXISTS session_lock.cancel_task__set__(__key_type__);

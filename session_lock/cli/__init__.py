@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from session_lock.cli import deploy, requests, sessions, sql
+from session_lock.cli import deploy, requests, sessions, sql, why
 from session_lock.cli.common import Commands, complain, library_version
 from session_lock.errors import SessionLockError
 
@@ -55,6 +55,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     deploy.add_parsers(commands)
     requests.add_parsers(commands)
     sessions.add_parsers(commands)
+    why.add_parsers(commands)
     if with_demo:
         _add_demo(commands)
     else:

@@ -45,8 +45,13 @@ def say_table(rows: Sequence[Mapping[str, Any]]) -> None:
 def _cell(value: str | None) -> str:
     if value is None:
         return "NULL"
-    text = "".join(letter if letter.isprintable() else " " for letter in value)
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
+    return printable(value, WIDEST)
+
+
+def printable(text: str, widest: int | None = None) -> str:
+    """What was told by others, without what would command a terminal, and cut."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if widest is None or len(text) <= widest else f"{text[: widest - 1]}…"
 
 
 def complain(text: str) -> None:

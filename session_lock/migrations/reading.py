@@ -13,6 +13,7 @@ from session_lock.migrations.shipping import at_hand
 from session_lock.migrations.validation import comment_start, read_claim_columns
 from session_lock.names import one_line_safe, quote_name
 from session_lock.table import TaskTable
+from session_lock.wording import span
 
 COUNTED = 100_000
 """No count goes further."""
@@ -32,16 +33,8 @@ class Pending:
         if self.count is None:
             return f"how many rows of {self.table} are pending could not be counted in 5 s"
         number = f"more than {COUNTED:,}" if self.count > COUNTED else f"{self.count:,}"
-        since = f", the oldest due for {_ago(self.oldest)}" if self.oldest is not None else ""
+        since = f", the oldest due for {span(self.oldest.total_seconds())}" if self.oldest is not None else ""
         return f"{number} row{'' if self.count == 1 else 's'} of {self.table} {'is' if self.count == 1 else 'are'} pending{since}"
-
-
-def _ago(time: timedelta) -> str:
-    seconds = int(time.total_seconds())
-    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit}{'' if seconds // length == 1 else 's'}"
-    return f"{max(seconds, 0)} seconds"
 
 
 async def pending_summary(connection: Connection, table: TaskTable) -> Pending:

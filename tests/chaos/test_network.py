@@ -187,7 +187,7 @@ async def test_a_cancel_request_that_comes_late_harms_no_other_call(
     await scene.add(10)
     cancelled = 0
     async with PostgresDatabase(connect, EMAILS, listen=False) as emails:
-        lease = await emails.start_session(capacity=20, ttl=60)
+        lease = await emails.start_session(capacity=20, ttl=600)
         while cancelled < (1000 if AT_NIGHT else 25):
             backend = opened[-1].get_server_pid()  # one call at a time: it is this one's
             call = asyncio.create_task(emails.get_work(lease, limit=1))

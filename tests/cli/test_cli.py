@@ -330,7 +330,7 @@ async def test_prune(cli):
     await cli("install", "MAPPING", "--yes")
     await cli("install", "MAPPING", "--yes", attribute="slim")
     assert await cli("prune", "MAPPING", attribute="slim") == 0
-    assert "Dropped the 9 functions of email_" in cli.out
+    assert "Dropped the 10 functions of email_" in cli.out
     assert await cli("prune", "MAPPING", attribute="slim") == 0
     assert cli.out == "There was nothing to prune.\n"
 
@@ -578,7 +578,7 @@ async def test_words_that_mean_nothing_are_refused(capsys, words):
 async def test_help_and_version(capsys):
     assert await asyncio.to_thread(main, ["--help"]) == 0
     out = capsys.readouterr().out
-    for command in ("sql", "install", "check", "peek", "prune", "cancel", "parked", "retry", "demo"):
+    for command in ("sql", "install", "check", "peek", "prune", "cancel", "parked", "retry", "why", "demo"):
         assert command in out
     assert await asyncio.to_thread(main, ["--version"]) == 0
     assert re.fullmatch(r"session-lock \S+\n", capsys.readouterr().out)
@@ -676,3 +676,83 @@ async def test_sessions_are_shown_with_the_reason(cli, admin):
     assert await cli("sessions", "MAPPING", "--json") == 0
     (one,) = json.loads(cli.out)
     assert (one["live"], one["target"], one["unstarted"]) == (True, 2, 0)
+
+
+# why --------------------------------------------------------------------------------------------------
+
+
+async def test_why_says_it_in_a_sentence_and_shows_the_facts(cli, admin, database):
+    assert await cli("why", "MAPPING", "1") == 2
+    assert "run: session-lock install" in cli.err
+    await cli("install", "MAPPING", "--yes")
+    await add_emails(admin, 1)
+    assert await cli("why", "MAPPING", "1") == 0
+    assert cli.out.splitlines() == [
+        "No session is live: no Runner of this mapping runs.",
+        "  pending   sent_at IS NULL: true",
+        "  pending   failed_at IS NULL: true",
+        "  attempts  0, claim token 0",
+        "  due       for 0 seconds",
+    ]
+    assert await cli("why", "MAPPING", "2") == 1
+    assert cli.out == "There is no such task in public.email.\n"
+    assert await cli("why", "MAPPING", "one") == 2
+    assert cli.err == "session-lock: 'one' can be no key of public.email: its keys are of type bigint\n"
+
+    assert await cli("why", "MAPPING", "1", dsn=database.app_dsn) == 2
+    assert "permission denied for schema session_lock" in cli.err
+    await cli("install", "MAPPING", "--yes", "--grant-to", "app")
+    assert await cli("why", "MAPPING", "--json", "1", dsn=database.app_dsn) == 0
+    found = json.loads(cli.out)
+    assert (found["key"], found["state"], found["attempts"], found["locked"]) == ("1", "waiting", 0, False)
+
+
+async def test_why_shows_what_went_wrong_to_who_may_read_it_and_commands_no_terminal(cli, admin, database):
+    await cli("install", "MAPPING", "--yes", "--grant-to", "app")
+    await add_emails(admin, 1)
+    await admin.execute("SELECT session_lock.start_session('email', '', 5, 30, E'web\\033[2J', '2.4', '')")
+    await admin.execute("UPDATE public.email SET session_id = 1, claim_token = 5, attempts = 5")
+    await admin.execute(
+        "INSERT INTO session_lock.failure (name, task_key, attempt, at, error)"
+        " SELECT 'email', '1', g, now() - make_interval(mins => 9), 'ValueError: \033[31mred ' || g || repeat('x', 400) || E'\\nfrom KeyError'"
+        " FROM generate_series(1, 5) AS g"
+    )
+    assert await cli("why", "MAPPING", "1") == 0
+    assert "\033" not in cli.out
+    assert cli.out.startswith(
+        "Session 1 (web [2J) has it, in attempt 5: its last keepalive was 0 seconds ago, "
+    )
+    *_, session, attempts, _due, newest, _, oldest, more = cli.out.splitlines()
+    assert session.startswith("  session   1, web [2J, version 2.4, live, last keepalive ")
+    assert attempts == "  attempts  5, claim token 5"
+    assert newest.startswith("  failure   attempt 5, 9 minutes ago: ValueError:  [31mred ")
+    assert newest.endswith("x…")
+    assert "attempt 3" in oldest
+    assert more == "            2 more: say --json"
+    assert await cli("why", "MAPPING", "1", dsn=database.app_dsn) == 0
+    assert "attempt 5, 9 minutes ago: only who may read session_lock.failure is told" in cli.out
+    assert "red" not in cli.out
+
+
+async def test_why_shows_limits_versions_and_when_it_is_due(cli, admin):
+    (cli.folder / f"{cli.module}.py").write_text(
+        f"{JOBS}\nfrom session_lock import Limit, Rate\n"
+        "emails = replace(emails, limits=(Limit(3), Rate(2, per=60, by='address')), accepts='body')\n"
+    )
+    await cli("install", "MAPPING", "--yes")
+    await add_emails(admin, 2)
+    await admin.execute("UPDATE public.email SET body = '2.4'")
+    await admin.execute("UPDATE public.email SET available_at = now() + interval '90 min 5 s' WHERE id = 2")
+    await admin.execute("SELECT session_lock.start_session('email', '', 5, 30, 'web', '2.3', '')")
+    assert await cli("why", "MAPPING", "1") == 0
+    assert cli.out.splitlines()[0] == (
+        "It needs app_version '2.4' (accepts), which no session that takes work has: there is '2.3'."
+    )
+    assert cli.out.splitlines()[-3:] == [
+        "  needs     app_version 2.4",
+        "  limit     0 of 3 held",
+        "  limit     0 of 2 started within 60 s, of its address",
+    ]
+    assert await cli("why", "MAPPING", "2") == 0
+    assert cli.out.splitlines()[0] == "It is not due yet: it is available in 90 minutes."
+    assert "  due       in 90 minutes" in cli.out

@@ -183,6 +183,7 @@ async def test_t1_hostile_names_installed_for_good(database, admin, expected, nu
             assert [task.data for task in work.tasks] == [
                 {each.names["key"]: each.names["key"], each.names["payload"]: each.names["table"]}
             ]
+            assert (await tasks.why(each.names["key"])).state == "held"
             (settled,) = await tasks.finish_tasks(lease, [task.claim for task in work.tasks])
             assert settled.outcome == "finished"
             await tasks.end_session(lease)

@@ -25,7 +25,7 @@ MAPPINGS = (EMAILS, replace(LIMITED, name="limited", table="public.limited"), qu
 
 FOR_SERVICES = {
     "schema_version", "start_session", "bump_session", "wake", "get_work", "finish_tasks", "finish_in", "release_tasks", "end_session",
-    "cancel_task", "retry_tasks", "shares", "enqueue", "enqueue_keys", "plan_duties",
+    "cancel_task", "retry_tasks", "shares", "why", "enqueue", "enqueue_keys", "plan_duties",
 }  # fmt: skip
 """What a service's role is given, by the beginning of the name."""
 
@@ -93,6 +93,19 @@ async def test_t5_a_service_may_call_what_it_needs_and_nothing_else(functions):
     for_all = {each["name"] for each in functions if each["for_all"]}
     assert for_all <= OF_NO_ACCOUNT | {"schema_version"}, for_all
     assert "adopt" not in given | for_all
+
+
+async def test_t5_why_tells_a_service_nothing_of_a_row_and_not_what_its_taskers_raised(lab):
+    [key] = await lab.add(1)
+    await lab.admin.execute("UPDATE public.email SET address = 's3cret', body = 's3cret'")
+    runner = await lab.runner()
+    await runner.release((await runner.get_work()).claims, after=0, error="s3cret")
+    query = f"SELECT session_lock.why_{lab.functions}($1, true)::text"
+    told = await runner.connection.fetchval(query, key)
+    assert '"attempt": 1' in told
+    assert "s3cret" not in told
+    assert str(runner.nonce) not in told
+    assert (await lab.admin.fetchval(query, key)).count("s3cret") == 1  # the owner is told the error
 
 
 # What a caller puts in the way ---------------------------------------------------------------------------
@@ -191,7 +204,13 @@ async def test_t4_no_operator_function_table_or_type_of_the_caller_s_is_ever_use
         await actor.release({c: claims[c]}, after=5, error="e")
         async with connection.transaction():
             await actor.finish_in(dict(list(claims.items())[3:4]))
-        for call in ("cancel_task_{0}(12)", "retry_tasks_{0}(NULL)", "shares_{0}()"):
+        for call in (
+            "cancel_task_{0}(12)",
+            "retry_tasks_{0}(NULL)",
+            "shares_{0}()",
+            "why_{0}(1, true)",
+            "why_{0}(9, true)",
+        ):
             await connection.fetch(f"SELECT session_lock.{call.format(lab.functions)}")
         await connection.execute("SELECT session_lock.wake('email'::pg_catalog.text)")
         assert await actor.end(dict(list(claims.items())[4:]))

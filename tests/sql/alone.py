@@ -22,6 +22,7 @@ TIMES = {
     "sent_at",
     "failed_at",
     "expires_at",
+    "beat_at",
     "ended_at",
     "swept_at",
     "started_at",

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from session_lock import PostgresDatabase, Runner, Settings
+from session_lock.asking import why
 from session_lock.catalog import read_shape
 from session_lock.errors import DatabaseError, SchemaError, SessionLockError
 from session_lock.migrations import check, install, peek, pending_summary, prune, validate
@@ -539,6 +540,7 @@ async def test_odd_names_everywhere(admin, name):
     assert await install(admin, table, grant_to="app") == []
     assert await differences(admin, table, role="app") == []
     assert [row[key] for row in await peek(admin, table)] == ["a", "b"]
+    assert (await why(admin, table, "b")).why == "no session is live: no Runner of this mapping runs"
     assert len(await work_once(admin, table)) == 2
     assert await prune(admin, table) == []
     with pytest.raises(SchemaError, match="of the mapping"):
@@ -548,6 +550,7 @@ async def test_odd_names_everywhere(admin, name):
 COLUMNS = (
     "key", "token", "id", "attempt", "my", "t", "held", "kind", "position", "p_id", "v_now", "outcome", "task_key", "clock", "name",
     "want", "claim", "task", "rank", "next_due", "standing", "column_1", "ended", "start", "keys", "limit", "s", "c", "h", "left", "at",
+    "due", "head", "holder", "parts", "value",
 )  # fmt: skip
 
 
@@ -569,6 +572,10 @@ async def test_columns_with_the_names_of_our_own_variables(admin, key):
     await install(admin, table)
     assert await differences(admin, table) == []
     assert [row["task_key"] for row in await work_once(admin, table, limit=5)] == [1, 2, 3, 4, 5]
+    for number, untrue in (("5", 1), ("6", 0)):
+        found = await why(admin, table, number)
+        assert len(found.conditions) == len(COLUMNS) - 1
+        assert sum(not each.holds for each in found.conditions) == untrue
     assert await admin.fetchval(f"SELECT count(*) FROM public.odd WHERE {quote_name(done)} = 1") == 5
 
 
@@ -619,7 +626,7 @@ async def test_two_versions_of_a_mapping_work_side_by_side_until_the_old_one_is_
         "UPDATE session_lock.session SET expires_at = clock_timestamp() WHERE id = $1", session["id"]
     )
     done = await prune(admin, new)
-    assert done == [f"dropped the 9 functions of {old_set}", f"dropped the index public.pending_{old_set}"]
+    assert done == [f"dropped the 10 functions of {old_set}", f"dropped the index public.pending_{old_set}"]
     assert await prune(admin, new) == []
     assert await differences(admin, new) == []
     assert any("is missing" in text for text in await differences(admin, old))
@@ -687,6 +694,20 @@ async def test_the_schema_of_a_newer_library_that_serves_this_one_is_used_and_le
     assert await admin.fetchval("SELECT version FROM session_lock.schema_version()") == newer
     await add_emails(admin, 1)
     assert len(await work_once(admin, changed)) == 1
+
+
+@pytest.mark.fault("D30")
+async def test_the_sessions_of_an_earlier_schema_get_the_columns_that_they_lack(admin):
+    """And those of it go on."""
+    await install(admin, EMAILS)
+    await admin.execute("ALTER TABLE session_lock.session DROP COLUMN beat_at")
+    await version(admin, SCHEMA_VERSION - 1, SCHEMA_VERSION - 1)
+    session = await admin.fetchrow(
+        "SELECT id, nonce FROM session_lock.start_session('email', '', 10, 30, 'old-host:7', '', '')"
+    )
+    await install(admin, EMAILS)
+    await admin.fetchrow("SELECT * FROM session_lock.bump_session($1, $2, 30, false, 0)", *session)
+    assert await differences(admin, EMAILS) == []
 
 
 @pytest.mark.fault("D30")

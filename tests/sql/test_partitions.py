@@ -595,3 +595,29 @@ async def test_peek_and_the_summary_look_into_all_partitions(admin):
             await install(admin, EVENTS)
         assert [row["id"] for row in await peek(admin, EVENTS)] == ["50", "150", "250", "350"]
         assert str(await pending_summary(admin, EVENTS)).startswith("4 rows of public.event are pending")
+
+
+@pytest.mark.parametrize("named", ["public.event", "public.event_0"])
+async def test_why_sees_who_has_the_row_whatever_he_called_the_table(admin, database, named):
+    await install(admin, EVENTS, grant_to=APP_ROLE)
+    await admin.execute(ADD, 1, 1, 1)
+    async with PostgresDatabase(database.app_dsn, EVENTS) as ours:
+        await ours.start_session(capacity=1, ttl=30)
+        assert (await ours.why(1)).state == "claimable"
+        async with admin.transaction():
+            async with (
+                admin.transaction()
+            ):  # a savepoint, and so a transaction number that is given up with it
+                await admin.execute(f"SELECT FROM {named} WHERE id = 1 FOR UPDATE")
+            found = await ours.why(1)
+            assert (found.state, [each.pid for each in found.lockers]) == (
+                "waiting",
+                [admin.get_server_pid()],
+            )
+        async with admin.transaction():
+            await admin.execute(f"SELECT FROM {named} WHERE id = 1 FOR UPDATE")
+            found = await ours.why(1)
+            assert (found.state, [each.pid for each in found.lockers]) == (
+                "waiting",
+                [admin.get_server_pid()],
+            )

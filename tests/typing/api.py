@@ -18,6 +18,7 @@ from session_lock import (
     Task,
     TaskKey,
     TaskTable,
+    Why,
     each,
 )
 from session_lock.testing import Faults, MemoryDatabase, assert_each_once
@@ -84,6 +85,7 @@ async def under_faults() -> None:
 
 
 async def main() -> None:
+    assert_type(await typed.why(4711), Why)
     async with Runner(typed, send) as runner:
         assert_type(runner, Runner[Email])
         assert_type(runner.failed, BaseException | None)

@@ -1,0 +1,76 @@
+"""`why`: why one task does not run, or who has it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+
+from session_lock.asking import why
+from session_lock.cli.common import Commands, add_mapping_arguments, printable, say, with_database
+from session_lock.facts import LimitUse, Why
+from session_lock.wording import span
+
+SHOWN = 3
+"""Of what went wrong, the newest; --json has all that is kept."""
+
+WIDEST = 200
+"""Characters of an error that are shown, of its first line."""
+
+
+def add_parsers(commands: Commands) -> None:
+    explainer = commands.add_parser(
+        "why", help="say why a task does not run, or who has it; 1 if there is none"
+    )
+    add_mapping_arguments(explainer)
+    explainer.add_argument("key", metavar="KEY", help="of the task, as it stands in the table")
+    explainer.add_argument("--json", action="store_true", help="an object, for machines")
+    explainer.set_defaults(run=_why)
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    found = with_database(arguments, lambda connection, table: why(connection, table, arguments.key))
+    if arguments.json:
+        say(json.dumps(found.as_json(), indent=2))
+    else:
+        for text in (found.why, *found.also):
+            say(printable(f"{text[:1].upper()}{text[1:]}."))
+        for name, text in _facts(found):
+            say(printable(f"  {name:<10}{text}"))
+    return 1 if found.state == "unknown" else 0
+
+
+def _facts(found: Why) -> Iterator[tuple[str, str]]:
+    for condition in found.conditions:
+        yield (
+            "pending",
+            f"{condition.text}: {'NULL' if condition.holds is None else str(condition.holds).lower()}",
+        )
+    if (session := found.session) is not None and session.state != "gone":
+        version = f", version {session.app_version}" if session.app_version else ""
+        yield (
+            "session",
+            f"{session.id}, {session.label}{version}, {session.state}, last keepalive {span(session.beat_ago)} ago",
+        )
+    if found.attempts is not None:
+        yield "attempts", f"{found.attempts}, claim token {found.token or 0}"
+    if found.due_in is not None:
+        yield "due", f"in {span(found.due_in)}" if found.due_in > 0 else f"for {span(-found.due_in)}"
+    if found.needs is not None:
+        yield "needs", f"app_version {found.needs[:100]}"
+    for limit in found.limits:
+        yield "limit", _limit(limit)
+    for failure in found.failures[:SHOWN]:
+        error = (
+            "only who may read session_lock.failure is told"
+            if failure.error is None
+            else printable(failure.error.partition("\n")[0], WIDEST)
+        )
+        yield "failure", f"attempt {failure.attempt}, {span(failure.ago)} ago: {error}"
+    if len(found.failures) > SHOWN:
+        yield "", f"{len(found.failures) - SHOWN} more: say --json"
+
+
+def _limit(limit: LimitUse) -> str:
+    per = " held" if limit.per is None else f" started within {limit.per:g} s"
+    return f"{limit.used:,} of {limit.most:,}{per}" + (f", of its {limit.by}" if limit.by else "")

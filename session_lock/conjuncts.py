@@ -1,0 +1,82 @@
+"""The parts of a condition that stand between its ANDs, so that each can be asked on its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+# What is no code to the parser, or nests: quoted text, comments, brackets, CASE .. END; and the words that join.
+_TOKEN = re.compile(
+    r"""
+      (?P<dollar>\$(?:[^\W\d]\w*)?\$)
+    | [eE]'(?:[^'\\]|\\.|'')*'
+    | '(?:[^']|'')*'
+    | "(?:[^"]|"")*"
+    | --[^\n]*
+    | (?P<comment>/\*)
+    | (?P<open>[(\[])
+    | (?P<close>[)\]])
+    | (?P<word>[^\W\d][\w$]*)
+    | \d[\w.]*
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def conjuncts(condition: str) -> tuple[str, ...]:
+    """Its parts, which are all true if and only if the condition is; where that is not plain to see, the condition as one part.
+
+    `BETWEEN a AND b` stays together, as does what holds an OR outside of parentheses. It errs towards fewer parts.
+    """
+    text = condition.strip()
+    starts, ends, depth, between = [0], [], 0, False
+    for kind, begin, end in _tokens(text):
+        word = text[begin:end].upper() if kind == "word" else ""
+        if kind == "open" or word == "CASE":
+            depth += 1
+        elif kind == "close" or word == "END":
+            depth -= 1
+        elif depth < 0 or kind == "open end":
+            return (text,)
+        elif depth:
+            continue
+        elif word == "OR":
+            return (text,)
+        elif word == "BETWEEN":
+            between = True
+        elif word == "AND" and between:
+            between = False
+        elif word == "AND":
+            ends.append(begin)
+            starts.append(end)
+    parts = tuple(text[begin:end].strip() for begin, end in zip(starts, [*ends, len(text)], strict=True))
+    return parts if depth == 0 and all(parts) else (text,)
+
+
+def _tokens(text: str) -> Iterator[tuple[str, int, int]]:
+    """Kind, begin and end of each that matters; `open end` is a quote or comment that is not closed."""
+    at = 0
+    while match := _TOKEN.search(text, at):
+        at = match.end()
+        if match["dollar"]:
+            at = text.find(match["dollar"], at) + len(match["dollar"])
+            if at < match.end():
+                yield "open end", match.start(), match.end()
+                return
+        elif match["comment"]:
+            at = _end_of_comment(text, at)
+            if not at:
+                yield "open end", match.start(), match.end()
+                return
+        elif match.lastgroup:
+            yield match.lastgroup, match.start(), match.end()
+
+
+def _end_of_comment(text: str, at: int) -> int:
+    """Behind the end of the comment that has begun before here, and of those in it; 0 if it has none."""
+    depth = 1
+    for match in re.compile(r"/\*|\*/").finditer(text, at):
+        depth += 1 if match[0] == "/*" else -1
+        if depth == 0:
+            return match.end()
+    return 0

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from session_lock.cli import deploy, requests, sessions, sql, why
+from session_lock.cli import bench, deploy, requests, sessions, sql, why
 from session_lock.cli.common import Commands, complain, library_version
 from session_lock.errors import SessionLockError
 
@@ -38,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = _parser(with_demo=words[:1] == ["demo"])
     arguments, rest = parser.parse_known_args(words)
-    if "keys" in arguments and not any(word.startswith("-") for word in rest):
+    if "rest" in arguments:
+        arguments.rest = (
+            rest + arguments.rest
+        )  # argparse does not leave an option to REMAINDER that comes first
+    elif "keys" in arguments and not any(word.startswith("-") for word in rest):
         arguments.keys += rest  # argparse does not see them behind an option
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -56,6 +60,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     requests.add_parsers(commands)
     sessions.add_parsers(commands)
     why.add_parsers(commands)
+    bench.add_parser(commands)
     if with_demo:
         _add_demo(commands)
     else:

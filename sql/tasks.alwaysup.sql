@@ -819,7 +819,7 @@ DECLARE
   frees_in   double precision;
   limits     jsonb := '[]';
   behind     jsonb;
-  ahead      integer;
+  in_front   integer;
   locked     boolean;
 BEGIN
   SELECT coalesce(array_agg(s.id) FILTER (WHERE s.ended_at IS NULL AND s.expires_at > my.clock), '{}'),
@@ -886,7 +886,7 @@ BEGIN
        WHERE head.key <> my.key;
     END IF;
     IF NOT __fair__ THEN
-      my.ahead := array_position(ARRAY(
+      my.in_front := array_position(ARRAY(
         SELECT t.__key__
           FROM __table__ AS t
          WHERE (__pending__) AND t.__available_at__ <= my.clock AND (t.__session_id__ IS NULL OR t.__session_id__ <> ALL (my.live))
@@ -905,7 +905,7 @@ BEGIN
     'pending', my.pending, 'parts', to_jsonb(my.parts), 'holder', my.holder, 'token', my.token, 'attempts', my.attempts,
     'parked', my.due = 'infinity', 'due_in', CASE WHEN my.due < 'infinity' THEN extract(epoch FROM greatest(my.due, '2000-01-01 00:00+00') - my.clock) END,
     'needed', my.needed, 'free', my.free, 'fitting', to_jsonb(coalesce(my.fitting, '{}')), 'limits', my.limits, 'behind', my.behind,
-    'ahead', my.ahead, 'locked', my.locked, 'xmax', my.locker
+    'in_front', my.in_front, 'locked', my.locked, 'xmax', my.locker
   );
 END
 $function$;

@@ -787,7 +787,7 @@ $function$;
 --   parts     of pending, in the order of the mapping: whether each is true; without p_in_parts it is asked as a whole, for there may
 --             be parts that only those before them make safe to ask (a <> 0 AND 1 / a > 1)
 --   free      nobody that lives has it · fitting: the sessions that may be given it, while nothing is paused
---   ahead     how many that are free come before it in the claim order; NULL: more than 10,000, or they take turns
+--   in_front  how many that are free come before it in the claim order; NULL: more than 10,000, or they take turns
 --   limits    what of each is used up · behind: the task that comes before it in order (an ordered limit)
 --   locked    whether somebody's transaction has its row; NULL where that cannot be tried (a standby). xmax says whose
 --

@@ -130,7 +130,7 @@ class Why:
     needs: str | None = None
     """The least `app_version` of a Runner that may be given it, by the mapping's `accepts`."""
 
-    ahead: int | None = None
+    in_front: int | None = None
     """Tasks that come before it; None: more than 10,000, or that says nothing."""
 
     limits: Sequence[LimitUse] = ()

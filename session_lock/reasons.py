@@ -44,7 +44,7 @@ def explain(
         attempts=told["attempts"],
         due_in=told["due_in"],
         needs=told["needed"] if table.accepts is not None else None,
-        ahead=told["ahead"],
+        in_front=told["in_front"],
         limits=limits,
         locked=told["locked"],
         lockers=lockers,
@@ -212,8 +212,8 @@ def _full(fitting: Sequence[SessionShare]) -> str | None:
 def _claimable(told: Mapping[str, Any], table: TaskTable) -> str:
     if table.rules.fair:
         return f"it is claimable now: the next look takes it, when its {table.rules.column} has its turn (fair_by)"
-    if told["ahead"] is None:
+    if told["in_front"] is None:
         return "it is claimable now, behind more than 10,000 others"
-    if told["ahead"]:
-        return f"it is claimable now, behind {told['ahead']:,} other{'' if told['ahead'] == 1 else 's'}"
+    if told["in_front"]:
+        return f"it is claimable now, behind {told['in_front']:,} other{'' if told['in_front'] == 1 else 's'}"
     return "it is claimable now: the next look takes it"

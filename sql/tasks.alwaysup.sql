@@ -793,7 +793,7 @@ $function$;
 --   parts     of pending, in the order of the mapping: whether each is true; without p_in_parts it is asked as a whole, for there may
 --             be parts that only those before them make safe to ask (a <> 0 AND 1 / a > 1)
 --   free      nobody that lives has it · fitting: the sessions that may be given it, while nothing is paused
---   ahead     how many that are free come before it in the claim order; NULL: more than 10,000, or they take turns
+--   in_front  how many that are free come before it in the claim order; NULL: more than 10,000, or they take turns
 --   limits    what of each is used up · behind: the task that comes before it in order (an ordered limit)
 --   locked    whether somebody's transaction has its row; NULL where that cannot be tried (a standby). xmax says whose
 --
@@ -825,7 +825,7 @@ DECLARE
   frees_in   double precision;
   limits     jsonb := '[]';
   behind     jsonb;
-  ahead      integer;
+  in_front   integer;
   locked     boolean;
 BEGIN
   SELECT coalesce(array_agg(s.id) FILTER (WHERE s.ended_at IS NULL AND s.expires_at > my.clock), '{}'),
@@ -892,7 +892,7 @@ BEGIN
        WHERE head.key <> my.key;
     END IF;
     IF NOT __fair__ THEN
-      my.ahead := array_position(ARRAY(
+      my.in_front := array_position(ARRAY(
         SELECT t.__key__
           FROM __table__ AS t
          WHERE (__pending__) AND t.__available_at__ <= my.clock AND (t.__session_id__ IS NULL OR t.__session_id__ <> ALL (my.live))
@@ -911,7 +911,7 @@ BEGIN
     'pending', my.pending, 'parts', to_jsonb(my.parts), 'holder', my.holder, 'token', my.token, 'attempts', my.attempts,
     'parked', my.due = 'infinity', 'due_in', CASE WHEN my.due < 'infinity' THEN extract(epoch FROM greatest(my.due, '2000-01-01 00:00+00') - my.clock) END,
     'needed', my.needed, 'free', my.free, 'fitting', to_jsonb(coalesce(my.fitting, '{}')), 'limits', my.limits, 'behind', my.behind,
-    'ahead', my.ahead, 'locked', my.locked, 'xmax', my.locker
+    'in_front', my.in_front, 'locked', my.locked, 'xmax', my.locker
   );
 END
 $function$;

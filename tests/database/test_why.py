@@ -62,7 +62,7 @@ async def test_a_task_that_nothing_is_in_the_way_of(suite: Suite):
     assert await told(suite, first) == ("claimable", CLAIMABLE)
     assert await told(suite, second) == ("claimable", "it is claimable now, behind 1 other")
     found = await suite.database.why(third)
-    assert (found.why, found.ahead, found.also) == ("it is claimable now, behind 2 others", 2, [])
+    assert (found.why, found.in_front, found.also) == ("it is claimable now, behind 2 others", 2, [])
     assert (found.attempts, found.token, found.session, found.locked, found.needs) == (
         0,
         None,

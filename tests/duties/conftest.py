@@ -150,8 +150,13 @@ class Instance:
         return list((await self.database.get_work(self.lease, limit=500, over_share=True)).tasks)
 
     async def finish(self, tasks: list[Any]) -> None:
-        done = await self.group.database.finish_tasks(self.lease, [task.claim for task in tasks])
-        assert {each.outcome for each in done} <= {Outcome.FINISHED}
+        claims = [task.claim for task in tasks]
+        while claims:
+            done = await self.group.database.finish_tasks(self.lease, claims)
+            # A look that others have under way may have locked a row that it then finds taken: it is asked again.
+            again = {each.key for each in done if each.outcome is Outcome.LOCKED}
+            assert {each.outcome for each in done if each.key not in again} <= {Outcome.FINISHED}
+            claims = [claim for claim in claims if claim.key in again]
 
     async def look(self) -> list[datetime]:
         """Do what is due; returns the due times in the order in which they came."""

@@ -107,6 +107,6 @@ def test_t16_no_sql_that_is_shipped_has_a_hand_for_tests(path: Path) -> None:
     code = re.sub(r"--[^\n]*", "", path.read_text("utf-8"))
     assert not re.search(r"\b(tests?|fake|mock|pg_sleep|advance|ahead)(\b|_)", code, re.IGNORECASE)
     asked = set(re.findall(r"current_setting\(([^)]*)\)", code))
-    assert asked <= {"'transaction_isolation'", "v_name, true"}, asked
+    assert asked <= {"'transaction_isolation'", "'transaction_read_only'", "v_name, true"}, asked
     if "FUNCTION session_lock.clock()" in code and "down" not in path.name:
         assert "AS $function$ SELECT clock_timestamp() $function$;" in code

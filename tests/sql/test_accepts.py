@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
-import asyncpg
 import pytest
 
 from session_lock import Limit
@@ -14,18 +12,10 @@ from session_lock.errors import SchemaError, SettingsError
 from session_lock.migrations import check, install, peek, validate
 from session_lock.table import TaskTable, function_set
 from tests.sql.schedule import TASKS, fault, open_lab, seen_to_fail
-from tests.support import EMAIL_TABLE, EMAILS
+from tests.support import EMAILS
 
 ACCEPTS = "substring(address FROM '^needs (.*)$')"
 MAPPING = replace(EMAILS, accepts=ACCEPTS)
-
-
-@pytest.fixture
-async def admin(database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database.admin_dsn)
-    await connection.execute(EMAIL_TABLE)
-    yield connection
-    await connection.close()
 
 
 async def add(connection, *addresses):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import asyncpg
@@ -16,17 +15,9 @@ from session_lock.schema import mapping_files, render
 from session_lock.table import TaskTable, function_set
 from tests.conftest import APP_ROLE
 from tests.sql.test_migrations import work_once
-from tests.support import EMAIL_TABLE, EMAILS, add_emails
+from tests.support import EMAILS, add_emails
 
 LIMITED = replace(EMAILS, limits=(Limit(5), Limit(2, by="address"), Rate(100, per=60)), fair_by="address")
-
-
-@pytest.fixture
-async def admin(database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database.admin_dsn)
-    await connection.execute(EMAIL_TABLE)
-    yield connection
-    await connection.close()
 
 
 async def differences(connection, table: TaskTable) -> list[str]:

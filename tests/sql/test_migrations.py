@@ -20,17 +20,7 @@ from session_lock.names import quote_name
 from session_lock.schema import SCHEMA_VERSION, render
 from session_lock.table import ClaimColumns, TaskTable, function_set, index_name
 from tests.conftest import APP_ROLE
-from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
-
-
-@pytest.fixture
-async def admin(database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database.admin_dsn)
-    try:
-        await connection.execute(EMAIL_TABLE)
-        yield connection
-    finally:
-        await connection.close()
+from tests.support import EMAILS, add_emails, apply_mapping
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import asyncpg
@@ -22,14 +21,6 @@ from tests.sql.test_partitions import BY_RANGE, EVENTS, NAMES
 from tests.support import EMAIL_TABLE, EMAILS, add_emails
 
 ADVISED = dict(re.findall(r"\('(\w+)', '([\d.]+)'\)", source("tasks.tune.sql")))
-
-
-@pytest.fixture
-async def admin(database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database.admin_dsn)
-    await connection.execute(EMAIL_TABLE)
-    yield connection
-    await connection.close()
 
 
 async def parameters(connection: asyncpg.Connection, table: str = "public.email") -> dict[str, str]:

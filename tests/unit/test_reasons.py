@@ -18,7 +18,7 @@ from tests.support import EMAILS
 
 FREE: dict[str, Any] = {
     "pending": True, "parts": [True, True], "holder": None, "token": 3, "attempts": 2, "parked": False, "due_in": -7.5, "needed": None,
-    "free": True, "fitting": [1], "limits": [], "behind": None, "ahead": 0, "locked": False, "xmax": "0",
+    "free": True, "fitting": [1], "limits": [], "behind": None, "in_front": 0, "locked": False, "xmax": "0",
     "copy_of": None, "paused_for": None, "session": None, "live": 1, "draining": 0, "failures": [],
 }  # fmt: skip
 HOLDER = {
@@ -46,10 +46,10 @@ def holder(**changes: Any) -> dict[str, Any]:
     ("facts", "options", "state", "why"),
     [
         ({}, {}, "claimable", [NOW]),
-        ({"ahead": 1}, {}, "claimable", ["it is claimable now, behind 1 other"]),
-        ({"ahead": 1234}, {}, "claimable", ["it is claimable now, behind 1,234 others"]),
-        ({"ahead": None}, {}, "claimable", ["it is claimable now, behind more than 10,000 others"]),
-        ({"ahead": None}, {"table": FAIR}, "claimable", [f"{NOW}, when its address has its turn (fair_by)"]),
+        ({"in_front": 1}, {}, "claimable", ["it is claimable now, behind 1 other"]),
+        ({"in_front": 1234}, {}, "claimable", ["it is claimable now, behind 1,234 others"]),
+        ({"in_front": None}, {}, "claimable", ["it is claimable now, behind more than 10,000 others"]),
+        ({"in_front": None}, {"table": FAIR}, "claimable", [f"{NOW}, when its address has its turn (fair_by)"]),
         ({"pending": None}, {}, "unknown", ["there is no such task in public.email"]),
         (
             {"pending": False, "parts": [False, None]}, {}, "closed",
@@ -199,7 +199,7 @@ def test_for_machines_the_keys_are_the_same_whatever_is_told():
     for facts in ({}, {"pending": None}, holder()):
         found = explain("7", {**FREE, **facts}, EMAILS, [share()]).as_json()
         assert list(json.loads(json.dumps(found))) == [
-            "key", "state", "why", "also", "conditions", "session", "token", "attempts", "due_in", "needs", "ahead", "limits", "locked",
+            "key", "state", "why", "also", "conditions", "session", "token", "attempts", "due_in", "needs", "in_front", "limits", "locked",
             "lockers", "failures",
         ]  # fmt: skip
     assert list(found["session"]) == [

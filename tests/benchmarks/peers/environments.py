@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import Distribution
 from pathlib import Path
 
@@ -55,7 +56,8 @@ async def _uv(folder: Path, *arguments: str | Path) -> None:
     env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     # Where pyenv keeps several Pythons, let uv find them all.
     versions = Path(env.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-    env["PYENV_VERSION"] = ":".join(path.name for path in versions.glob("3.*"))
+    with suppress(OSError):  # there is none, or it is another user's
+        env["PYENV_VERSION"] = ":".join(path.name for path in versions.iterdir() if path.name[:2] == "3.")
     async with running(*command, cwd=folder, env=env) as process:
         if complaint := await process.complaint():
             raise PeerError(complaint)

@@ -749,7 +749,7 @@ BROKEN = [
         "end_session_{set}(bigint, uuid, bigint[], bigint[]) is missing",
     ),
     ("ALTER TABLE public.email DROP COLUMN claim_token", "the column public.email.claim_token is missing"),
-    ("ALTER TABLE public.email ALTER attempts DROP NOT NULL", "ALTER COLUMN SET NOT NULL"),
+    ("ALTER TABLE public.email ALTER attempts DROP NOT NULL", 'ALTER COLUMN "attempts" SET NOT NULL'),
     ("ALTER TABLE public.email ALTER attempts SET DEFAULT 1", "SET DEFAULT 0"),
     ("ALTER TABLE public.email ALTER available_at DROP DEFAULT", "SET DEFAULT now()"),
     ("COMMENT ON COLUMN public.email.attempts IS NULL", "not session_lock's"),

@@ -219,7 +219,10 @@ async def test_a_row_that_refuses_or_is_locked_does_not_speak_against_the_mappin
         await other.close()
 
 
-async def test_a_locked_table_is_said_to_be_locked(database, admin):
+@pytest.mark.parametrize("installed", [False, True])
+async def test_a_locked_table_is_said_to_be_locked(database, admin, installed):
+    if installed:
+        await install(admin, EMAILS)
     other = await asyncpg.connect(database.admin_dsn)
     try:
         async with other.transaction():

@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for differences that `check` found, 2 for an error, 130 for Ctrl-C."""
+    """Run one command; returns the exit status: 0, 1 for what `check` or `doctor` found, 2 for an error, 130 for Ctrl-C."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         arguments = _parse(words)

@@ -66,7 +66,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         for each in found:
             say(printable(f"{each.severity}: {each.text}"))
             if each.remedy:
-                say(printable(f"  {each.remedy}"))
+                say(printable(f"  {each.remedy.replace('MODULE:ATTRIBUTE', arguments.mapping)}"))
         if not found:
             say(f"Nothing is wrong. Looked at: {', '.join(LOOKS)}.")
     return max((STATUS.get(each.severity, 0) for each in found), default=0)

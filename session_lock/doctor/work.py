@@ -39,14 +39,14 @@ async def sessions(case: Case) -> AsyncIterator[Finding]:
     if row["paused"] is not None:
         yield Finding(
             severity="warning",
-            text=f"the mapping is paused for {span(row['paused'])}: no task is claimed",
+            text=f"the mapping is paused, for {span(row['paused'])} now: no task is claimed",
             remedy=f"DELETE FROM {schema}.pause WHERE name = '{quote_inside_literal(case.wanted.name)}'",
             evidence={"seconds": row["paused"]},
         )
     if row["live"] and row["live"] == row["draining"]:
         yield Finding(
             severity="warning",
-            text=f"all {row['live']} sessions that live are draining: no task is claimed",
+            text="all sessions that live are draining: no task is claimed",
             remedy="start an instance of the service",
             evidence={"live": row["live"]},
         )
@@ -55,7 +55,7 @@ async def sessions(case: Case) -> AsyncIterator[Finding]:
             severity="warning",
             text=f"a keepalive was {span(row['in_future'])} from now: the server's clock was put back, and a session that has died since then is "
             "taken for alive until it gets there",
-            remedy="session-lock sessions MODULE:ATTR shows who there is; let the server follow a time server (timedatectl set-ntp true)",
+            remedy="session-lock sessions MODULE:ATTRIBUTE shows who there is; let the server follow a time server (timedatectl set-ntp true)",
             evidence={"seconds": row["in_future"]},
         )
     if (table := case.table) is None:
@@ -63,7 +63,7 @@ async def sessions(case: Case) -> AsyncIterator[Finding]:
     if not row["live"] and (due := await pending_summary(case.connection, table)).oldest is not None:
         yield Finding(
             severity="error",
-            text=f"no session is live, so no Runner of this mapping runs, and {due}",
+            text=f"no session is live: no Runner of this mapping runs, and {due}",
             remedy="start an instance of the service",
             evidence={"pending": due.count, "oldest": due.oldest.total_seconds()},
         )
@@ -72,7 +72,7 @@ async def sessions(case: Case) -> AsyncIterator[Finding]:
         yield Finding(
             severity="note",
             text=f"live sessions use another version of the mapping ({', '.join(others)}) than this one, {current}",
-            remedy="session-lock prune MODULE:ATTR, once they have ended",
+            remedy="session-lock prune MODULE:ATTRIBUTE, once they have ended",
             evidence={"functions": others},
         )
 
@@ -101,11 +101,11 @@ async def claims(case: Case) -> AsyncIterator[Finding]:
         whose = (
             f"which is of the mapping {row['mapping']!r}: nobody takes them over"
             if foreign
-            else "of which there is no record: they are taken over last"
+            else "of which there is no record: they are taken over when a look finds nothing else"
         )
         yield Finding(
             severity="error" if foreign else "warning",
-            text=f"{row['tasks']:,} pending tasks name session {row['session']}, {whose}",
+            text=f"pending tasks ({row['tasks']:,}) name session {row['session']}, {whose}",
             remedy=f"UPDATE {source(table)} AS t SET {holder} = NULL WHERE t.{holder} = {row['session']} AND ({pending})",
             evidence=dict(row),
         )
@@ -134,14 +134,14 @@ async def failures(case: Case) -> AsyncIterator[Finding]:
         yield Finding(
             severity="warning",
             text=f"{row['hour']:,} attempts have failed in the last hour, and {row['day']:,} in the day before it: mostly of {row['most']!r}",
-            remedy="session-lock why MODULE:ATTR KEY tells of one task what went wrong; then mend that",
+            remedy="session-lock why MODULE:ATTRIBUTE KEY tells of one task what went wrong; then mend that",
             evidence={name: row[name] for name in ("hour", "day", "most")},
         )
     if row["old"] or row["sessions"]:
         yield Finding(
             severity="note",
-            text=f"{row['old']:,} failures older than {FAILURES_KEPT.days} days, and {row['sessions']:,} sessions that ended more than "
-            f"{SESSIONS_KEPT.days} days ago, are still kept",
-            remedy="session-lock prune MODULE:ATTR",
+            text=f"failures older than {FAILURES_KEPT.days} days ({row['old']:,}) and sessions that ended more than {SESSIONS_KEPT.days} days ago "
+            f"({row['sessions']:,}) are still kept",
+            remedy="session-lock prune MODULE:ATTRIBUTE",
             evidence={"failures": row["old"], "sessions": row["sessions"]},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from contextlib import AsyncExitStack
 
@@ -10,6 +11,7 @@ import pytest
 
 from session_lock.doctor import server
 from session_lock.embedded import temp_postgres
+from tests.chaos.standby import standby_of
 from tests.conftest import _dsn
 from tests.support import add_emails
 
@@ -39,10 +41,10 @@ FAULTS = {
     "autovacuum off for the table": ("ALTER TABLE public.email SET (autovacuum_enabled = off)", "vacuum", "warning", r"autovacuum is off for public\.email"),
     "never analyzed": ("ALTER TABLE public.email ALTER body SET STORAGE EXTERNAL;INSERT INTO public.email (address, sent_at) SELECT 'a', now() FROM generate_series(1, 12000)", "vacuum", "warning", r"public\.email has 12,000 rows and was never analyzed"),
     "dead rows": ("INSERT INTO public.email (address) SELECT 'a' FROM generate_series(1, 12000); DELETE FROM public.email", "vacuum", "warning", r"public\.email has 12,000 dead rows beside 0 that live"),
-    "paused": ("INSERT INTO session_lock.pause (name, at) VALUES ('email', now() - interval '3 hours')", "sessions", "warning", r"the mapping is paused for 3 hours"),
+    "paused": ("INSERT INTO session_lock.pause (name, at) VALUES ('email', now() - interval '3 hours')", "sessions", "warning", r"the mapping is paused, for 3 hours now: no task is claimed"),
     "a foreign claim": ((f"{ONE_TASK} INSERT INTO session_lock.session (name, capacity, started_at, expires_at) VALUES ('others', 1, now(), now() + '1 hour');"
-                        "UPDATE public.email SET session_id = 2"), "claims", "error", r"1 pending tasks name session 2, which is of the mapping 'others': nobody takes them over"),
-    "a claim of nobody": (f"{ONE_TASK} UPDATE public.email SET session_id = 77", "claims", "warning", r"1 pending tasks name session 77, of which there is no record"),
+                        "UPDATE public.email SET session_id = 2"), "claims", "error", r"pending tasks \(1\) name session 2, which is of the mapping 'others': nobody takes them over"),
+    "a claim of nobody": (f"{ONE_TASK} UPDATE public.email SET session_id = 77", "claims", "warning", r"pending tasks \(1\) name session 77, of which there is no record"),
     "a slot that nobody reads": ("SELECT pg_create_physical_replication_slot('away_{db}', true); SELECT pg_switch_wal(); CHECKPOINT", "replication slots", "warning", r"nobody reads from the replication slot 'away_\w+': the server keeps [\d,]+ MB"),
 }  # fmt: skip
 
@@ -171,6 +173,48 @@ async def test_a_transaction_that_is_prepared_for_long(patient: Patient, monkeyp
         await patient.admin.execute("ROLLBACK PREPARED 'it''s'")
     assert found.remedy.startswith("ROLLBACK PREPARED 'it''s' (or ")
     assert await patient.is_well()
+
+
+async def test_a_standby_and_what_it_leaves_behind(patient: Patient):
+    settings = {
+        "primary_slot_name": "away",
+        "hot_standby_feedback": "on",
+        "wal_receiver_status_interval": "1s",
+    }
+    with temp_postgres(**settings) as primary:
+        connection = await patient.connect(primary.dsn)
+        await connection.execute("SELECT pg_create_physical_replication_slot('away')")
+        await connection.close()
+        with standby_of(primary) as standby:
+            patient.ways = {"connect": standby, "listen": None}
+            connection = await patient.connect(standby)
+            found = await patient.found(connection=connection)
+            await connection.close()
+            assert found[0].look == "service"
+            assert found[0].text.startswith(
+                "no Runner starts: database postgres is a standby, which cannot be written"
+            )
+            connection = await patient.connect(primary.dsn)
+            async with asyncio.timeout(20):
+                while not await connection.fetchval(
+                    "SELECT bool_and(xmin IS NOT NULL) FROM pg_replication_slots"
+                ):
+                    await asyncio.sleep(0.1)
+        patient.ways = {"connect": primary.dsn, "listen": None}
+        async with asyncio.timeout(20):
+            while not (
+                found := [
+                    each
+                    for each in await patient.found(connection=connection)
+                    if each.look == "replication slots"
+                ]
+            ):
+                await asyncio.sleep(0.1)
+        await connection.close()
+    assert re.fullmatch(
+        r"nobody reads from the replication slot 'away': no row that has died in the last [\d,]+ transactions can go",
+        found[0].text,
+    )
 
 
 async def test_the_table_is_locked(patient: Patient):

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from session_lock.connections import Connect, Connection, open_connection
 from session_lock.doctor import plan, server, table, way, work
-from session_lock.doctor.case import SEVERITIES, Case, Finding, Look, Severity
-from session_lock.errors import DatabaseError, SessionLockError
+from session_lock.doctor.case import SEVERITIES, Case, Finding, Look, Severity, said
+from session_lock.errors import DatabaseError
 from session_lock.migrations.sandbox import refusal, sentence
 from session_lock.server import Wanted
-from session_lock.sqlstate import is_driver_error, translated
+from session_lock.sqlstate import translated
 
 __all__ = ["LOOKS", "SEVERITIES", "Finding", "Severity", "doctor", "doctor_by"]
 
@@ -92,14 +92,9 @@ async def _seen(name: str, look: Look, case: Case) -> AsyncIterator[Finding]:
         async for finding in look(case):
             yield finding
     except Exception as error:
-        if (
-            not isinstance(error, SessionLockError) and not is_driver_error(error)
-        ) or case.connection.is_closed():
+        if case.connection.is_closed():
             raise
+        doing = f"{name} could not be looked at"
         refused = refusal(error)
-        text = (
-            sentence(f"{name} could not be looked at", refused)
-            if refused
-            else f"{name} could not be looked at: {error}"
-        )
-        yield Finding(severity="unseen", text=str(text))
+        text = str(sentence(doing, refused)) if refused else f"{doing}: {said(error)}"
+        yield Finding(severity="unseen", text=text)

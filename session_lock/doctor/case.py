@@ -8,10 +8,13 @@ from functools import wraps
 from typing import Any, Literal, TypeAlias
 
 from session_lock.connections import Connect, Connection
+from session_lock.errors import SessionLockError
 from session_lock.migrations.sandbox import rolled_back
 from session_lock.names import quote_name
 from session_lock.server import Wanted
+from session_lock.sqlstate import is_driver_error
 from session_lock.table import TaskTable
+from session_lock.wording import describe
 
 Severity: TypeAlias = Literal["error", "warning", "note", "unseen"]
 """error (tasks are not run, or not as they should be) · warning (it works, and will not for long, or at a price) · note (worth knowing) ·
@@ -66,8 +69,20 @@ class Case:
         """None: its functions are written by hand."""
         return self.wanted.table
 
+    @property
+    def qualified(self) -> tuple[str, str]:
+        """The schema and name of the task table; of none, where there is no mapping."""
+        return self.table.qualified if self.table is not None else ("", "")
+
 
 Look: TypeAlias = Callable[[Case], AsyncIterator[Finding]]
+
+
+def said(error: Exception) -> str:
+    """What we, or the driver, say of it, in a line. What is neither is a mistake, and raised."""
+    if not isinstance(error, SessionLockError) and not is_driver_error(error):
+        raise error
+    return " ".join((str(error) if isinstance(error, SessionLockError) else describe(error)).split())
 
 
 def hurried(look: Look) -> Look:

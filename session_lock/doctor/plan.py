@@ -82,10 +82,9 @@ def look_for_work(table: TaskTable, shape: Shape) -> str:
     """The statement by which `get_work` finds tasks, as its file has it, of a session that holds nothing."""
     text = render("tasks.alwaysup.sql", table, shape)
     [claim] = re.findall(
-        r"NOT (?:true|false) LOOP\n\s*my\.keys := ARRAY\(\n(.*?)\n\s*FOR NO KEY UPDATE SKIP LOCKED\n",
-        text,
-        flags=re.DOTALL,
+        r"NOT (?:true|false) THEN\n {4}my\.keys := ARRAY\(\n(.*?)\n {4}\);", text, flags=re.DOTALL
     )
+    claim = claim.replace("FOR NO KEY UPDATE SKIP LOCKED", "")
     values = {
         "want": str(TASKS),
         "clock": "now()",

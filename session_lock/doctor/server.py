@@ -75,7 +75,7 @@ async def snapshots(case: Case) -> AsyncIterator[Finding]:
            AND a.xact_start < clock_timestamp() - make_interval(secs => $3)
          ORDER BY a.xact_start
         """,
-        *_names(case),
+        *case.qualified,
         OLD,
     )
     dead = await _dead_rows(case)
@@ -160,11 +160,6 @@ async def slots(case: Case) -> AsyncIterator[Finding]:
             )
 
 
-def _names(case: Case) -> tuple[str, str]:
-    """Of the task table; of none, where the functions are written by hand."""
-    return case.table.qualified if case.table is not None else ("", "")
-
-
 async def _dead_rows(case: Case) -> int:
     return int(
         await case.connection.fetchval(
@@ -173,7 +168,7 @@ async def _dead_rows(case: Case) -> int:
               FROM pg_catalog.pg_stat_all_tables AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.relid
              WHERE {OF_THE_TABLE} OR c.relnamespace = to_regnamespace($3)
             """,
-            *_names(case),
+            *case.qualified,
             case.wanted.schema,
         )
     )

@@ -52,7 +52,6 @@ async def locks(case: Case) -> AsyncIterator[Finding]:
 @hurried
 async def vacuum(case: Case) -> AsyncIterator[Finding]:
     """Of the task table, its partitions, and the tables of the schema."""
-    names = case.table.qualified if case.table is not None else ("", "")
     rows = await case.connection.fetch(
         f"""
         SELECT format('%I.%I', n.nspname, c.relname) AS name, s.n_dead_tup AS dead, s.n_live_tup AS live, c.reltuples >= 0 AS is_analyzed,
@@ -64,7 +63,7 @@ async def vacuum(case: Case) -> AsyncIterator[Finding]:
          WHERE c.relkind = 'r' AND ({OF_THE_TABLE} OR c.relnamespace = to_regnamespace($3))
          ORDER BY 1
         """,
-        *names,
+        *case.qualified,
         case.wanted.schema,
     )
     for row in rows:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from session_lock.connections import Connection, open_connection
-from session_lock.doctor.case import Case, Finding, Severity, source
+from session_lock.doctor.case import Case, Finding, Severity, said, source
 from session_lock.errors import SessionLockError
 from session_lock.listener import round_trip
 from session_lock.names import quote_name
 from session_lock.server import meet
 from session_lock.sqlstate import is_driver_error, read
-from session_lock.wording import describe, span
+from session_lock.wording import span
 
 SKEW = 2.0
 """Seconds between two clocks that are nothing to speak of."""
@@ -99,8 +99,9 @@ async def pooler(case: Case) -> AsyncIterator[Finding]:
             stack.callback(connection.terminate)
             return connection
 
-        asking = await opened()
-        first = await asking.fetchval(backend)
+        async with asyncio.timeout(BUSY):
+            asking = await opened()
+            first = await asking.fetchval(backend)
         if first == asking.get_server_pid():
             return  # the server itself
         taken: list[int] = []
@@ -149,13 +150,10 @@ async def wake_ups(case: Case) -> AsyncIterator[Finding]:
         return
     try:
         await round_trip(case.listen, case.service)
-    except Exception as error:
-        if not isinstance(error, SessionLockError) and not is_driver_error(error):
-            raise
-        said = str(error) if isinstance(error, SessionLockError) else describe(error)
+    except Exception as error:  # noqa: BLE001 (`said` raises what is a mistake)
         yield Finding(
             severity="warning",
-            text=f"no wake-up is heard, so new tasks wait for the next poll: {' '.join(said.split())}",
+            text=f"no wake-up is heard, so new tasks wait for the next poll: {said(error)}",
             remedy="give PostgresDatabase(listen=) the DSN of the server itself",
         )
     used = await case.service.fetchval("SELECT pg_notification_queue_usage()")

@@ -106,7 +106,7 @@ async def claims(case: Case) -> AsyncIterator[Finding]:
         yield Finding(
             severity="error" if foreign else "warning",
             text=f"pending tasks ({row['tasks']:,}) name session {row['session']}, {whose}",
-            remedy=f"UPDATE {source(table)} AS t SET {holder} = NULL WHERE t.{holder} = {row['session']} AND ({pending})",
+            remedy=f"UPDATE {source(table)} AS t SET {holder} = NULL WHERE t.{holder} = {row['session']}",
             evidence=dict(row),
         )
 

@@ -14,6 +14,7 @@ from session_lock.migrations.sandbox import Connection
 from session_lock.migrations.tuning import untuned
 from session_lock.migrations.validation import Examined
 from session_lock.names import quote_name
+from session_lock.ordering import why_no_position
 from session_lock.table import TaskTable, due_index_name, function_set, has_due_index
 
 UPDATES = 1_000
@@ -31,6 +32,7 @@ async def notes(
         *await _owners(connection, table, examined, role),
         *await untuned(connection, table),
         *await _updates(connection, table),
+        *_position(table, examined),
         *await _due(connection, table, examined),
         *await unaccepted(connection, table),
     ]
@@ -38,6 +40,17 @@ async def notes(
 
 def _note(text: str, remedy: str = "") -> Difference:
     return Difference(text, remedy, note=True)
+
+
+def _position(table: TaskTable, examined: Examined) -> list[Difference]:
+    """Whether looks can begin behind what is finished (ADR 0015)."""
+    if (why := why_no_position(table, examined.shape)) is None:
+        return []
+    return [
+        _note(
+            f"order_by: {why}, so each look for work begins at the start of the order and walks over all that an old snapshot keeps"
+        )
+    ]
 
 
 async def _due(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:

@@ -806,6 +806,19 @@ async def test_doctor_says_what_is_wrong_and_what_mends_it(cli, admin, database,
     assert found[0]["evidence"]["pending"] == 1
 
 
+async def test_doctor_of_odd_names(cli, admin):
+    await admin.execute('CREATE TABLE public."we""ird; table\n--" ("k\'" text PRIMARY KEY, "s\nt" integer)')
+    await cli("install", "MAPPING", "--yes", attribute="odd")
+    await admin.execute('INSERT INTO public."we""ird; table\n--" ("k\'", session_id) VALUES (1, 7)')
+    assert await cli("doctor", "MAPPING", "--json", attribute="odd") == 2
+    found = {each["look"]: each for each in json.loads(cli.out)}
+    assert [each for each in found.values() if each["severity"] == "unseen"] == []
+    assert {"sessions", "claims"} <= found.keys()
+    await admin.execute(found["claims"]["remedy"])
+    assert await cli("doctor", "MAPPING", attribute="odd") == 2
+    assert "of which there is no record" not in cli.out
+
+
 async def test_doctor_has_nothing_to_say(cli, database, monkeypatch):
     async def nothing(case):
         for finding in ():

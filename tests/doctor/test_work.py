@@ -113,8 +113,9 @@ async def test_another_index_in_the_same_order(patient: Patient, monkeypatch: py
         EVENTS,
         replace(EMAILS, limits=(Limit(3, by="address"),), accepts="body"),
         replace(EMAILS, order_by=("address", "id")),
+        replace(EMAILS, order_by=("id DESC", "available_at")),
     ],
-    ids=["partitions", "limits", "order"],
+    ids=["partitions", "limits", "order", "parts"],
 )
 async def test_the_plans_of_other_mappings(patient: Patient, table, monkeypatch: pytest.MonkeyPatch):
     """Their looks go by their index, and are understood."""

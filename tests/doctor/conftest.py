@@ -88,8 +88,9 @@ class Patient:
         return True
 
     async def _flush(self) -> None:
-        if version() >= 15:
-            await self.admin.execute("SELECT pg_stat_force_next_flush()")
+        """A connection tells of what it has done at the end of a later statement, unless it is hurried."""
+        hurry = "pg_stat_force_next_flush()" if version() >= 15 else "pg_sleep(0.6)"
+        await self.admin.execute(f"SELECT {hurry}")
 
     async def connect(self, dsn: str | None = None) -> asyncpg.Connection:
         return await asyncpg.connect(dsn or self.app_dsn)

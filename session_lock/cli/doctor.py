@@ -64,9 +64,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
         say(json.dumps([each.as_json() for each in found], indent=2))
     else:
         for each in found:
-            say(printable(f"{each.severity}: {each.text}"))
-            if each.remedy:
-                say(printable(f"  {each.remedy.replace('MODULE:ATTRIBUTE', arguments.mapping)}"))
+            lines = [f"{each.severity}: {each.text}", *([f"  {each.remedy}"] if each.remedy else [])]
+            for line in lines:
+                say(printable(line.replace("MODULE:ATTRIBUTE", arguments.mapping)))
         if not found:
             say(f"Nothing is wrong. Looked at: {', '.join(LOOKS)}.")
     return max((STATUS.get(each.severity, 0) for each in found), default=0)

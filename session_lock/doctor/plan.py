@@ -32,9 +32,8 @@ async def plan(case: Case) -> AsyncIterator[Finding]:
     shape = await read_shape(case.connection, table)
     index = index_name(function_set(table, shape))
     await set_locally(case.connection, **{row["name"]: row["setting"] for row in settings})
-    answer = await case.connection.fetchval(
-        f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT json) {look_for_work(table, shape)}"
-    )
+    look = look_for_work(table, shape)
+    answer = await case.connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT json) {look}")
     parts = await case.connection.fetch(
         "SELECT c.relname AS name FROM pg_partition_tree(to_regclass($1)) AS p JOIN pg_catalog.pg_class AS c ON c.oid = p.relid",
         f"{quote_name(table.qualified[0])}.{quote_name(index)}",

@@ -60,6 +60,34 @@ async def test_the_role_may_be_named(patient: Patient):
     assert texts == ["the role 'stranger' may not use the schema 'session_lock'"]
 
 
+VERSION = (
+    "CREATE OR REPLACE FUNCTION session_lock.schema_version(OUT version integer, OUT serves integer)"
+    " LANGUAGE sql IMMUTABLE AS 'SELECT {}, {}'"
+)
+
+
+@pytest.mark.parametrize(
+    ("statement", "looks", "text"),
+    [
+        (VERSION.format(1, 1), {"service", "installation"}, "of version 1, this library needs"),
+        (VERSION.format(99, 99), {"service", "installation"}, "serves libraries from version 99 on"),
+        (
+            "UPDATE session_lock.origin SET database = 'shop'",
+            {"installation"},
+            "this is a copy of database shop of server",
+        ),
+    ],
+    ids=["too old", "too new", "a copy"],
+)
+async def test_it_is_not_for_this_library_or_not_for_here(
+    patient: Patient, statement: str, looks: set[str], text: str
+):
+    await patient.owner.execute(statement)
+    found = await patient.found()
+    assert {each.look for each in found if each.severity == "error"} == looks
+    assert text in found[0].text
+
+
 # How work is found -----------------------------------------------------------------------------------------
 
 

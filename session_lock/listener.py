@@ -70,13 +70,11 @@ def asked_of(session_id: int) -> str:
     return f"\t{session_id}"
 
 
-async def round_trip(connect: Connect, sender: Connection) -> float:
-    """Seconds that a notification takes from `sender` to who listens by `connect`. `DatabaseError` says why none is heard."""
+async def round_trip(connect: Connect, sender: Connection) -> None:
+    """Send a notification from `sender` to who listens by `connect`. `DatabaseError` says why none is heard."""
     listener = Listener(connect, "session_lock", lambda: None)
     async with listener.connected():
-        began = asyncio.get_running_loop().time()
         await listener.probe(sender, NOT_HEARD)
-        return asyncio.get_running_loop().time() - began
 
 
 @asynccontextmanager

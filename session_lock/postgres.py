@@ -131,7 +131,10 @@ class PostgresDatabase(Calls, Generic[T]):
         return (await self._met()).identity
 
     async def doctor(self) -> Sequence[Finding]:
-        """What is wrong around the mapping, the worst first, as far as this role may see; it changes nothing."""
+        """What is wrong around the mapping, the worst first, as far as this role may see; it changes nothing.
+
+        It opens a few connections of its own for as long as it looks. `docs/reference/doctor.md` lists what it looks at.
+        """
         return await doctor_by(self._wanted, self._connect, self._listen)
 
     # The six verbs -----------------------------------------------------------------------------------------

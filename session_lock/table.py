@@ -6,9 +6,11 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from session_lock.errors import SettingsError
 from session_lock.limits import AnyLimit, Rules, as_limits, rules_of
+from session_lock.models import read_model
 from session_lock.names import BODY_QUOTE, check_name, is_storable, split_direction, split_name, squeeze
 from session_lock.versions import check_readable
 
@@ -91,6 +93,30 @@ class TaskTable:
 
     made_by: str = field(default="", repr=False)
     """Of a table that the library ships: the files `sql/{made_by}.*.sql` make it. Leave it out for tables of yours."""
+
+    @classmethod
+    def from_model(
+        cls, model: Any, *, pending: Any, finish: Any, discard: Any = None, accepts: Any = None, key: Any = None,
+        columns: Sequence[Any] = (), order_by: Sequence[Any] = (), fair_by: Any = None, **others: Any,
+    ) -> TaskTable:  # fmt: skip
+        """The mapping of a model's table: a declarative one of SQLAlchemy 2, or one of Django.
+
+        Table and key are the model's, if that is a single column. Columns are given as the model's attributes, or by name;
+        `pending` and `accepts` as expressions; `finish` and `discard` as what each column is set to. They are compiled here, once,
+        with their values. Text is taken as it is; all that is not named here is as for any `TaskTable`.
+
+            TaskTable.from_model(Mail, pending=Mail.sent_at.is_(None), finish={Mail.sent_at: func.now()})  # SQLAlchemy
+            TaskTable.from_model(Mail, pending=Q(sent_at=None), finish={"sent_at": Now()})  # Django
+        """
+        expressions, assignments = (
+            {"pending": pending, "accepts": accepts},
+            {"finish": finish, "discard": discard},
+        )
+        read = read_model(
+            model, key=key, columns=columns, order_by=order_by, fair_by=fair_by,
+            expressions=expressions, assignments=assignments,
+        )  # fmt: skip
+        return cls(**read, **others)
 
     def __post_init__(self) -> None:
         for attribute in ("table", "key", "pending", "finish", "name", "schema"):

@@ -196,7 +196,9 @@ def django_databases(dsn: str) -> dict[str, Any]:
 def set_up_django() -> None:
     """Once in a process, as Django is; tests point the database "default" at theirs."""
     if not django.conf.settings.configured:
-        django.conf.settings.configure(DEBUG=True, DATABASES={"default": {}}, USE_TZ=True)
+        django.conf.settings.configure(
+            DEBUG=True, DATABASES={"default": {"ENGINE": "django.db.backends.postgresql"}}, USE_TZ=True
+        )
         django.setup()
 
 

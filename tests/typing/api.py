@@ -33,6 +33,10 @@ class Email:
 table = TaskTable(
     "public.email", key="id", pending="sent_at IS NULL", finish="sent_at = now()", columns=("id", "address")
 )
+read = TaskTable.from_model(
+    object, pending=object(), finish={"sent_at": object()}, columns=["address"], name="mail"
+)
+assert_type(read, TaskTable)
 typed = PostgresDatabase("postgresql:///app", table, decode=Email)
 assert_type(typed, PostgresDatabase[Email])
 plain = PostgresDatabase("postgresql:///app", table)  # needs no annotation

@@ -1,0 +1,162 @@
+"""What a model of SQLAlchemy or Django says of its table, and its expressions, in the words of a mapping.
+
+Neither is imported before a model of it is given: it tells by the names of its classes what it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import date
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+from session_lock.drivers import lineage
+from session_lock.errors import SettingsError
+from session_lock.names import quote_name, split_direction
+
+KEY_TYPE = re.compile(
+    r"(smallint|integer|bigint|uuid|text|(varchar|character varying)(\(\d+\))?)", re.IGNORECASE
+)
+
+
+class Model(Protocol):
+    """A model, whatever layer it is of."""
+
+    name: str
+    """As errors call it."""
+
+    now: str
+    """How the server's time is written in its layer."""
+
+    schema: str | None
+    table: str
+
+    keys: list[str]
+    """The columns of its primary key."""
+
+    def columns(self) -> Mapping[str, str]:
+        """The columns of the table, by the names that they go by: their own, and those of the model's attributes."""
+
+    def column_of(self, given: Any) -> str | None:
+        """What an attribute stands for; None: it is none of this model."""
+
+    def type_of(self, column: str) -> str:
+        """As PostgreSQL calls it."""
+
+    def direction_of(self, given: Any) -> tuple[Any, bool]:
+        """What an element of an order is over, and whether it goes down."""
+
+    def expression(self, given: Any) -> str | None:
+        """The SQL of a condition or another expression, over bare names; None: it is none of this layer."""
+
+    def value(self, column: str, given: Any) -> str:
+        """The SQL of what a column is set to, in the column's type."""
+
+
+def read_model(
+    given: Any,
+    *,
+    key: Any,
+    columns: Iterable[Any],
+    order_by: Iterable[Any],
+    fair_by: Any,
+    expressions: Mapping[str, Any],
+    assignments: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What `TaskTable` is to be called with. `SettingsError` says what of the model, or of what was said of it, cannot be."""
+    model = _known(given)
+    return {
+        "table": ".".join(map(_part, filter(None, (model.schema, model.table)))),
+        "key": _key(model, key),
+        "columns": [_column(model, each, "columns") for each in columns],
+        "order_by": [_ordered(model, each) for each in order_by],
+        "fair_by": None if fair_by is None else _column(model, fair_by, "fair_by"),
+        **{role: _expression(model, each, role) for role, each in expressions.items()},
+        **{role: _assignments(model, each, role) for role, each in assignments.items()},
+    }
+
+
+def _known(given: Any) -> Model:
+    if isinstance(given, type) and hasattr(given, "__mapper__"):
+        from session_lock.models.sqlalchemy import SQLAlchemyModel  # noqa: PLC0415 (only with a model of it)
+
+        return SQLAlchemyModel(given)
+    if ("django", "ModelBase") in lineage(given):
+        from session_lock.models.django import DjangoModel  # noqa: PLC0415
+
+        return DjangoModel(given)
+    name = given.__name__ if isinstance(given, type) else f"a {type(given).__name__}"
+    raise SettingsError(
+        f"from_model takes a declarative model of SQLAlchemy or a model of Django, not {name}: "
+        "write TaskTable(..) for any other table"
+    )
+
+
+def _part(name: str) -> str:
+    return name if re.fullmatch(r'[^."]+', name) else quote_name(name)
+
+
+def _key(model: Model, given: Any) -> str:
+    if given is not None:
+        key = _column(model, given, "key")
+    elif len(model.keys) == 1:
+        (key,) = model.keys
+    else:
+        raise SettingsError(
+            f"the primary key of {model.name} has {len(model.keys)} columns ({', '.join(model.keys)}), and a task needs one: "
+            "name a column that is unique by itself by key="
+        )
+    if not KEY_TYPE.fullmatch(kind := model.type_of(key)):
+        raise SettingsError(
+            f"the key {model.name}.{key} is of type {kind}: a key is smallint, integer, bigint, uuid or text; "
+            "name another one by key="
+        )
+    return key
+
+
+def _column(model: Model, given: Any, role: str) -> str:
+    known = model.columns()
+    if isinstance(given, str):
+        if given in known:
+            return known[given]
+        close = get_close_matches(given, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise SettingsError(f"{model.name} has no column {given!r} (named by {role}=){hint}")
+    column = model.column_of(given)
+    if column is None:
+        raise SettingsError(f"{role} names {given}, which is no column of {model.name}")
+    return column
+
+
+def _ordered(model: Model, given: Any) -> str:
+    column, down = split_direction(given) if isinstance(given, str) else (given, False)
+    column, down = (column, True) if down else model.direction_of(column)
+    return _column(model, column, "order_by") + (" DESC" if down else "")
+
+
+def _expression(model: Model, given: Any, role: str) -> str | None:
+    if given is None or isinstance(given, str):
+        return given
+    text = model.expression(given)
+    if text is None:
+        raise SettingsError(f"{role} of {model.name} is text or an expression of its layer, not {given!r}")
+    return text
+
+
+def _assignments(model: Model, given: Any, role: str) -> str | None:
+    if given is None or isinstance(given, str):
+        return given
+    if not isinstance(given, Mapping) or not given:
+        raise SettingsError(
+            f"{role} of {model.name} is text, or what each column is set to, such as {{'sent_at': {model.now}}}, not {given!r}"
+        )
+    parts = []
+    for target, value in given.items():
+        column = _column(model, target, role)
+        if isinstance(value, date):
+            raise SettingsError(
+                f"{role} of {model.name} would set {column} to the time at which this was declared: write {model.now}"
+            )
+        parts.append(f"{quote_name(column)} = {model.value(column, value)}")
+    return ", ".join(parts)

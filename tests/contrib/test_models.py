@@ -1,0 +1,305 @@
+# ruff: noqa: DJ001, DJ008 (the least that a model is made of)
+"""`TaskTable.from_model`: what models of SQLAlchemy and Django say, in SQL; and what rows are decoded to."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypedDict
+
+import asyncpg
+import pydantic
+import pytest
+import sqlalchemy as sa
+from django.db import connections, models
+from django.db.models.functions import Now
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
+from sqlalchemy.schema import CreateTable
+
+from session_lock import PostgresDatabase, SettingsError, TaskTable
+from session_lock.catalog import read_shape
+from session_lock.migrations import check, install
+from tests.conftest import TestDatabase
+from tests.contrib.kinds import set_up_django
+from tests.database.conftest import PostgresHarness, Suite
+from tests.support import EMAILS
+
+set_up_django()
+
+ODD = "50%\\off: 'it''s' \"x\" :y $1 %s"
+
+
+class State(enum.Enum):
+    OPEN = "open"
+    DONE = "done"
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class SaMail(Base):
+    __tablename__ = "Mail"
+    __table_args__ = {"schema": "post.office"}
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    sent: Mapped[datetime | None] = mapped_column("Sent at", sa.DateTime(timezone=True))
+    state: Mapped[State] = mapped_column(sa.Enum(State, schema="public"))
+    note: Mapped[str]
+    tries: Mapped[int]
+
+
+class SaPair(Base):
+    __tablename__ = "pair"
+    one: Mapped[int] = mapped_column(primary_key=True)
+    two: Mapped[int] = mapped_column(primary_key=True)
+    code: Mapped[str] = mapped_column(sa.String(20), unique=True)
+    done: Mapped[bool]
+
+
+class SaSpecial(SaPair):
+    pass
+
+
+class SaPrice(Base):
+    __tablename__ = "price"
+    amount: Mapped[float] = mapped_column(primary_key=True)
+
+
+class DjMail(models.Model):
+    id = models.UUIDField(primary_key=True)
+    sent = models.DateTimeField(null=True, db_column="Sent at")
+    state = models.TextField(default="open")
+    note = models.TextField()
+    tries = models.IntegerField(default=0)
+    author = models.ForeignKey("DjAuthor", models.CASCADE, null=True)
+
+    class Meta:
+        app_label = "post"
+        db_table = '"post.office"."Mail"'
+
+
+class DjAuthor(models.Model):
+    name = models.TextField()
+    rank = models.DecimalField(max_digits=3, decimal_places=1, unique=True)
+
+    class Meta:
+        app_label = "post"
+
+
+class DjProxy(DjMail):
+    class Meta:
+        app_label = "post"
+        proxy = True
+
+
+class DjAbstract(models.Model):
+    class Meta:
+        app_label = "post"
+        abstract = True
+
+
+SA_WORDS = {
+    "pending": sa.and_(SaMail.sent.is_(None), SaMail.state == State.OPEN, SaMail.note != ODD),
+    "finish": {SaMail.sent: sa.func.now(), "note": ODD, SaMail.tries: SaMail.tries + 1, "state": State.DONE},
+    "discard": {SaMail.state: State.DONE},
+    "accepts": sa.case((SaMail.note.like("2%"), "2.0")),
+    "columns": [SaMail.note, "sent", SaMail.__table__.c.tries],
+    "order_by": [SaMail.tries.desc(), SaMail.note, "sent"],
+    "fair_by": SaMail.state,
+}
+DJ_WORDS = {
+    "pending": models.Q(sent=None, state="open") & ~models.Q(note=ODD),
+    "finish": {"sent": Now(), "note": ODD, "tries": models.F("tries") + 1, "state": "done"},
+    "discard": {"state": "done"},
+    "accepts": models.Case(models.When(note__startswith="2", then=models.Value("2.0"))),
+    "columns": ["note", models.F("sent"), DjMail.tries],
+    "order_by": ["-tries", models.F("note").asc(), "sent"],
+    "fair_by": "state",
+}
+
+
+def sa_tables() -> list[str]:
+    kind = postgresql.CreateEnumType(SaMail.__table__.c.state.type)
+    return [str(each.compile(dialect=postgresql.dialect())) for each in (kind, CreateTable(SaMail.__table__))]
+
+
+def dj_tables() -> list[str]:
+    with connections["default"].schema_editor(collect_sql=True, atomic=False) as editor:
+        editor.create_model(DjMail)
+    return editor.collected_sql[:1]  # and no index
+
+
+KINDS = [(SaMail, SA_WORDS, sa_tables), (DjMail, DJ_WORDS, dj_tables), (DjProxy, DJ_WORDS, dj_tables)]
+
+
+@pytest.mark.parametrize(("model", "words", "tables"), KINDS, ids=lambda each: getattr(each, "__name__", ""))
+async def test_what_a_model_says_works_in_the_database(
+    database: TestDatabase, model: Any, words: dict[str, Any], tables: Callable[[], list[str]]
+) -> None:
+    mapping = TaskTable.from_model(model, **words, name="letters")
+    assert mapping.qualified == ("post.office", "Mail")
+    assert (mapping.key, mapping.name) == ("id", "letters")
+    assert mapping.columns == ("note", "Sent at", "tries")
+    assert mapping.order == (("tries", True), ("note", False), ("Sent at", False), ("id", False))
+    assert mapping.fair_by == "state"
+    admin = await asyncpg.connect(database.admin_dsn)
+    try:
+        await admin.execute('CREATE SCHEMA "post.office"')
+        for statement in tables():
+            await admin.execute(statement)
+        assert (await read_shape(admin, mapping)).key_type == "uuid"
+        await install(admin, mapping)
+        assert [each for each in await check(admin, mapping) if not each.note] == []
+        await admin.execute(
+            """
+            INSERT INTO "post.office"."Mail" (id, state, note, tries) SELECT gen_random_uuid(), s, n, 0 FROM
+              unnest(enum_range(NULL::public.state)) AS s, unnest($1::text[]) AS n
+            """
+            if model is SaMail
+            else """
+            INSERT INTO "post.office"."Mail" (id, state, note, tries) SELECT gen_random_uuid(), s, n, 0 FROM
+              unnest('{open,done}'::text[]) AS s, unnest($1::text[]) AS n
+            """,
+            ["2", "x", ODD],
+        )
+        where = f'FROM "post.office"."Mail" WHERE {mapping.pending}'
+        assert [row["note"] for row in await admin.fetch(f"SELECT note {where} ORDER BY note")] == ["2", "x"]
+        versions = await admin.fetch(f"SELECT {mapping.accepts} AS least {where} ORDER BY note")
+        assert [row["least"] for row in versions] == ["2.0", None]
+        query = f'UPDATE "post.office"."Mail" SET {{}} WHERE {mapping.pending} AND note = $1 RETURNING *'
+        done = await admin.fetchrow(query.format(mapping.finish), "2")
+        assert (done["note"], done["tries"], done["state"].lower()) == (ODD, 1, "done")
+        assert done["Sent at"] is not None
+        given_up = await admin.fetchrow(query.format(mapping.discard), "x")
+        assert (given_up["Sent at"], given_up["state"].lower()) == (None, "done")
+    finally:
+        await admin.close()
+
+
+def test_text_and_all_else_is_as_for_any_mapping() -> None:
+    mapping = TaskTable.from_model(
+        SaPair,
+        key=SaPair.code,
+        pending="NOT done",
+        finish="done = true",
+        schema="locks",
+        order_by=["two DESC"],
+    )
+    assert mapping == TaskTable(
+        "pair", key="code", pending="NOT done", finish="done = true", schema="locks", order_by=["two DESC"]
+    )
+    assert TaskTable.from_model(DjAuthor, pending="p", finish="f", columns=["pk"]).columns == ("id",)
+    assert TaskTable.from_model(DjMail, pending="p", finish="f", columns=["author"]).columns == ("author_id",)
+
+
+WRONG = [
+    (dict, {}, "declarative model of SQLAlchemy or a model of Django, not dict"),
+    (SaPair(), {}, "not a SaPair"),
+    (SaPair, {}, r"the primary key of SaPair has 2 columns \(one, two\), .* name a column that is unique by itself by key="),
+    (SaPrice, {}, "the key SaPrice.amount is of type DOUBLE PRECISION: a key is smallint"),
+    (DjAuthor, {"key": "rank"}, r"the key DjAuthor.rank is of type numeric\(3, 1\)"),
+    (SaSpecial, {}, "SaSpecial has its rows in the table of SaPair: give that to from_model"),
+    (DjAbstract, {}, "DjAbstract is abstract and has no table"),
+    (SaMail, {"columns": ["snet"]}, r"SaMail has no column 'snet' \(named by columns=\); did you mean 'sent'\?"),
+    (DjMail, {"order_by": ["-trys"]}, r"DjMail has no column 'trys' \(named by order_by=\); did you mean 'tries'\?"),
+    (SaMail, {"columns": [SaPair.one]}, r"columns names SaPair.one, which is no column of SaMail"),
+    (DjMail, {"fair_by": models.F("author__name")}, "fair_by names .*, which is no column of DjMail"),
+    (SaMail, {"pending": SaMail.sent is None}, "pending of SaMail is text or an expression of its layer, not False"),
+    (DjMail, {"pending": SaMail.sent.is_(None)}, "pending of DjMail is text or an expression of its layer"),
+    (SaMail, {"pending": aliased(SaMail).sent.is_(None)}, "names .*, which is no column of its table"),
+    (SaMail, {"pending": sa.exists().where(SaPair.code == SaMail.note)}, "has a subquery: write it as text"),
+    (DjMail, {"pending": models.Q(models.Exists(DjAuthor.objects.all()))}, "has a subquery: write it as text"),
+    (DjMail, {"pending": models.Q(author__name="x")}, "Joined field references are not permitted"),
+    (SaMail, {"pending": SaMail.note == sa.bindparam("note")}, "has a parameter 'note' without a value"),
+    (SaMail, {"pending": SaMail.note == object()}, r"cannot be compiled \(.*\): write it as text"),
+    (SaMail, {"finish": {}}, r"finish of SaMail is text, or what each column is set to, such as {'sent_at': func.now\(\)}"),
+    (DjMail, {"discard": ["sent"]}, r"such as {'sent_at': Now\(\)}, not \['sent'\]"),
+    (SaMail, {"finish": {"sent": datetime.now(UTC)}}, r"at which this was declared: write func.now\(\)"),
+    (DjMail, {"finish": {"sent": datetime.now(UTC)}}, r"would set Sent at to the time .*: write Now\(\)"),
+    (DjMail, {"finish": {"tries": "many"}}, "cannot be compiled .*'many'.*: mend it"),
+    (DjMail, {"order_by": [models.F("sent").desc(nulls_last=True)]}, "says where nulls go"),
+    (SaMail, {"order_by": [SaMail.sent.desc().nulls_last()]}, "order_by names .*, which is no column of SaMail"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "words", "sentence"), WRONG)
+def test_what_cannot_be_is_said_in_a_sentence(model: Any, words: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence) as caught:
+        TaskTable.from_model(model, **{"pending": "p", "finish": "f", **words})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_database_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections["default"], "vendor", "sqlite")
+    with pytest.raises(SettingsError, match="DjMail is in the database 'default', which is of sqlite"):
+        TaskTable.from_model(DjMail, pending="p", finish="f")
+
+
+# Decoding ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class AsDataclass:
+    id: int
+    address: str
+    body: str | None
+
+
+class AsPydantic(pydantic.BaseModel):
+    id: int
+    address: str
+    body: str | None
+
+
+class AsTypedDict(TypedDict):
+    id: int
+    address: str
+    body: str | None
+
+
+class AsTuple(NamedTuple):
+    id: int
+    address: str
+    body: str | None
+
+
+class AsModel(Base):
+    __tablename__ = "email"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    address: Mapped[str]
+    body: Mapped[str | None]
+
+
+def as_text(*, address: str, **rest: Any) -> str:
+    return f"{rest['id']} {address}"
+
+
+DECODED = [
+    (AsDataclass, lambda data: (data.id, data.address, data.body)),
+    (AsPydantic, lambda data: (data.id, data.address, data.body)),
+    (AsTypedDict, lambda data: (data["id"], data["address"], data["body"])),
+    (AsTuple, lambda data: tuple(data)),
+    (AsModel, lambda data: (data.id, data.address, data.body)),
+    (as_text, lambda data: (int(data.split()[0]), data.split()[1], None)),
+]
+
+
+@pytest.mark.parametrize(("decode", "read"), DECODED, ids=lambda each: each.__name__)
+async def test_what_a_row_is_decoded_to(
+    database: TestDatabase, decode: Callable[..., Any], read: Callable[[Any], tuple[Any, ...]]
+) -> None:
+    async with PostgresHarness.opened(database) as harness:
+        (key,) = await Suite(harness).add(1)
+        address = await harness._admin.fetchval("SELECT address FROM email")
+        async with PostgresDatabase(database.app_dsn, EMAILS, decode=decode) as harness.database:
+            suite = Suite(harness)
+            (task,) = (await suite.work(await suite.start(), 10)).tasks
+            assert task.error is None
+            assert read(task.data) == (key, address, None)
+            if isinstance(decode, type) and decode is not AsTypedDict:
+                assert type(task.data) is decode

@@ -1,0 +1,64 @@
+"""docs/how-to/models.md: the mappings of both layers, and their taskers, on tables that the layers themselves describe."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import asyncpg
+import pytest
+from django.db import connections
+
+from session_lock import PostgresDatabase, Runner, Settings
+from tests.conftest import APP_ROLE, TestDatabase
+from tests.contrib.kinds import django_connection, set_up_django
+from tests.docs.pages import Page
+from tests.support import apply_mapping
+
+SETTINGS = Settings(batch_size=2, start_jitter=0, poll_interval=0.05)
+
+
+async def all_written(admin: asyncpg.Connection, query: str) -> None:
+    async with asyncio.timeout(20):
+        while await admin.fetchval(query) < 5:
+            await asyncio.sleep(0.02)
+
+
+async def test_both_taskers_of_the_page(database: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page("models.md")
+    set_up_django()
+    monkeypatch.setenv("DATABASE_URL", database.app_dsn)
+    admin = await asyncpg.connect(database.admin_dsn)
+    for statement in re.findall(r"# (CREATE TABLE .*)", page.blocks[0]):
+        await admin.execute(statement)
+
+    page.run(holding="DeclarativeBase")
+    await apply_mapping(admin, page["mails"], grant_to=APP_ROLE)
+    await admin.execute(f"GRANT INSERT ON receipt TO {APP_ROLE}")
+    await admin.execute("INSERT INTO mail (address) SELECT 'a' || g FROM generate_series(1, 5) AS g")
+    async with page["database"], Runner(page["database"], page["send"], SETTINGS):
+        await all_written(admin, "SELECT count(*) FROM receipt")
+    await page["engine"].dispose()
+    wrong = "SELECT FROM mail AS m FULL JOIN receipt AS r ON r.mail = m.id AND r.address = m.address WHERE {}"
+    assert await admin.fetch(wrong.format("m.id IS NULL OR r.mail IS NULL OR m.sent_at IS NULL")) == []
+
+    page.run(holding="models.Model")
+    with connections["default"].schema_editor(collect_sql=True, atomic=False) as editor:
+        editor.create_model(page["Sale"])
+        editor.create_model(page["Invoice"])
+    for statement in editor.collected_sql:
+        await admin.execute(str(statement))
+    await apply_mapping(admin, page["sales"], grant_to=APP_ROLE)
+    await admin.execute(f"GRANT INSERT ON shop_invoice TO {APP_ROLE}")
+    await admin.execute("INSERT INTO shop_sale (amount) SELECT g FROM generate_series(1, 5) AS g")
+
+    def write(batch):
+        with django_connection(database.app_dsn):
+            return page["write_invoices"](batch)
+
+    async with PostgresDatabase(database.app_dsn, page["sales"]) as sales, Runner(sales, write, SETTINGS):
+        await all_written(admin, "SELECT count(*) FROM shop_invoice")
+    wrong = "SELECT FROM shop_sale AS s FULL JOIN shop_invoice AS i ON i.sale_id = s.id AND i.amount = s.amount WHERE {}"
+    assert await admin.fetch(wrong.format("s.id IS NULL OR i.sale_id IS NULL OR s.done_at IS NULL")) == []
+    assert page.done
+    await admin.close()

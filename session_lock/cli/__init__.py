@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from session_lock.cli import bench, deploy, doctor, requests, sessions, sql, why
+from session_lock.cli import bench, deploy, doctor, requests, run, sessions, sql, why
 from session_lock.cli.common import Commands, complain, library_version
 from session_lock.errors import SessionLockError
 
@@ -57,6 +57,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     sql.add_parser(commands)
     deploy.add_parsers(commands)
+    run.add_parser(commands)
     requests.add_parsers(commands)
     sessions.add_parsers(commands)
     why.add_parsers(commands)

@@ -96,11 +96,14 @@ def with_database(arguments: argparse.Namespace, work: Callable[[Any, TaskTable]
 # The mapping ---------------------------------------------------------------------------------------
 
 
-def load_mapping(name: str) -> TaskTable:
-    """The TaskTable at MODULE:ATTR, imported with the current folder in reach, as `python -m` would."""
+def load(name: str, what: str, else_: Callable[[Any], str]) -> Any:
+    """What is at MODULE:ATTR, imported with the current folder in reach, as `python -m` would.
+
+    `else_` says of the module what there is if it has no such attribute.
+    """
     module_name, colon, attribute = name.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
-        raise SettingsError(f"{name!r} does not name a mapping: write MODULE:ATTR, such as myapp.jobs:emails")
+        raise SettingsError(f"{name!r} does not name {what}: write MODULE:ATTR, such as myapp.jobs:emails")
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 (sys.path holds text)
         sys.path.insert(0, here)
     try:
@@ -116,14 +119,16 @@ def load_mapping(name: str) -> TaskTable:
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise SettingsError(
-                f"{module_name} has no {attribute!r}: {_mappings_in(sys.modules[module_name])}"
-            )
+            raise SettingsError(f"{module_name} has no {attribute!r}: {else_(sys.modules[module_name])}")
         found = getattr(found, part)
+    return found
+
+
+def load_mapping(name: str) -> TaskTable:
+    found = load(name, "a mapping", _mappings_in)
     if not isinstance(found, TaskTable):
-        raise SettingsError(
-            f"{name} is a {type(found).__name__}, not a TaskTable: {_mappings_in(sys.modules[module_name])}"
-        )
+        module = sys.modules[name.partition(":")[0]]
+        raise SettingsError(f"{name} is a {type(found).__name__}, not a TaskTable: {_mappings_in(module)}")
     return found
 
 

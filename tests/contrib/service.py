@@ -64,6 +64,8 @@ class Application:
     command: Callable[[int], list[str]]
     """The server's command line for a port."""
     log: Path
+    listens: bool = True
+    """Whether it is a server, or a process that does tasks and nothing else."""
     posted: list[int] = field(default_factory=list)
     """The keys of tasks that the server has accepted."""
 
@@ -95,7 +97,8 @@ class Application:
             return True
 
         try:
-            await until(accepts, "the server does not listen")
+            if self.listens:
+                await until(accepts, "the server does not listen")
             yield Server(process, f"http://127.0.0.1:{port}", self.log)
         finally:
             if process.poll() is None:

@@ -1,0 +1,61 @@
+"""A lifespan for an ASGI app that has none, as Django's has none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias
+
+from session_lock.errors import SettingsError
+from session_lock.wording import describe
+
+logger = logging.getLogger("session_lock.contrib")
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def with_lifespan(app: App, running: Callable[[], AbstractAsyncContextManager[object]]) -> App:
+    """`app`, and `running()`, an async context manager, entered in each process of the server for as long as that serves.
+
+    What it raises ends the server. That a server, or an app in which this one is mounted, tells of no lifespan is logged as
+    CRITICAL at the first request: nothing runs then. `SettingsError` if one process tells of two.
+    """
+    told = False  # of a lifespan, or of there being none
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal told
+        if scope["type"] == "lifespan":
+            if told:
+                raise SettingsError("this app is started twice in one process: mount it once, and outermost")
+            told = True
+            await _live(running, receive, send)
+            return
+        if not told:
+            told = True
+            logger.critical(
+                "no task is done in this process, which was told of no lifespan: let the server run the app that with_lifespan "
+                "returns, outermost, with its lifespan support on"
+            )
+        await app(scope, receive, send)
+
+    return wrapped
+
+
+async def _live(
+    running: Callable[[], AbstractAsyncContextManager[object]], receive: Receive, send: Send
+) -> None:
+    phase = "startup"
+    await receive()
+    try:
+        async with running():
+            await send({"type": "lifespan.startup.complete"})
+            phase = "shutdown"
+            await receive()
+    except Exception as error:
+        await send({"type": f"lifespan.{phase}.failed", "message": describe(error)})
+        raise
+    await send({"type": "lifespan.shutdown.complete"})

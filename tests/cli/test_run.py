@@ -1,0 +1,131 @@
+"""`session-lock run`: a Runner as a process, what ends it, and what it is refused for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from session_lock.migrations import install
+from tests.conftest import APP_ROLE, TestDatabase
+from tests.contrib.service import until
+from tests.support import EMAIL_TABLE, EMAILS, add_emails
+
+MODULE = """
+import asyncio, os
+from contextlib import asynccontextmanager
+from session_lock import PostgresDatabase, Runner, RunnerGroup, Settings, each
+from tests.support import EMAILS
+
+async def send(task):
+    try:
+        await asyncio.sleep(float(os.environ.get("LENGTH", 0)))
+    except asyncio.CancelledError:
+        print("cancelled", flush=True)
+        raise
+
+runner = Runner(PostgresDatabase(os.environ["DATABASE_URL"], EMAILS), each(send), Settings(start_jitter=0))
+group = RunnerGroup(runner)
+
+def plain():
+    return runner
+
+@asynccontextmanager
+async def number():
+    yield 5
+"""
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def admin(database: TestDatabase) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database.admin_dsn)
+    await connection.execute(EMAIL_TABLE)
+    yield connection
+    await connection.close()
+
+
+@contextmanager
+def running(database: TestDatabase, folder: Path, name: str, **more: str) -> Iterator[subprocess.Popen[str]]:
+    (folder / "running.py").write_text(MODULE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DATABASE_URL": database.app_dsn, **more}
+    command = [Path(sys.executable).with_name("session-lock"), "run", name]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def end_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = await asyncio.to_thread(process.communicate, timeout=30)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "status"), [("plain", signal.SIGTERM, 0), ("group", signal.SIGINT, 130)]
+)
+async def test_a_signal_is_a_graceful_stop(database, admin, tmp_path, name, number, status):
+    await install(admin, EMAILS, grant_to=APP_ROLE)
+    await add_emails(admin, 3)
+
+    async def all_begun() -> bool:
+        return await admin.fetchval("SELECT count(*) = 3 FROM email WHERE session_id IS NOT NULL")
+
+    with running(database, tmp_path, f"running:{name}", LENGTH="1.5") as process:
+        await until(all_begun, "the tasks are not begun")
+        process.send_signal(number)
+        code, out, err = await end_of(process)
+    assert (code, out) == (status, "")
+    assert "Traceback" not in err
+    assert await admin.fetchval("SELECT count(*) FROM email WHERE sent_at IS NOT NULL") == 3
+    assert await admin.fetchval("SELECT ended_at < expires_at FROM session_lock.session")
+
+
+async def test_a_second_signal_cancels_what_runs(database, admin, tmp_path):
+    await install(admin, EMAILS, grant_to=APP_ROLE)
+    await add_emails(admin, 1)
+
+    async def begun() -> bool:
+        return await admin.fetchval("SELECT session_id IS NOT NULL FROM email")
+
+    async def draining() -> bool:
+        return await admin.fetchval("SELECT draining FROM session_lock.session")
+
+    with running(database, tmp_path, "running:runner", LENGTH="100") as process:
+        await until(begun, "the task is not begun")
+        process.send_signal(signal.SIGTERM)
+        await until(draining, "it does not drain")
+        process.send_signal(signal.SIGTERM)
+        code, out, _ = await end_of(process)
+    assert (code, out) == (0, "cancelled\n")
+    assert await admin.fetchval("SELECT session_id IS NULL AND sent_at IS NULL FROM email")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("running", "'running' does not name a Runner: write MODULE:ATTR"),
+        ("running:ruhner", "running has no 'ruhner': write one there: a Runner, a RunnerGroup, or a function with"),
+        ("running:EMAILS", "running:EMAILS gives a TaskTable: write a Runner"),
+        ("running:number", "running:number yields a int: yield a Runner or a RunnerGroup"),
+        ("running:runner", "session-lock install"),
+    ],
+)  # fmt: skip
+async def test_what_cannot_run_is_said_in_a_sentence(database, admin, tmp_path, name, expected):
+    with running(database, tmp_path, name) as process:
+        code, _, err = await end_of(process)
+    assert code == 2
+    (sentence,) = [line for line in err.splitlines() if line.startswith("session-lock: ")]
+    assert expected in sentence
+    assert "Traceback" not in err

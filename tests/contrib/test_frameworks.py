@@ -1,0 +1,118 @@
+"""The other examples, each under its real server or as its own process: stopped by SIGTERM while tasks are under way, and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tests.conftest import TestDatabase
+from tests.contrib.kinds import set_up_django
+from tests.contrib.service import Application, Server
+from tests.contrib.test_fastapi import TABLES, post
+from tests.docs.examples import load_example
+
+SESSION_LOCK = str(Path(sys.executable).with_name("session-lock"))
+
+
+@dataclass(frozen=True)
+class Kind:
+    example: str
+    command: Callable[[int], list[str]]
+    listens: bool = True
+
+    def __str__(self) -> str:
+        return self.example
+
+
+def module(*words: str) -> Callable[[int], list[str]]:
+    return lambda port: [sys.executable, "-m", *(word.format(port=port) for word in words)]
+
+
+KINDS = [
+    Kind("litestar_app", module("granian", "--interface", "asgi", "--port", "{port}", "litestar_app:app")),
+    Kind(
+        "django_app", module("gunicorn", "-k", "asgi", "--bind", "127.0.0.1:{port}", "django_app:application")
+    ),
+    Kind("asyncio_app", module("asyncio_app"), listens=False),
+    Kind("anyio_app", module("anyio_app"), listens=False),
+    Kind("process_app", lambda _: [SESSION_LOCK, "run", "process_app:runner"], listens=False),
+]
+
+
+@asynccontextmanager
+async def inserting(app: Application) -> AsyncIterator[None]:
+    """What visitors of a server do, done by somebody else."""
+
+    async def insert() -> None:
+        async with asyncpg.create_pool(app.database.admin_dsn, min_size=1, max_size=1) as pool:
+            while True:
+                number = len(app.posted)
+                query = "INSERT INTO mail (address) VALUES ($1) RETURNING id"
+                app.posted.append(await pool.fetchval(query, f"a{number}@example.org"))
+                await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(insert())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def work(app: Application, server: Server) -> AbstractAsyncContextManager[None]:
+    return app.visitors(post, server.url) if app.listens else inserting(app)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+async def test_each_mail_is_sent_once_over_a_restart(
+    database: TestDatabase, tmp_path: Path, kind: Kind
+) -> None:
+    if kind.example == "django_app":
+        set_up_django()
+    admin = await asyncpg.connect(database.admin_dsn)
+    mails = load_example(kind.example).mails
+    app = Application(database, admin, mails, "sent_at", kind.command, tmp_path / "log", kind.listens)
+    try:
+        await app.prepare(TABLES)
+        async with app.server() as server:
+            async with work(app, server):
+                await app.at_least(20, "sent_at IS NOT NULL")
+                async with app.no_finish_gets_through():
+                    await app.at_least(4, "session_id IS NOT NULL")
+                    asked = await app.clock()
+                    server.terminate()
+                    await app.draining()
+            assert await server.exit_code() in {0, -signal.SIGTERM}
+
+        assert await app.finished_since(asked) >= 4, "what was under way at the SIGTERM was not awaited"
+        assert await app.count("session_id IS NOT NULL") == 0
+        assert await app.count("sent_at IS NULL AND attempts > 0") == 0
+        assert await app.sessions() == ["ended"]
+
+        async with app.server() as server:
+            async with work(app, server):
+                await app.at_least(1, f"id > {max(app.posted)} AND sent_at IS NOT NULL")
+            await app.all_finished()
+            server.terminate()
+            assert await server.exit_code() in {0, -signal.SIGTERM}
+
+        assert await app.finished_otherwise_than_once() == []
+        assert {row["id"] for row in await admin.fetch("SELECT id FROM mail")} >= set(app.posted)
+        assert await app.count("attempts <> 1 OR session_id IS NOT NULL") == 0
+        assert await app.sessions() == ["ended", "ended"]
+        log = app.log.read_text()
+        sent = Counter(re.findall(r"sent to (\S+)", log))
+        assert sent == Counter(row["address"] for row in await admin.fetch("SELECT address FROM mail"))
+        assert not re.search(r'File "\S*session_lock/\w+\.py"', log)
+    finally:
+        await admin.close()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 from difflib import get_close_matches
+from importlib.metadata import version
 from typing import Any, Protocol
 
 from session_lock.drivers import lineage
@@ -79,10 +80,12 @@ def read_model(
 
 def _known(given: Any) -> Model:
     if isinstance(given, type) and hasattr(given, "__mapper__"):
+        _check_version("sqlalchemy", 2, 0)
         from session_lock.models.sqlalchemy import SQLAlchemyModel  # noqa: PLC0415 (only with a model of it)
 
         return SQLAlchemyModel(given)
     if ("django", "ModelBase") in lineage(given):
+        _check_version("django", 4, 2)
         from session_lock.models.django import DjangoModel  # noqa: PLC0415
 
         return DjangoModel(given)
@@ -91,6 +94,14 @@ def _known(given: Any) -> Model:
         f"from_model takes a declarative model of SQLAlchemy or a model of Django, not {name}: "
         "write TaskTable(..) for any other table"
     )
+
+
+def _check_version(layer: str, *least: int) -> None:
+    found = version(layer)
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < least:
+        raise SettingsError(
+            f"from_model needs {layer} {'.'.join(map(str, least))} or later, and {found} is installed: pip install 'session-lock[{layer}]'"
+        )
 
 
 def _part(name: str) -> str:

@@ -218,6 +218,13 @@ def django_connection(dsn: str, *, autocommit: bool = False) -> Iterator[Any]:
             del connections["default"]
 
 
+def django_create(dsn: str, *models: Any) -> None:
+    """The tables of models, as their migrations would make them; in a thread."""
+    with django_connection(dsn) as connection, connection.schema_editor() as editor:
+        for model in models:
+            editor.create_model(model)
+
+
 @contextmanager
 def django_begun(connection: Any) -> Iterator[Any]:
     from django.db import transaction

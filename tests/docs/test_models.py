@@ -7,11 +7,10 @@ import re
 
 import asyncpg
 import pytest
-from django.db import connections
 
 from session_lock import PostgresDatabase, Runner, Settings
 from tests.conftest import APP_ROLE, TestDatabase
-from tests.contrib.kinds import django_connection, set_up_django
+from tests.contrib.kinds import django_connection, django_create, set_up_django
 from tests.docs.pages import Page
 from tests.support import apply_mapping
 
@@ -43,11 +42,7 @@ async def test_both_taskers_of_the_page(database: TestDatabase, monkeypatch: pyt
     assert await admin.fetch(wrong.format("m.id IS NULL OR r.mail IS NULL OR m.sent_at IS NULL")) == []
 
     page.run(holding="models.Model")
-    with connections["default"].schema_editor(collect_sql=True, atomic=False) as editor:
-        editor.create_model(page["Sale"])
-        editor.create_model(page["Invoice"])
-    for statement in editor.collected_sql:
-        await admin.execute(str(statement))
+    await asyncio.to_thread(django_create, database.admin_dsn, page["Sale"], page["Invoice"])
     await apply_mapping(admin, page["sales"], grant_to=APP_ROLE)
     await admin.execute(f"GRANT INSERT ON shop_invoice TO {APP_ROLE}")
     await admin.execute("INSERT INTO shop_sale (amount) SELECT g FROM generate_series(1, 5) AS g")

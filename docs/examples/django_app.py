@@ -26,6 +26,7 @@ from django.http import JsonResponse  # noqa: E402
 from django.urls import path  # noqa: E402
 
 from session_lock import PostgresDatabase, Runner, TaskTable, each  # noqa: E402
+from session_lock.contrib.django import fresh_connections  # noqa: E402
 from session_lock.contrib.lifespan import with_lifespan  # noqa: E402
 
 
@@ -46,6 +47,7 @@ mails = TaskTable.from_model(
 )
 
 
+@fresh_connections
 def send(task):  # in a thread, where the ORM may be used
     time.sleep(0.1)  # here: your mail service, with task.key as its idempotency key
     sys.stdout.write(f"sent to {task.data['address']}\n")  # in one piece, as other threads write too

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, assert_type
+from typing import Any, TypedDict, assert_type
 
 import asyncpg
 
@@ -39,6 +39,19 @@ read = TaskTable.from_model(
 assert_type(read, TaskTable)
 typed = PostgresDatabase("postgresql:///app", table, decode=Email)
 assert_type(typed, PostgresDatabase[Email])
+
+
+class Row(TypedDict):
+    id: int
+    address: str
+
+
+def address_of(**columns: Any) -> str:
+    return str(columns["address"])
+
+
+assert_type(PostgresDatabase("postgresql:///app", table, decode=Row), PostgresDatabase[Row])
+assert_type(PostgresDatabase("postgresql:///app", table, decode=address_of), PostgresDatabase[str])
 plain = PostgresDatabase("postgresql:///app", table)  # needs no annotation
 assert_type(plain, PostgresDatabase[dict[str, Any]])
 

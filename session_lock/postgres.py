@@ -241,7 +241,7 @@ class PostgresDatabase(Calls, Generic[T]):
 
     def listening(
         self, wake: Callable[[], None], *, lease: Lease | None = None, asked: Callable[[], None] | None = None
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[Callable[[], bool] | None]:
         if self._listen is None:
             return nullcontext()
         calls = {self._wanted.name: wake}

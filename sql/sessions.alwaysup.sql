@@ -198,21 +198,31 @@ BEGIN
 END
 $function$;
 
--- At the end of a look for work: whether it left the session with room (written only when that changes), and how many tasks it
--- has counted, if they were many. Never waited for, since the caller holds task rows by now: it is a hint, and the next
--- look gives it again.
+-- At the end of a look for work: whether it left the session with room (written only when that changes, and once more by the next
+-- look, by when it can be seen), and how many tasks it has counted, if they were many. Never waited for, since the caller holds
+-- task rows by now: it is a hint, and the next look gives it again.
 CREATE OR REPLACE FUNCTION session_lock.note_look(p_id bigint, p_idle boolean, p_counted bigint, p_now timestamptz) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
   WITH changed AS MATERIALIZED (
     SELECT s.id FROM session_lock.session AS s
-     WHERE s.id = p_id AND (s.idle <> p_idle OR p_counted IS NOT NULL)
+     WHERE s.id = p_id AND (s.idle <> p_idle OR p_counted IS NOT NULL OR (s.idle AND s.idle_from IS NULL))
        FOR NO KEY UPDATE SKIP LOCKED
   )
   UPDATE session_lock.session AS s
-     SET idle = p_idle, counted = coalesce(p_counted, s.counted),
+     SET idle = p_idle, idle_from = CASE WHEN p_idle AND s.idle THEN coalesce(s.idle_from, pg_snapshot_xmax(pg_current_snapshot())) END,
+         counted = coalesce(p_counted, s.counted),
          counted_at = CASE WHEN p_counted IS NULL THEN s.counted_at ELSE p_now END
     FROM changed WHERE s.id = changed.id
+$function$;
+
+-- Whether a wake-up for a task that is inserted is sent, also a quiet one: each transaction that is under way has begun when it was
+-- to be seen that this session has room.
+CREATE OR REPLACE FUNCTION session_lock.seen_idle(p_id bigint) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  SELECT coalesce((SELECT s.idle AND s.idle_from <= pg_snapshot_xmin(pg_current_snapshot())
+                     FROM session_lock.session AS s WHERE s.id = p_id), false)
 $function$;
 
 -- How many of p_tasks each session may hold: its part by capacity, whole numbers by the largest remainder, ties to the
@@ -469,6 +479,7 @@ REVOKE ALL ON FUNCTION
   session_lock.sweep_sessions(bigint[], bigint[], timestamptz),
   session_lock.sharing_with(bigint[], integer[], text),
   session_lock.note_look(bigint, boolean, bigint, timestamptz),
+  session_lock.seen_idle(bigint),
   session_lock.ask_for_tasks(bigint[], integer[], bigint, bigint[], bigint[], timestamptz),
   session_lock.asked_lately(bigint[], timestamptz),
   session_lock.tell(bigint[]),

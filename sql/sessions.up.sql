@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
   draining        boolean NOT NULL DEFAULT false,           -- takes no more work; not counted in the shares
   drain_requested boolean NOT NULL DEFAULT false,           -- somebody asked it to drain; it hears so at its next keepalive
   idle            boolean NOT NULL DEFAULT false,           -- its last look left it with room: a quiet wake-up is for it
+  idle_from       xid8,                                     -- and transactions from this one on have begun when that was to be seen
   give_back       integer NOT NULL DEFAULT 0,               -- unstarted tasks that others ask it to release
   asked_at        timestamptz,                              -- when they did so last
   running         integer NOT NULL DEFAULT 0,               -- tasks in calls of its tasker, at its last keepalive; for people
@@ -36,8 +37,8 @@ DO $function$
 BEGIN
   IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
                    JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
-                  WHERE t.oid = pg_typeof(NULL::session_lock.session) AND a.attname = 'beat_at' AND NOT a.attisdropped) THEN
-    ALTER TABLE session_lock.session ADD COLUMN beat_at timestamptz;
+                  WHERE t.oid = pg_typeof(NULL::session_lock.session) AND a.attname = 'idle_from' AND NOT a.attisdropped) THEN
+    ALTER TABLE session_lock.session ADD COLUMN IF NOT EXISTS beat_at timestamptz, ADD COLUMN idle_from xid8;
   END IF;
 END
 $function$;

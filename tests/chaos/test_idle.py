@@ -140,13 +140,17 @@ async def test_what_others_hold_may_come_free_unheard_so_it_polls(scene: Scene) 
 
 async def test_a_row_that_was_locked_at_the_look_is_not_told_of(scene: Scene, database: Any) -> None:
     await add_trigger(scene.admin, EMAILS)
-    (key,) = await scene.add(1)
     other = await asyncpg.connect(database.admin_dsn)
-    async with other.transaction():
-        await other.execute("SELECT FROM email WHERE id = $1 FOR UPDATE", key)
-        async with idle(scene) as watched:
+    async with idle(scene) as watched:
+        await watched.until_told()
+        await scene.admin.execute(
+            "INSERT INTO email (address, available_at) VALUES ('a', now() + interval '2 seconds')"
+        )
+        async with other.transaction():
+            await other.execute("SELECT FROM email FOR UPDATE")
+            await scene.until("NOT EXISTS (SELECT FROM email WHERE available_at > now())")
             await watched.polls()
-            await other.execute("UPDATE email SET address = 'b' WHERE id = $1", key)
+        await scene.until_finished()
     await other.close()
 
 

@@ -74,6 +74,13 @@ def failure_of(task: asyncio.Task[Any]) -> BaseException | None:
     return None if task.cancelled() else task.exception()
 
 
+def first_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def check_on_failure(on_failure: object) -> None:
     """It is called from a callback of the loop, where nobody could await it."""
     if inspect.iscoroutinefunction(on_failure):

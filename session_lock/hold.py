@@ -14,8 +14,9 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from session_lock.breaker import Breaker
-from session_lock.database import Beat, Database, Identity
+from session_lock.database import Beat, ClaimedTask, Database, Identity
 from session_lock.errors import DatabaseError, SessionLost, TaskLost
+from session_lock.health import State, Vitals
 from session_lock.held import CANCELLED, claims_of
 from session_lock.pace import Pace
 from session_lock.room import Room
@@ -58,6 +59,7 @@ class Hold(Room[T]):
         capacity: int,
         turns: Turns,
         guard: Guard,
+        vitals: Vitals,
         sent_at: float,
     ) -> None:
         super().__init__(lease, settings, breaker=breaker, pace=pace, turns=turns, capacity=capacity)
@@ -65,6 +67,7 @@ class Hold(Room[T]):
         self.identity = identity
         self.telemetry = telemetry
         self.guard = guard
+        self.vitals = vitals
         self.renewed(sent_at, lease.left)
 
         self.ending: Ending | None = None
@@ -101,6 +104,11 @@ class Hold(Room[T]):
         if beat.cancel:
             self.cancel_tasks(beat.cancel)
 
+    def take(self, work: Sequence[ClaimedTask[T]]) -> None:
+        """What a look has brought."""
+        self.vitals.looked()
+        super().take(work)
+
     async def call(self, what: str, verb: Coroutine[Any, Any, R]) -> R:
         """A verb of the database within the call timeout. The connection of one that is late is given up."""
         try:
@@ -115,9 +123,26 @@ class Hold(Room[T]):
             async with asyncio.timeout(self.settings.call_timeout):
                 return await verb
         except TimeoutError as error:
-            raise DatabaseError(
+            late = DatabaseError(
                 f"{what} did not answer within call_timeout={self.settings.call_timeout:g} seconds"
-            ) from error
+            )
+            self.vitals.went_wrong(late)
+            raise late from error
+        except DatabaseError as error:
+            self.vitals.went_wrong(error)
+            raise
+
+    @property
+    def state(self) -> State:
+        if self.ending is not None:
+            return "lost" if self.ending is Ending.LOST else "draining"
+        if self.breaker.open:
+            return "sick"
+        return "paused" if self.paused else "running"
+
+    def margin(self) -> float:
+        """Seconds until the session is lost, if it is not renewed."""
+        return max(0.0, self.session.left() - self.settings.cancel_grace)
 
     def count_running(self) -> int:
         """Tasks in calls of the tasker; for any thread, hence the copy."""
@@ -154,6 +179,7 @@ class Hold(Room[T]):
     def lose(self, reason: str) -> None:
         """Nothing may be done for the session any more, but to try to record what is accomplished."""
         if self.ending is not Ending.LOST:
+            self.vitals.went_wrong(f"session {self.lease.id} is lost: {reason}")
             logger.warning(
                 "session %d is lost: %s", self.lease.id, reason, extra={"session_id": self.lease.id}
             )

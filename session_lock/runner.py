@@ -9,13 +9,14 @@ import random
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from session_lock import session
-from session_lock.block import RunningBlock, check_on_failure
+from session_lock.block import RunningBlock, check_on_failure, first_leaf
 from session_lock.breaker import Breaker
 from session_lock.database import Database, DatabaseFinder, Identity
 from session_lock.errors import DatabaseError, SettingsError
+from session_lock.health import Health, State, Vitals
 from session_lock.hold import Ending, Hold
 from session_lock.lease import live
 from session_lock.pace import Pace
@@ -75,6 +76,7 @@ class Runner(RunningBlock, Generic[T]):
         self._name = name
         self._telemetry = Telemetry(name, tracer_provider=tracer_provider, idle_spans=idle_spans)
         self._breaker = Breaker(self.settings.breaker_failures, self.settings.poll_interval)
+        self._vitals = Vitals()
         self._pace = Pace(self.settings.concurrency, self._tasks_per_call)
         self._stopping = asyncio.Event()
         # Of a group, where it is in one: what its Runners share, and whether one of the others is at a database.
@@ -100,6 +102,7 @@ class Runner(RunningBlock, Generic[T]):
         # cancels all of its children at once, the finish in flight among them.
         self._loop = asyncio.get_running_loop()
         self._engine = asyncio.create_task(self._live_lease_after_lease(), name="session_lock engine")
+        self._engine.add_done_callback(self._engine_ended)
         try:
             await asyncio.wait({self._engine})
         except asyncio.CancelledError:
@@ -135,6 +138,29 @@ class Runner(RunningBlock, Generic[T]):
         hold = self._hold
         return hold is not None and hold.ending is None and not self._breaker.open
 
+    def health(self) -> Health:
+        """How it is, for probes and for people: a plain function, good in any thread, that waits for nothing."""
+        hold, now = self._hold, 0.0 if self._loop is None else self._loop.time()
+        looked_at, error = self._vitals.looked_at, self._vitals.error
+        return Health(
+            name=self.name,
+            state=self._state(hold),
+            ready=self.ready,
+            session=None if hold is None else hold.lease.id,
+            lease_margin=None if hold is None else hold.margin(),
+            looked_ago=None if looked_at is None else now - looked_at,
+            loop_lag=self._vitals.lag(now),
+            last_error=None if error is None else error[0],
+            last_error_ago=None if error is None else now - error[1],
+        )
+
+    def _state(self, hold: Hold[T] | None) -> State:
+        if self._engine is not None and self._engine.done():
+            return "stopped" if self._failure() is None else "failed"
+        if hold is not None:
+            return hold.state
+        return "draining" if self._stopping.is_set() else "starting"
+
     @property
     def name(self) -> str:
         """What it is called in spans and logs: as it was given, else the mapping's name, which is known from the first session on."""
@@ -159,6 +185,10 @@ class Runner(RunningBlock, Generic[T]):
             return asyncio.CancelledError()
         return self._engine.exception() or self._engine.result()
 
+    def _engine_ended(self, _: asyncio.Task[BaseException | None]) -> None:
+        if (error := self._failure()) is not None:
+            self._vitals.went_wrong(error)
+
     async def _live_lease_after_lease(self) -> BaseException | None:
         """The engine. It returns what `run()` is to raise: a SystemExit that was raised here would end the loop."""
         jitter = (
@@ -175,7 +205,7 @@ class Runner(RunningBlock, Generic[T]):
             try:
                 await live(hold, self._tasker, self._tasks_per_call, self._find_database, self.stop)
             except BaseExceptionGroup as group:
-                raise _first_leaf(group) from group
+                raise first_leaf(group) from group
             finally:
                 self._hold = None
                 hold.turn.leave()
@@ -219,6 +249,7 @@ class Runner(RunningBlock, Generic[T]):
                     raise
                 self._identity = None
                 failures += 1
+                self._vitals.went_wrong(error)
                 logger.log(level_of(failures), "no session yet: %s", str(error) or type(error).__name__)
                 longest = min(self.settings.poll_interval * 2 ** min(failures, 8), 10.0)
                 await wait_for(self._stopping, random.uniform(0.1, 1.0) * longest)
@@ -231,7 +262,7 @@ class Runner(RunningBlock, Generic[T]):
             )
             return Hold(
                 lease, database, self.settings, self._telemetry, identity=identity, breaker=self._breaker,
-                pace=self._pace, turns=self._turns, guard=guard, capacity=capacity, sent_at=sent_at,
+                pace=self._pace, turns=self._turns, guard=guard, vitals=self._vitals, capacity=capacity, sent_at=sent_at,
             )  # fmt: skip
         return None
 
@@ -265,10 +296,3 @@ class Runner(RunningBlock, Generic[T]):
 
 def _label() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _first_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -98,16 +98,29 @@ class Hold(Room[T]):
 
     def heard(self, beat: Beat) -> None:
         """What the answer to a keepalive asks of this session."""
-        self.paused = beat.pause
+        if beat.pause is not self.paused:
+            self._be_paused(beat.pause)
+        if beat.drain and self.ending is None:
+            logger.info("session %d is asked to drain", self.lease.id)
         if beat.give_back:
             self.hand_over(beat.give_back)
         if beat.cancel:
             self.cancel_tasks(beat.cancel)
 
+    def _be_paused(self, paused: bool) -> None:
+        self.paused = paused
+        logger.info("session %d is %s", self.lease.id, "paused, as its mapping is" if paused else "resumed")
+        if paused:
+            self.give_back()
+        else:
+            self.look()
+
     def take(self, work: Sequence[ClaimedTask[T]]) -> None:
         """What a look has brought."""
         self.vitals.looked()
         super().take(work)
+        if self.paused:  # since it was sent
+            self.give_back()
 
     async def call(self, what: str, verb: Coroutine[Any, Any, R]) -> R:
         """A verb of the database within the call timeout. The connection of one that is late is given up."""

@@ -67,7 +67,8 @@ async def test_the_numbers_while_it_runs() -> None:
         # What it has after a keepalive, and before the next one.
         most = config.lease_ttl - config.guard - config.cancel_grace
         assert max(margins) == pytest.approx(most, abs=0.2)
-        assert min(margins) == pytest.approx(most - config.keepalive_interval * 1.1, abs=0.6)
+        fallen = (most - min(margins)) / config.keepalive_interval
+        assert 0.85 < fallen < 1.15
         assert 0 <= min(looks) < 0.15
         assert max(looks) <= config.poll_interval * 1.2 + 0.1
 
@@ -105,7 +106,7 @@ async def test_a_request_to_drain_is_told_as_a_stop() -> None:
     runner = Runner(database, tasker, settings())
     run = asyncio.create_task(runner.run())
     await until(lambda: tasker.begun)
-    database.ask_to_drain(1)
+    await database.drain(1)
     await until(lambda: not runner.ready, within=6)
     assert told(runner) == ("draining", True, False)
     await run
@@ -246,12 +247,12 @@ async def test_a_paused_one_is_live_and_ready_and_looks_no_more() -> None:
     runner = Runner(database, do_all, settings())
     async with running(runner):
         await until(lambda: runner.ready)
-        database.pause()
+        await database.pause()
         await until(lambda: runner.health().state == "paused", within=6)
         assert told(runner) == ("paused", True, True)  # it may serve other things
         await asyncio.sleep(60)
         assert runner.health().looked_ago > 50
-        database.resume()
+        await database.resume()
         await until(lambda: runner.health().state == "running", within=6)
 
 

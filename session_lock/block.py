@@ -62,7 +62,7 @@ class RunningBlock(ABC):
         self._report(error, type(self).__name__)
 
     def _report(self, error: BaseException, who: str) -> None:
-        logger.critical("the %s has died: %s", who, describe(error))
+        logger.critical("the %s has died: %s", who, describe(error), extra={"state": "failed"})
         if self._on_failure is not None:
             try:
                 self._on_failure(error)

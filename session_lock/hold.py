@@ -38,6 +38,7 @@ class Ending(Enum):
     """Why a lease comes to its end."""
 
     STOPPED = "the Runner stops"
+    ASKED = "it is asked to"
     MOVED = "the database has moved"
     FAILED = "the database needs a person"
     LOST = "the session is lost"
@@ -65,6 +66,7 @@ class Hold(Room[T]):
         super().__init__(lease, settings, breaker=breaker, pace=pace, turns=turns, capacity=capacity)
         self.database = database
         self.identity = identity
+        self._about["mapping"] = identity.mapping
         self.telemetry = telemetry
         self.guard = guard
         self.vitals = vitals
@@ -100,8 +102,8 @@ class Hold(Room[T]):
         """What the answer to a keepalive asks of this session."""
         if beat.pause is not self.paused:
             self._be_paused(beat.pause)
-        if beat.drain and self.ending is None:
-            logger.info("session %d is asked to drain", self.lease.id)
+        if beat.drain:
+            self.end(Ending.ASKED)
         if beat.give_back:
             self.hand_over(beat.give_back)
         if beat.cancel:
@@ -109,7 +111,10 @@ class Hold(Room[T]):
 
     def _be_paused(self, paused: bool) -> None:
         self.paused = paused
-        logger.info("session %d is %s", self.lease.id, "paused, as its mapping is" if paused else "resumed")
+        told = "paused, as its mapping is" if paused else "resumed"
+        logger.info(
+            "session %d is %s", self.lease.id, told, extra=self.about("paused" if paused else "running")
+        )
         if paused:
             self.give_back()
         else:
@@ -170,6 +175,8 @@ class Hold(Room[T]):
     def end(self, ending: Ending, failure: BaseException | None = None) -> None:
         """Begin to end the lease: no more claims, no more calls of the tasker. The first reason stands, but LOST."""
         self.failure = self.failure or failure
+        if self.ending is None and ending is not Ending.LOST:
+            logger.info("session %d drains: %s", self.lease.id, ending.value, extra=self.about("draining"))
         if self.ending is None or (ending is Ending.LOST and self.ending is not Ending.LOST):
             self.ending = ending
             self.drain_until = asyncio.get_running_loop().time() + self.settings.drain_timeout
@@ -193,9 +200,7 @@ class Hold(Room[T]):
         """Nothing may be done for the session any more, but to try to record what is accomplished."""
         if self.ending is not Ending.LOST:
             self.vitals.went_wrong(f"session {self.lease.id} is lost: {reason}")
-            logger.warning(
-                "session %d is lost: %s", self.lease.id, reason, extra={"session_id": self.lease.id}
-            )
+            logger.warning("session %d is lost: %s", self.lease.id, reason, extra=self.about("lost"))
         self.end(Ending.LOST)
 
     def cancel_running(self, calls: Iterable[asyncio.Task[Any]] | None = None) -> None:

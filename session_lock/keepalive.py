@@ -88,9 +88,8 @@ async def _renew(
                 logger.log(
                     level_of(failures),
                     "session %d is not kept alive: the event loop is blocked, no turn for %.1f s",
-                    hold.lease.id,
-                    silence,
-                )
+                    hold.lease.id, silence, extra=hold.about(),
+                )  # fmt: skip
                 delay = min(settings.keepalive_interval, RETRY_AFTER)
                 continue
         sent_at = session.lease_clock()
@@ -118,10 +117,8 @@ async def _renew(
             logger.log(
                 level_of(failures),
                 "keepalive of session %d failed, %.1f s are left: %s",
-                hold.lease.id,
-                hold.session.left(),
-                error,
-            )
+                hold.lease.id, hold.session.left(), error, extra=hold.about(),
+            )  # fmt: skip
             delay = min(settings.keepalive_interval, RETRY_AFTER)
             continue
         except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Generic, TypeVar
@@ -111,7 +109,11 @@ class Runner(RunningBlock, Generic[T]):
                 await wait_through({self._engine}, self._abort)
             finally:
                 if (error := self._failure()) is not None:
-                    logger.error("a Runner that was being cancelled failed: %s", describe(error))
+                    logger.error(
+                        "a Runner that was being cancelled failed: %s",
+                        describe(error),
+                        extra=self._about("failed"),
+                    )
             raise
         if (error := self._failure()) is not None:
             raise error
@@ -186,8 +188,13 @@ class Runner(RunningBlock, Generic[T]):
         return self._engine.exception() or self._engine.result()
 
     def _engine_ended(self, _: asyncio.Task[BaseException | None]) -> None:
-        if (error := self._failure()) is not None:
+        if (error := self._failure()) is None:
+            logger.info("the Runner of %s has stopped", self.name, extra=self._about("stopped"))
+        else:
             self._vitals.went_wrong(error)
+
+    def _about(self, state: State) -> dict[str, object]:
+        return {"mapping": self.name, "state": state}
 
     async def _live_lease_after_lease(self) -> BaseException | None:
         """The engine. It returns what `run()` is to raise: a SystemExit that was raised here would end the loop."""
@@ -236,7 +243,7 @@ class Runner(RunningBlock, Generic[T]):
                             lease = await database.start_session(
                                 capacity=capacity,
                                 ttl=self.settings.lease_ttl,
-                                label=_label(),
+                                label=session.own_label(),
                                 app_version=self._app_version,
                             )
                             phase.set(session_id=lease.id)
@@ -250,20 +257,17 @@ class Runner(RunningBlock, Generic[T]):
                 self._identity = None
                 failures += 1
                 self._vitals.went_wrong(error)
-                logger.log(level_of(failures), "no session yet: %s", str(error) or type(error).__name__)
+                told = str(error) or type(error).__name__
+                logger.log(level_of(failures), "no session yet: %s", told, extra=self._about("starting"))
                 longest = min(self.settings.poll_interval * 2 ** min(failures, 8), 10.0)
                 await wait_for(self._stopping, random.uniform(0.1, 1.0) * longest)
                 continue
-            logger.info(
-                "session %d of %s started",
-                lease.id,
-                self._telemetry.name,
-                extra={"session_id": lease.id, "mapping": identity.mapping},
-            )
-            return Hold(
+            hold = Hold(
                 lease, database, self.settings, self._telemetry, identity=identity, breaker=self._breaker,
                 pace=self._pace, turns=self._turns, guard=guard, vitals=self._vitals, capacity=capacity, sent_at=sent_at,
             )  # fmt: skip
+            logger.info("session %d of %s started", lease.id, self.name, extra=hold.about(hold.state))
+            return hold
         return None
 
     def _arrive_at(self, identity: Identity) -> None:
@@ -292,7 +296,3 @@ class Runner(RunningBlock, Generic[T]):
                 f"the database finder returned a {type(found).__name__}, which is no Database"
             )
         return found
-
-
-def _label() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"

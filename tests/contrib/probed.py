@@ -18,9 +18,9 @@ from session_lock.contrib.asgi import probes
 from tests.docs.pages import Page
 
 SETTINGS = Settings(
-    lease_ttl=6,
+    lease_ttl=8,
     keepalive_interval=0.5,
-    call_timeout=1,
+    call_timeout=2,
     cancel_grace=2,
     guard=0.5,
     poll_interval=0.2,

@@ -11,9 +11,6 @@ from session_lock.wording import describe
 
 State: TypeAlias = Literal["starting", "running", "paused", "sick", "draining", "lost", "stopped", "failed"]
 
-REMEMBERED = 10.0
-"""Seconds for which the event loop's worst delay counts."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
@@ -39,8 +36,8 @@ class Health:
     looked_ago: float | None = None
     """Seconds since the database last answered its look for tasks; None: it never did. Without room, or paused, it does not look."""
 
-    loop_lag: float = 0.0
-    """Seconds by which the event loop was late at most, of the last ten or so."""
+    loop_lag: float | None = None
+    """Seconds for which the event loop gave no turn, the longest of the last ten; None: it has no session."""
 
     last_error: str | None = None
     """What went wrong last with the database, the session or the Runner itself, mended or not; no tasker's error."""
@@ -86,7 +83,6 @@ class Vitals:
     def __init__(self) -> None:
         self.looked_at: float | None = None
         self.error: tuple[str, float] | None = None
-        self._lag: tuple[float, float] = (0.0, 0.0)
 
     def looked(self) -> None:
         """The database has answered a look for tasks."""
@@ -95,16 +91,6 @@ class Vitals:
     def went_wrong(self, error: BaseException | str) -> None:
         """From any loop: all go by one clock."""
         self.error = (error if isinstance(error, str) else describe(error), _now())
-
-    def was_late(self, seconds: float) -> None:
-        """The event loop has come so much later to something than that was due."""
-        now = _now()
-        if seconds >= self.lag(now):
-            self._lag = (seconds, now)
-
-    def lag(self, now: float) -> float:
-        seconds, at = self._lag
-        return seconds if now - at < REMEMBERED else 0.0
 
 
 def _now() -> float:

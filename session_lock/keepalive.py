@@ -24,9 +24,6 @@ logger = logging.getLogger("session_lock.keepalive")
 RETRY_AFTER = 0.2
 """Seconds from a keepalive that came to nothing to the next one, at most."""
 
-LOOK_AT_CLOCK_EVERY = 1.0
-"""Seconds."""
-
 Tell: TypeAlias = Callable[..., object]
 """Has a function called in the event loop of the Runner."""
 
@@ -133,16 +130,11 @@ async def _renew(
 
 
 async def watch_deadline(hold: Hold[Any]) -> None:
-    """Lose the session when `cancel_grace` is left of it: its taskers must have ended before others begin. And note how late
-    the loop is.
-    """
-    clock = asyncio.get_running_loop().time
+    """Lose the session when `cancel_grace` is left of it: its taskers must have ended before others begin."""
     while True:
         margin = hold.margin()
         if margin <= 0:
             hold.lose(f"its lease was not renewed in time, {hold.session.left():.1f} seconds are left")
             return
         # The deadline's clock goes on in a suspend, the loop's does not: look again now and then.
-        due = clock() + max(0.001, min(margin, hold.settings.keepalive_interval, LOOK_AT_CLOCK_EVERY))
-        await asyncio.sleep(due - clock())
-        hold.vitals.was_late(clock() - due)
+        await asyncio.sleep(max(0.001, min(margin, hold.settings.keepalive_interval)))

@@ -151,7 +151,7 @@ class Runner(RunningBlock, Generic[T]):
             session=None if hold is None else hold.lease.id,
             lease_margin=None if hold is None else hold.margin(),
             looked_ago=None if looked_at is None else now - looked_at,
-            loop_lag=self._vitals.lag(now),
+            loop_lag=None if hold is None else hold.guard.lag(),
             last_error=None if error is None else error[0],
             last_error_ago=None if error is None else now - error[1],
         )

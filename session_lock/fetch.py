@@ -98,7 +98,9 @@ async def listen(hold: Hold[T]) -> None:
                 hold.hears = hears or _never
                 await hold.replaced.wait()
         except Exception as error:  # noqa: BLE001 (a database that does not keep its contract)
-            logger.warning("session %d hears of no wake-ups: %s", hold.lease.id, describe(error))
+            logger.warning(
+                "session %d hears of no wake-ups: %s", hold.lease.id, describe(error), extra=hold.about()
+            )
             await hold.replaced.wait()
         finally:
             hold.hears = _never
@@ -130,7 +132,13 @@ async def _look(
         if not error.retryable:
             hold.end(Ending.FAILED, error)
         hold.failed_looks += 1
-        logger.log(level_of(hold.failed_looks), "session %d gets no work: %s", hold.lease.id, error)
+        logger.log(
+            level_of(hold.failed_looks),
+            "session %d gets no work: %s",
+            hold.lease.id,
+            error,
+            extra=hold.about(),
+        )
     except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
         hold.end(Ending.FAILED, error)
     else:

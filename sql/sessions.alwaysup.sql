@@ -261,6 +261,58 @@ AS $function$
   SELECT pg_notify((parse_ident($name$session_lock.tell$name$))[1], E'\t' || id) FROM unnest(p_ids) AS t (id)
 $function$;
 
+-- Tells all sessions of a name.
+CREATE OR REPLACE FUNCTION session_lock.tell_all(p_name text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  SELECT session_lock.tell(array_agg(s.id)) FROM session_lock.session AS s
+   WHERE s.name = p_name AND s.swept_at IS NULL AND s.ended_at IS NULL
+$function$;
+
+-- For people who operate a service, and granted to nobody: it is about all instances, and knows no nonce. From now on no session of
+-- the name begins a task, and what runs goes on. Whether that is new.
+CREATE OR REPLACE FUNCTION session_lock.pause_mapping(p_name text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+  v_is_new boolean;
+BEGIN
+  INSERT INTO session_lock.pause (name, at) VALUES (p_name, session_lock.clock()) ON CONFLICT (name) DO NOTHING;
+  v_is_new := FOUND;
+  PERFORM session_lock.tell_all(p_name);
+  RETURN v_is_new;
+END
+$function$;
+
+-- The same: it takes that back. Whether there was a pause.
+CREATE OR REPLACE FUNCTION session_lock.resume_mapping(p_name text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+  v_was boolean;
+BEGIN
+  DELETE FROM session_lock.pause AS p WHERE p.name = p_name;
+  v_was := FOUND;
+  PERFORM session_lock.tell_all(p_name);
+  RETURN v_was;
+END
+$function$;
+
+-- The same: asks one session to drain. Whether there is such a one of this name that lives.
+CREATE OR REPLACE FUNCTION session_lock.drain_session(p_name text, p_id bigint) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+  UPDATE session_lock.session AS s SET drain_requested = true
+   WHERE s.id = p_id AND s.name = p_name AND s.ended_at IS NULL AND s.expires_at > session_lock.clock();
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  PERFORM session_lock.tell(ARRAY[p_id]);
+  RETURN true;
+END
+$function$;
+
 -- On behalf of a session that has nothing to do and found nothing to claim: those that hold more than their share of what there
 -- is (p_tasks) are asked to release what they hold above it and have not begun, and told so. p_counts are the tasks that p_holders
 -- hold. Nobody is waited for, and nobody is asked again within 0.2 seconds, however many have nothing to do.
@@ -449,7 +501,7 @@ AS $function$
                            WHEN s.name <> p_name THEN 'foreign'
                            WHEN s.ended_at IS NOT NULL THEN 'ended'
                            WHEN s.expires_at <= p_now THEN 'expired'
-                           WHEN s.draining THEN 'draining'
+                           WHEN s.draining OR s.drain_requested THEN 'draining'
                            ELSE 'live'
                          END,
                          'beat_ago', extract(epoch FROM p_now - coalesce(s.beat_at, s.started_at)),
@@ -465,7 +517,7 @@ AS $function$
                             FROM session_lock.failure AS f
                            WHERE f.name = p_name AND f.task_key = p_key), '[]')
   )
-    FROM (SELECT count(*) AS number, count(*) FILTER (WHERE s.draining) AS draining
+    FROM (SELECT count(*) AS number, count(*) FILTER (WHERE s.draining OR s.drain_requested) AS draining
             FROM session_lock.session AS s
            WHERE s.name = p_name AND s.swept_at IS NULL AND s.ended_at IS NULL AND s.expires_at > p_now) AS live
 $function$;
@@ -483,6 +535,10 @@ REVOKE ALL ON FUNCTION
   session_lock.ask_for_tasks(bigint[], integer[], bigint, bigint[], bigint[], timestamptz),
   session_lock.asked_lately(bigint[], timestamptz),
   session_lock.tell(bigint[]),
+  session_lock.tell_all(text),
+  session_lock.pause_mapping(text),
+  session_lock.resume_mapping(text),
+  session_lock.drain_session(text, bigint),
   session_lock.forget_cancelled(bigint, text[]),
   session_lock.wake(text, boolean),
   session_lock.wake_on_insert(),

@@ -34,10 +34,9 @@ async def run(ground: Ground, results: Results, name: str, subject: Subject, unt
     """Adds to the results what it measures, so that it is there when it is interrupted."""
     cells = dict(subject.cells)
     rounds = results.rounds[name] = []
-    begun = time.perf_counter()
-    longest = 0.0
-    while len(rounds) < subject.rounds and time.perf_counter() - begun + longest < subject.seconds:
-        before = time.perf_counter()
+    begun = before = time.perf_counter()
+    took = 0.0
+    while len(rounds) < subject.rounds and before - begun + took < subject.seconds:
         rounds.append({})
         for cell_name, cell in list(cells.items()):
             if time.perf_counter() > until:
@@ -55,7 +54,7 @@ async def run(ground: Ground, results: Results, name: str, subject: Subject, unt
                 results.notes.append(
                     f"left out of {name} from round {len(rounds)} on: {cell_name}: {error or 'no answer'}"
                 )
-        longest = max(longest, time.perf_counter() - before)
+        took, before = time.perf_counter() - before, time.perf_counter()
 
 
 async def measure(

@@ -153,8 +153,7 @@ def _sessions(results: Results) -> Iterator[Figure]:
 
 
 def _the_rest(results: Results) -> Iterator[Figure]:
-    cells = [name for each in results.rounds.get("idle", ())[:1] for name in each]
-    used = [value for cell in cells for value in results.of("idle", cell, "server core")]
+    used = [figures["server core"] for each in results.rounds.get("idle", ()) for figures in each.values()]
     yield Figure("server CPU of a thousand idle sessions, of a core", used, most=0.05)
     for cell in (RUNNER, EACH):
         values = results.ratios("telemetry", f"{cell}, {RECORDED}", [cell], "rate")

@@ -62,8 +62,8 @@ class Results:
         """Of a cell, and the best of the others in the same round: each round that has both."""
         found = []
         for each in self.rounds.get(subject, ()):
-            there = [each[other][figure] for other in others if other in each]
-            if cell in each and there and best(there):
+            there = [each[other][figure] for other in others if figure in each.get(other, ())]
+            if figure in each.get(cell, ()) and there and best(there):
                 found.append(each[cell][figure] / best(there))
         return found
 

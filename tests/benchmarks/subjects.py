@@ -24,8 +24,8 @@ class Subject:
     cells: Mapping[str, Measured]
     base: str
     rounds: int = 5
-    seconds: float = 150.0
-    """After which no further round is begun."""
+    seconds: float
+    """No further round is begun that would not end within these."""
 
 
 BATCHES = (1000, 100, 10, 1)
@@ -60,11 +60,13 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 **({} if quick else {f"{RUNNER}, tasker of 100 ms": slow}),
             },
             base=BARE,
+            seconds=80,
         )
 
     def runner(rows: Rows, **options: Any) -> Cell:
         return cell("runner", rows, batch=100, **options)
 
+    long = runner(plenty if quick else Rows(5_000_000))
     each = cell("one_by_one", settings={"concurrency": 200})
     much = 200_000 if quick else 1_000_000
     backlogs = {
@@ -83,6 +85,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 "one durable UPDATE": cell("update", Rows(100)),
             },
             base="SELECT 1",
+            seconds=25,
         ),
         **{f"drain-{batch}": drain(batch) for batch in BATCHES},
         "each": Subject(
@@ -96,6 +99,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 ),
             },
             base=EACH,
+            seconds=70,
         ),
         "peers": Subject(
             title="Beside the peers",
@@ -108,7 +112,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 },
             },
             base=EACH,
-            seconds=300,
+            seconds=250,
         ),
         "latency": Subject(
             title="Pick-up latency of one task on an idle system, enqueue included",
@@ -118,7 +122,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 **{peer.name: rivals.Latency(peer, 20 if quick else 100) for peer in peers},
             },
             base=WAITING_BARE,
-            seconds=300,
+            seconds=220,
         ),
         "enqueue": Subject(
             title="Enqueue, on one connection",
@@ -129,6 +133,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 "enqueue_many() of 1000": cell("enqueueing", Rows(), batch=1000),
             },
             base="INSERT of one row",
+            seconds=50,
         ),
         "backlog": Subject(
             title="A Runner in batches of 100, against what is in the table; what it finishes is inserted again",
@@ -137,7 +142,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 **{name: runner(rows, refill=1000) for name, rows in backlogs.items()},
             },
             base="10 thousand pending",
-            seconds=400,
+            seconds=300,
         ),
         "take-over": Subject(
             title="Take-over of a dead session's 1000 tasks: seconds from the end of its lease to the last finish",
@@ -146,20 +151,17 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 for name in ("10 thousand pending", f"{much:,} pending" if quick else "10 million pending")
             },
             base="10 thousand pending",
+            seconds=50,
         ),
         "snapshot": Subject(
             title="Drain in batches of 100 over time, beside a held snapshot",
             cells={
-                name: replace(
-                    runner(plenty if quick else Rows(5_000_000)),
-                    seconds=3 if quick else 60,
-                    snapshot=name == HELD,
-                )
-                for name in (HELD, NOT_HELD)
+                HELD: replace(long, seconds=3 if quick else 60, snapshot=True),
+                NOT_HELD: replace(long, seconds=3 if quick else 20),
             },
             base=NOT_HELD,
             rounds=2,
-            seconds=240,
+            seconds=200,
         ),
         "offered": Subject(
             title="Tasks offered steadily, beside a held snapshot",
@@ -173,6 +175,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
             },
             base=HELD,
             rounds=1,
+            seconds=640,
         ),
         "sessions": Subject(
             title="The library's SQL in batches of 100, by sessions, each on its connection",
@@ -183,6 +186,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 for count in SESSIONS
             },
             base="1 sessions",
+            seconds=80,
         ),
         "idle": Subject(
             title="Sessions with nothing to do: of a thousand of them",
@@ -195,6 +199,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
             },
             base="20 sessions a process",
             rounds=3,
+            seconds=75,
         ),
         "telemetry": Subject(
             title="With spans and metrics recorded by OpenTelemetry's SDK, exported in batches",
@@ -205,5 +210,6 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 f"{EACH}, {RECORDED}": replace(each, options={**each.options, "telemetry": True}),
             },
             base=RUNNER,
+            seconds=60,
         ),
     }

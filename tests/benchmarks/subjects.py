@@ -76,7 +76,10 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
         f"{much:,} scheduled": Rows(10_000, 0, much),
     }  # fmt: skip
     if not quick:
-        backlogs |= {"10 million pending": Rows(10_000_000), "10 million finished": Rows(10_000, 10_000_000)}
+        backlogs |= {
+            "10 million pending": Rows(10_000_000, kept=True),
+            "10 million finished": Rows(10_000, 10_000_000, kept=True),
+        }
     return {
         "floors": Subject(
             title="Floors: statements a second on one connection",

@@ -39,7 +39,7 @@ def text(results: Results, subjects: Mapping[str, Subject]) -> str:
             f"{subjects[name].title}\n\n{of_subject(results, name, subjects[name])}"
             for name in results.rounds
         ),
-        of_figures(figure for figure in figures(results) if figure.values),
+        *([of_figures(found)] if (found := [each for each in figures(results) if each.values]) else []),
     ]
     return "\n".join(parts)
 

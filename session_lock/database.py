@@ -148,13 +148,15 @@ class Work(Generic[T_co]):
     settled: Sequence[Settled] = ()
     """The outcomes of what was to be finished."""
     position: str | None = None
-    """Where these tasks began in the order: a hint for the next call, opaque. None: there is none."""
+    """Where these tasks lie in the order: a hint for the next call, opaque. None: there is none."""
     next_due: float | None = None
     """Seconds until the next task that is not due yet; None if unknown or if there was no room for more."""
     share: int | None = None
     """How many tasks the session may hold while work is scarce; None where the share was not worked out."""
     limited: bool = False
     """Whether a limit of the mapping has held tasks back: there may be more as soon as one is finished."""
+    walked: float | None = None
+    """Seconds that it took to look through all that is due; None if the look began at a position, and so has not seen all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,9 @@ class Database(Protocol[T_co]):
         is not in `held`: a claim whose answer was lost). A task that is locked by somebody is passed over. `limit` is cut
         to the session's capacity and, unless `over_share`, to its share; to nothing while the session drains or its mapping
         is paused. One call at a time per session.
+
+        `position` is that of an earlier answer: nothing before it is looked at, so a look from the start (None) must follow now
+        and then, and where there was too little.
 
         `at_once` is how many of these the tasker could begin at once. Where work is scarce, that is where a share is worked
         out, there are no more: what is not begun stays for others. If there are fewer, those that hold more than their share

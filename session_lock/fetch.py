@@ -16,6 +16,7 @@ from session_lock.hold import Ending, Hold
 from session_lock.moving import still_here
 from session_lock.recording import answered
 from session_lock.waiting import wait_for
+from session_lock.whence import Whence
 from session_lock.wording import describe, level_of
 
 T = TypeVar("T")
@@ -29,18 +30,13 @@ SETTLED_AFTER = 0.05
 """Seconds after it has become idle until a session looks once more: a quiet wake-up that was on its way when the session had
 no room was not sent."""
 
-LOOK_BACK_AFTER = 0.05
-"""Seconds between two looks from the start of the order where others say again and again that there are tasks."""
-
 
 async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T]]]) -> None:
     """Claim until the lease comes to its end. As long as tasks come it does not sleep."""
     settings = hold.settings
     clock = asyncio.get_running_loop().time
-    position: str | None = None
-    behind = False  # something may lie before the position: somebody has said so since the last full look
-    filled = False  # the last look brought as many tasks as there was room for
-    full_look = clock()  # from the start of the order and not from a position: when that was done last
+    whence = Whence(settings.poll_interval)
+    unsettled = False  # it has had no room since it was last idle
     held_back_since: float | None = None  # free slots, and the share lets them have nothing, since then
 
     while hold.ending is None:
@@ -56,38 +52,38 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
             await _wait(hold.room, hold, settings.poll_interval if hold.paused else hold.scarcity.left())
             continue
 
-        behind = behind or hold.asked.is_set()
+        position = whence.begin(clock(), asked=hold.asked.is_set())
         hold.asked.clear()  # who asks from here on may have seen what this look does not
         hold.room.clear()
-        if position is None or clock() - full_look >= (LOOK_BACK_AFTER if behind else settings.poll_interval):
-            # What lies before the position (what others gave back, tasks of the dead, rows that committed late) waits no
-            # longer than a poll.
-            position, full_look, behind = None, clock(), False
         over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
         held, at_once, hold.freed = len(hold.held) - hold.along(), hold.at_once(), False
+        began_at = clock()
         work = await _look(hold, find, room, position, at_once=at_once, over_share=over_share)
         if work is None:
-            position = None
+            whence.failed(position, clock() - began_at)
             pause = random.uniform(0.1, 1.0) * settings.poll_interval * min(2**hold.failed_looks, 10)
             await _wait(hold.asked, hold, pause)
             continue
-        was_filled, filled = filled, len(work.tasks) == room
-        position = work.position if filled else None
+        whence.found(work, position, room, clock())
+        unsettled = unsettled or len(work.tasks) == room
         if work.tasks:
             held_back_since = None
             await _let_slots_begin()
             continue
-        # A session that was merely idle keeps to its share: what comes next is for all.
         if work.share is None or work.share > held or at_once == 0:
-            held_back_since = None
+            # A session that was merely idle keeps to its share: what comes next is for all. (From a position none is told.)
+            held_back_since = None if position is None else held_back_since
         elif held_back_since is None:
             held_back_since = clock()
-        pause = _pause(hold, work, None if held_back_since is None else clock() - held_back_since)
-        if was_filled:
-            pause = min(pause, SETTLED_AFTER)
+        wake_at = [clock() + settings.poll_interval * random.uniform(0.8, 1.2), whence.again_at]
+        if held_back_since is not None:
+            wake_at.append(held_back_since + settings.patience)
+        if unsettled and position is None:
+            wake_at.append(clock() + SETTLED_AFTER)
+            unsettled = False
         # Room alone is no reason to look again; unless there may be tasks that could not begin, or that the share held back.
         held_back = at_once == 0 or (work.share is not None and work.share <= held)
-        await _wait(hold.room if held_back else hold.asked, hold, pause)
+        await _wait(hold.room if held_back else hold.asked, hold, max(min(wake_at) - clock(), 0.001))
 
 
 async def listen(hold: Hold[T]) -> None:
@@ -169,17 +165,6 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, **scarce: An
 async def _let_slots_begin() -> None:
     for _ in range(SLOTS_FIRST):
         await asyncio.sleep(0)
-
-
-def _pause(hold: Hold[Any], work: Work[Any], held_back: float | None) -> float:
-    """How long to sleep after there was nothing: a poll interval, or until a task is due or the patience is over."""
-    settings = hold.settings
-    seconds = settings.poll_interval * random.uniform(0.8, 1.2)
-    if work.next_due is not None:
-        seconds = min(seconds, work.next_due)
-    if held_back is not None:
-        seconds = min(seconds, settings.patience - held_back)
-    return max(seconds, 0.001)
 
 
 async def _wait(event: asyncio.Event, hold: Hold[Any], seconds: float | None) -> None:

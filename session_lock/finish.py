@@ -31,11 +31,11 @@ async def finish(hold: Hold[T]) -> None:
     outbox = hold.outbox
     failures = 0
     while not hold.last_recording.is_set() or outbox:
+        outbox.filled.clear()  # before it is looked into, and whether more will come
         await asyncio.sleep(0)  # a look that is due comes first, and takes along what is finished
         # Fewer after a failure: a call in which many rows refuse may take too long, and its answers are lost with it.
         settlements = outbox.take(max(50, AT_ONCE >> (2 * failures)))
         if not settlements:
-            outbox.filled.clear()
             await wait_for(outbox.filled, outbox.wait())
             continue
         try:

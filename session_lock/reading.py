@@ -47,10 +47,11 @@ class Reader(Generic[T]):
             left=state["lease_left"],
             tasks=self._tasks(claimed),
             settled=settled or self._settled(rows),
-            position=claimed[0]["task_position"] if claimed else None,
+            position=(claimed[-1]["task_position"] or claimed[0]["task_position"]) if claimed else None,
             next_due=state["next_due"],
             share=state["task_share"],
             limited=state["outcome"] is not None,
+            walked=state["walked"],
         )
 
     def unreadable(self, rows: Sequence[Row], error: Exception) -> Work[T]:

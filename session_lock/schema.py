@@ -11,6 +11,7 @@ from pathlib import Path
 
 from session_lock.conjuncts import conjuncts
 from session_lock.names import one_line_safe, quote_inside_literal, quote_literal, quote_name
+from session_lock.ordering import HOLES, for_each_part, order_by, parts_from_position, position
 from session_lock.table import (
     Shape,
     TaskTable,
@@ -70,7 +71,8 @@ def render(
         {"role": quote_name(role)} if role else {}
     )
     words |= others or {}
-    return fill(_with_schema(source(name), "__schema__"), words)
+    text = for_each_part(source(name), len(parts_from_position(table, shape)) if shape else 1)
+    return fill(_with_schema(text, "__schema__"), words)
 
 
 def in_schema(text: str, schema: str) -> str:
@@ -151,11 +153,11 @@ def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
             f"t.{quote_name(c)} AS column_{i}" for i, c in enumerate(table.columns, 1)
         ),
         "claimed_columns": ", ".join(f"c.column_{i}" for i, _ in enumerate(table.columns, 1)),
-        "order_by": ", ".join(f"t.{quote_name(c)}{' DESC' if d else ''}" for c, d in table.order),
-        "order_index": ", ".join(f"{quote_name(c)}{' DESC' if d else ''}" for c, d in table.order),
+        "order_by": order_by(table, "t."),
+        "order_index": order_by(table),
         "due_is_indexed": "true" if table.order[0] == (claim.available_at, False) else "false",
         "position": position(table, shape),
-        "from_position": from_position(table, shape),
+        **dict(zip(HOLES, parts_from_position(table, shape), strict=False)),
         **limit_holes(table, shape),
         **accept_holes(table),
         "index": index,
@@ -238,40 +240,9 @@ def mapping_files(table: TaskTable, kind: str) -> tuple[str, ...]:
             return (*(["tasks.limits.down.sql"] if table.rules.any else []), "tasks.down.sql")
 
 
-LEAST = {
-    "smallint": "-32768", "integer": "-2147483648", "bigint": "-9223372036854775808",
-    "uuid": "00000000-0000-0000-0000-000000000000", "text": "", "character varying": "", "boolean": "false", "date": "-infinity",
-    "timestamp with time zone": "-infinity", "timestamp without time zone": "-infinity",
-}  # fmt: skip
-"""Nothing sorts before these: where a scan without a position begins."""
-
-
-def has_position(table: TaskTable, shape: Shape) -> bool:
-    """Whether a scan in claim order can begin at a remembered place: one direction, no nulls, known least values."""
-    return all(not d and c in shape.not_null and shape.column_types[c] in LEAST for c, d in table.order)
-
-
-def position(table: TaskTable, shape: Shape) -> str:
-    if not has_position(table, shape):
-        return "NULL::text"
-    return f"jsonb_build_array({', '.join(f't.{quote_name(c)}' for c, _ in table.order)})::text"
-
-
-def from_position(table: TaskTable, shape: Shape) -> str:
-    if not has_position(table, shape):
-        return "true"
-    columns = ", ".join(f"t.{quote_name(c)}" for c, _ in table.order)
-    types = [shape.column_types[c] for c, _ in table.order]
-    values = ", ".join(
-        f"coalesce((my.start::jsonb ->> {i})::{type_}, '{LEAST[type_]}'::{type_})"
-        for i, type_ in enumerate(types)
-    )
-    return f"({columns}) >= ({values})"
-
-
 ENVELOPE = (
     "kind", "task_key", "task_token", "task_attempt", "outcome", "task_position", "next_due", "lease_left", "task_share",
-    "task_alone",
+    "task_alone", "walked",
 )  # fmt: skip
 """The first columns of what get_work returns; the mapping's own follow."""
 

@@ -55,7 +55,10 @@ $function$;
 --   p_limit       how many tasks the caller has room for
 --   p_held        the keys that it holds, those of p_finished among them. A row that names it and is not one of them was claimed
 --                 by a call whose reply was lost; it is claimed again here, with a new token.
---   p_position    the position of an earlier reply, or NULL to look from the start: a hint, never a promise
+--   p_position    the position of an earlier reply: nothing before it is looked at, so what has become free there is found by a
+--                 look from the start, NULL, which the caller makes now and then and where this one brings too little. What was
+--                 claimed and finished stays in the index as long as somebody's old snapshot may see it: a look that begins
+--                 behind it need not walk over it.
 --   p_over_share  it had nothing to do for its patience: the share does not bind it now
 --   p_at_once     how many of these its tasker could begin at once: where work is scarce it gets no more, so that what is not begun
 --                 stays for others; and if it finds none, those that hold more than their share are asked for theirs
@@ -64,18 +67,19 @@ $function$;
 -- Returns rows of three kinds:
 --   'task'     task_key, task_token, task_attempt, task_alone (its session expired under it again and again: run it with
 --              nothing beside it) and the mapping's columns, in claim order; outcome is 'cancelled' if it is to be discarded
---              and not run. The first one has task_position, for the next call.
+--              and not run. The last one has task_position, for the next call (the first one, under limits: what they passed over).
 --   'outcome'  task_key and outcome of each of p_finished
 --   'state'    once, last: next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left
 --              (seconds), task_share (how many tasks the session may hold; NULL where the share does not bind: there is
---              plenty, or nobody to share with); outcome is 'limited' if a limit of the mapping has held tasks back.
+--              plenty, or nobody to share with), walked (seconds that it took to look through all that is due; NULL if the look
+--              began at a position); outcome is 'limited' if a limit of the mapping has held tasks back.
 CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
   p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_over_share boolean, p_at_once integer,
   p_finished __key_type__[], p_tokens bigint[]
 ) RETURNS TABLE (
   kind text, task_key __key_type__, task_token bigint, task_attempt integer, outcome text,
   task_position text, next_due double precision, lease_left double precision, task_share integer, task_alone boolean,
-  __columns__ text
+  walked double precision, __columns__ text
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
 AS $function$
@@ -112,6 +116,9 @@ DECLARE
   asked      text[];
   cancelled  __key_type__[] := '{}';
   version    numeric[];  -- the session's, for what the mapping asks of it (accepts)
+  from_start boolean := p_position IS NULL;
+  since      timestamptz;
+  walked     double precision;
 BEGIN
   -- Ended sessions are read in one statement and used in the next; that is sound only if the next one sees more.
   IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -140,7 +147,7 @@ BEGIN
       FROM session_lock.finish_tasks__set__(p_id, p_nonce, p_finished, p_tokens) AS f;
     RETURN QUERY
     SELECT 'outcome'::text, f.key, NULL::bigint, NULL::integer, f.outcome,
-           NULL::text, NULL::double precision, NULL::double precision, NULL::integer, NULL::boolean, __no_columns__
+           NULL::text, NULL::double precision, NULL::double precision, NULL::integer, NULL::boolean, NULL::double precision, __no_columns__
       FROM unnest(my.keys, my.outcomes) AS f (key, outcome);
     my.keys := '{}';
   END IF;
@@ -152,8 +159,11 @@ BEGIN
 
   -- 3 The share, for who may be given work at all (not while it drains, or the mapping is paused): of the tasks that are
   --   there, held ones included, counted no further than it takes to allow all that is wanted. More than 1000 are counted by
-  --   one session for all, once in a second; as is plenty for all, where that is more than 200. Alone, or after its patience, a session takes what it has room for. Nothing is
-  --   claimed ahead where there is not plenty for all, or somebody has had nothing to do within the last second.
+  --   one session for all, once in a second; as is plenty for all, where that is more than 200. Alone, or after its patience,
+  --   a session takes what it has room for. Nothing is claimed ahead where there is not plenty for all, or somebody has had
+  --   nothing to do within the last second. From a position on not all is counted: is that too little, there is no share, and
+  --   a session takes what it can begin at once.
+  my.since := session_lock.clock();
   my.want := CASE WHEN p_id = ANY (my.sharing) THEN least(p_limit, my.capacity - my.holds) ELSE 0 END;
   IF p_at_once < my.want AND cardinality(my.sharing) > 1 AND session_lock.asked_lately(my.sharing, my.clock) THEN
     my.want := p_at_once;
@@ -174,14 +184,21 @@ BEGIN
         my.tasks := session_lock.possible__set__(my.many, my.clock, my.version);
       ELSE
         SELECT count(*) INTO my.tasks
-          FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.many) AS task;
+          FROM (
+            -- for each part of the order
+            SELECT 1 FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ AND __from_position__
+            -- as far as here
+            LIMIT my.many
+          ) AS task;
       END IF;
-      my.many := CASE WHEN my.tasks > 1000 OR (my.tasks = my.total AND my.total > 200) THEN my.tasks END;
+      my.many := CASE WHEN (my.tasks > 1000 AND my.from_start) OR (my.tasks = my.total AND my.total > 200) THEN my.tasks END;
       IF __has_accepts__ THEN  -- what this version may have is not for all
         my.many := NULL;
       END IF;
     END IF;
-    IF my.tasks > 0 AND my.tasks < my.enough THEN
+    IF NOT my.from_start AND NOT __picks__ AND my.tasks < my.enough THEN
+      my.want := least(my.want, p_at_once);
+    ELSIF my.tasks > 0 AND my.tasks < my.enough THEN
       IF __has_accepts__ AND NOT __picks__ THEN  -- each task is for those alone that may be given it
         my.share := coalesce((
           SELECT sum(session_lock.share(p_id, among.ids, among.capacities, need.tasks))
@@ -221,30 +238,35 @@ BEGIN
   END IF;
 
   -- 5 Claim. A row is claimable if it is pending, due, and free: held by nobody, by a session *known* to be ended, or by
-  --   the caller who does not know it; and acceptable: the caller has the version that it needs, if any. Locked rows are passed over; too few from the position on means: from the start.
+  --   the caller who does not know it; and acceptable: the caller has the version that it needs, if any. Locked rows are passed over.
   --   A mapping with limits has a function of its own for it, which also sees to them (tasks.limits.alwaysup.sql).
   IF __picks__ AND my.want > 0 THEN
-    SELECT p.keys, p.start, p.limited, p.next_at, p.not_before
-      INTO my.keys, my.start, my.limited, my.next_at, my.not_before
+    SELECT p.keys, p.start, p.from_start, p.limited, p.next_at, p.not_before
+      INTO my.keys, my.start, my.from_start, my.limited, my.next_at, my.not_before
       FROM session_lock.pick__set__(
         p_id, my.want, my.held, my.ended, my.clock, my.start, coalesce(cardinality(p_finished), 0) = 0, my.version
       ) AS p;
   END IF;
-  WHILE my.want > 0 AND NOT __picks__ LOOP
+  IF my.want > 0 AND NOT __picks__ THEN
     my.keys := ARRAY(
-      SELECT t.__key__
-        FROM __table__ AS t
-       WHERE (__pending__) AND t.__available_at__ <= my.clock
-         AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
-              OR (t.__session_id__ = my.id AND t.__key__ <> ALL (my.held)))
-         AND __acceptable__ AND __from_position__
-       ORDER BY __order_by__
+      -- for each part of the order
+      SELECT task.key
+        FROM (
+          SELECT t.__key__ AS key
+            FROM __table__ AS t
+           WHERE (__pending__) AND t.__available_at__ <= my.clock
+             AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
+                  OR (t.__session_id__ = my.id AND t.__key__ <> ALL (my.held)))
+             AND __acceptable__ AND __from_position__
+           ORDER BY __order_by__
+           LIMIT my.want
+             FOR NO KEY UPDATE SKIP LOCKED
+        ) AS task
+      -- as far as here
        LIMIT my.want
-         FOR NO KEY UPDATE SKIP LOCKED
     );
-    EXIT WHEN my.start IS NULL OR cardinality(my.keys) = my.want;
-    my.start := NULL;
-  END LOOP;
+  END IF;
+  my.walked := extract(epoch FROM session_lock.clock() - my.since);
 
   IF cardinality(my.keys) > 0 THEN
     IF cardinality(my.expired) > 0 THEN
@@ -262,12 +284,12 @@ BEGIN
         FROM unnest(my.keys) WITH ORDINALITY AS claim (key, rank)
        WHERE t.__key__ = claim.key
       RETURNING claim.rank AS rank, t.__key__ AS key, t.__claim_token__ AS token, t.__attempts__ AS attempt,
-                CASE WHEN claim.rank = 1 THEN __position__ END AS position,
+                CASE WHEN claim.rank = CASE WHEN __picks__ THEN 1 ELSE cardinality(my.keys) END THEN __position__ END AS position,
                 CASE WHEN t.__attempts__ > 2 THEN session_lock.is_suspect(my.name, t.__key__::text) END AS alone, __select_columns__
     )
     SELECT 'task'::text, c.key, c.token, c.attempt, CASE WHEN c.key = ANY (my.cancelled) THEN 'cancelled' END,
            c.position, NULL::double precision, NULL::double precision, NULL::integer, c.alone,
-           __claimed_columns__
+           NULL::double precision, __claimed_columns__
       FROM claimed AS c
      ORDER BY c.rank;
   END IF;
@@ -281,11 +303,12 @@ BEGIN
     );
   END IF;
 
-  -- 6 There was room for more, and all that is due has been walked: when is the next one due, and which sessions do the
+  -- 6 There was room for more, and all that is due has been walked, from the start: when is the next one due, and which sessions do the
   --   tasks name that are due and not free, or not for the caller? (If a limit was in the way, the held ones are walked: they have an
   --   index.) A caller who could begin more asks those that hold more than their share; not if it is brought tasks: should it freeze
   --   while it reads them, it would keep the rows of those sessions locked, and they could not renew their leases.
-  IF my.want > 0 AND cardinality(my.keys) < my.want THEN
+  my.since := session_lock.clock();
+  IF my.want > 0 AND cardinality(my.keys) < my.want AND my.from_start THEN
     IF NOT my.limited AND (__due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL) THEN
       SELECT extract(epoch FROM t.__available_at__ - my.clock) INTO next_due
         FROM __table__ AS t
@@ -300,7 +323,7 @@ BEGIN
       END;
     END IF;
   END IF;
-  IF my.want > 0 AND cardinality(my.keys) < my.want AND (__counts_held__ OR NOT my.limited) THEN
+  IF my.want > 0 AND cardinality(my.keys) < my.want AND my.from_start AND (__counts_held__ OR NOT my.limited) THEN
     SELECT coalesce(array_agg(holder.id), '{}'), coalesce(array_agg(holder.held), '{}') INTO my.named, my.counts
       FROM (
         SELECT t.__session_id__ AS id, count(*) FILTER (WHERE __acceptable__) AS held
@@ -330,7 +353,7 @@ BEGIN
   RETURN QUERY
   SELECT 'state'::text, NULL::__key_type__, NULL::bigint, NULL::integer, CASE WHEN my.limited THEN 'limited' END,
          NULL::text, get_work__set__.next_due, extract(epoch FROM my.expires - my.clock)::double precision, my.share,
-         NULL::boolean, __no_columns__;
+         NULL::boolean, CASE WHEN my.from_start THEN my.walked + extract(epoch FROM session_lock.clock() - my.since) END, __no_columns__;
 END
 $function$;
 

@@ -65,12 +65,13 @@ $function$;
 --   p_waits   whether it may wait for the locks of others
 --   p_version its version, if the mapping asks for one (accepts)
 --
--- limited: a limit has held tasks back. next_at: when the first of them is due (ordered) or may start (rate). not_before:
+-- from_start: too few from the position on, so it has looked from the start. limited: a limit has held tasks back. next_at: when the first of them is due (ordered) or may start (rate). not_before:
 -- before that none may be claimed at all, infinity if time alone does not help.
 CREATE OR REPLACE FUNCTION session_lock.pick__set__(
   p_id bigint, p_want integer, p_held __key_type__[], p_ended bigint[], p_now timestamptz, p_start text, p_waits boolean,
   p_version numeric[],
-  OUT keys __key_type__[], OUT start text, OUT limited boolean, OUT next_at timestamptz, OUT not_before timestamptz
+  OUT keys __key_type__[], OUT start text, OUT from_start boolean, OUT limited boolean, OUT next_at timestamptz,
+  OUT not_before timestamptz
 )
 LANGUAGE plpgsql
 AS $function$
@@ -176,15 +177,21 @@ BEGIN
       SELECT coalesce(array_agg(task.key) FILTER (WHERE task.value <> ALL (my.passed)), '{}'),
              coalesce(array_agg(task.value) FILTER (WHERE task.value <> ALL (my.passed)), '{}'), count(*)
         INTO my.offer, my.offer_of, my.number
-        FROM (SELECT t.__key__ AS key, __value__ AS value
-                FROM __table__ AS t
-               WHERE (__pending__) AND t.__available_at__ <= my.clock
-                 AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
-                      OR (t.__session_id__ = my.self AND t.__key__ <> ALL (my.held)))
-                 AND t.__key__ <> ALL (my.keys)
-                 AND __acceptable__ AND __from_position__
-               ORDER BY __order_by__
-               LIMIT my.walk) AS task;
+        FROM (
+          -- for each part of the order
+          SELECT part.key, part.value
+            FROM (SELECT t.__key__ AS key, __value__ AS value
+                    FROM __table__ AS t
+                   WHERE (__pending__) AND t.__available_at__ <= my.clock
+                     AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
+                          OR (t.__session_id__ = my.self AND t.__key__ <> ALL (my.held)))
+                     AND t.__key__ <> ALL (my.keys)
+                     AND __acceptable__ AND __from_position__
+                   ORDER BY __order_by__
+                   LIMIT my.walk) AS part
+          -- as far as here
+           LIMIT my.walk
+        ) AS task;
       my.all_seen := my.start IS NULL AND my.number < my.walk;
       IF my.looks = 0 THEN
         my.first := my.offer;
@@ -343,16 +350,20 @@ BEGIN
               FROM unnest(my.offer_of[1:my.want]) WITH ORDINALITY AS o (value, place)
              GROUP BY o.value) AS quota
      CROSS JOIN LATERAL unnest(ARRAY(
-             SELECT t.__key__
-               FROM __table__ AS t
-              WHERE (__pending__) AND t.__available_at__ <= my.clock
-                AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
-                     OR (t.__session_id__ = my.self AND t.__key__ <> ALL (my.held)))
-                AND t.__key__ <> ALL (my.keys) AND (NOT __ordered__ OR t.__key__ = ANY (my.offer)) AND __acceptable__
-                AND __value__ = quota.value AND __from_position__
-              ORDER BY __order_by__
+             -- for each part of the order
+             SELECT part.key
+               FROM (SELECT t.__key__ AS key
+                       FROM __table__ AS t
+                      WHERE (__pending__) AND t.__available_at__ <= my.clock
+                        AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
+                             OR (t.__session_id__ = my.self AND t.__key__ <> ALL (my.held)))
+                        AND t.__key__ <> ALL (my.keys) AND (NOT __ordered__ OR t.__key__ = ANY (my.offer)) AND __acceptable__
+                        AND __value__ = quota.value AND __from_position__
+                      ORDER BY __order_by__
+                      LIMIT quota.number
+                        FOR NO KEY UPDATE SKIP LOCKED) AS part
+             -- as far as here
               LIMIT quota.number
-                FOR NO KEY UPDATE SKIP LOCKED
            )) WITH ORDINALITY AS task (key, rank);
     my.want := my.want - my.number;
     my.waits := my.waits AND my.number = 0;
@@ -437,6 +448,7 @@ BEGIN
     my.keys := ARRAY(SELECT t.__key__ FROM __table__ AS t WHERE t.__key__ = ANY (my.keys) ORDER BY __order_by__);
   END IF;
   pick__set__.keys := my.keys;
+  pick__set__.from_start := my.start IS NULL;
   pick__set__.limited := my.limited;
   pick__set__.next_at := my.next_at;
   pick__set__.start := CASE

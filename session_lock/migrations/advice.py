@@ -13,6 +13,7 @@ from session_lock.migrations.sandbox import Connection
 from session_lock.migrations.tuning import untuned
 from session_lock.migrations.validation import Examined
 from session_lock.names import quote_name
+from session_lock.ordering import why_no_position
 from session_lock.table import TaskTable, due_index_name, function_set, has_due_index
 
 UPDATES = 1_000
@@ -28,8 +29,18 @@ async def notes(connection: Connection, table: TaskTable, examined: Examined, ro
         *await _owners(connection, table, examined, role),
         *await untuned(connection, table),
         *await _updates(connection, table),
+        *_position(table, examined),
         *await _due(connection, table, examined),
         *await unaccepted(connection, table),
+    ]
+
+
+def _position(table: TaskTable, examined: Examined) -> list[str]:
+    """Whether looks can begin behind what is finished (ADR 0015)."""
+    if (why := why_no_position(table, examined.shape)) is None:
+        return []
+    return [
+        f"order_by: {why}, so each look for work begins at the start of the order and walks over all that an old snapshot keeps"
     ]
 
 

@@ -25,6 +25,8 @@ class Picked(Generic[T]):
     limited: bool = False
     next_at: float = math.inf
     not_before: float = -math.inf
+    from_start: bool = False
+    """Whether the look began there, though it was given a position."""
 
     def next_due(self, scheduled: float | None, now: float) -> float | None:
         """Seconds until there may be more, with what is known of the schedule; None: unknown."""
@@ -103,6 +105,7 @@ class MemoryLimits(Generic[T]):
             some = [row for row in onward if row not in unknown]
             picked, held_back = self._fill(some, want, again=False, **known)
             limited = limited or held_back
+        from_start = self.rules.fair or len(picked) < want
         if len(picked) < want:
             picked, held_back = self._fill(free, want, again=True, **known)
             limited = limited or held_back
@@ -121,7 +124,7 @@ class MemoryLimits(Generic[T]):
         if self.rules.column is not None and not self.rules.fair:
             keys = {row.key for row in rows}
             rows = [row for row in in_order if row.key in keys]
-        return Picked(rows, limited, next_at, not_before)
+        return Picked(rows, limited, next_at, not_before, from_start)
 
     def _fill(
         self,

@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -129,16 +130,16 @@ class MemoryDatabase(MemoryShares[T]):
             mine = self._accepts.of(session, self._open.values())
             due = [row for row in mine if row.available_at <= now]
             sharing = self._sharing(now)
-            want, share = self._room(
-                session, limit, holds, due, sharing, now=now, at_once=at_once, over_share=over_share
-            )
-            free = self._in_order(row for row in due if self._is_free(row, session, held)) if want else []
             start = self._parse(position)
-            onward = None if start is None else [row for row in free if self._place(row) >= start]
-            rows = [row for row in onward or free if not row.locked][:want]
-            if len(rows) < want:  # too few from the position on: from the start
-                rows = [row for row in free if not row.locked][:want]
-            picked = Picked(rows)
+            onward = None if start is None else [row for row in due if self._place(row) >= start]
+            want, share = self._room(
+                session, limit, holds, due, sharing, onward=onward, now=now, at_once=at_once, over_share=over_share,
+            )  # fmt: skip
+            is_free = partial(self._is_free, session=session, held=held)
+            free = self._in_order(filter(is_free, due)) if want else []
+            if onward is not None:
+                onward = self._in_order(filter(is_free, onward))
+            picked = Picked([row for row in (free if onward is None else onward) if not row.locked][:want])
             if self._limits.rules.any and want == 0 and share is not None and share <= holds:
                 # All that the limits let it hold: are there tasks that they hold back?
                 picked = Picked([], limited=self._limits.possible(due) < len(due))
@@ -161,18 +162,22 @@ class MemoryDatabase(MemoryShares[T]):
                 own = [row.key for row in self._open.values() if row.session_id == session.id]
                 session.forget_cancelled({*held, *own})
             session.idle = session.id in sharing and len(rows) < limit
+            whole = onward is None or picked.from_start
             # Where a limit has cut the look short, not all that others hold was seen.
             walked = self._limits.rules.counts_held or not picked.limited
-            if want > 0 and not rows and at_once and walked:
+            if want > 0 and not rows and at_once and walked and whole:
                 self._ask_for_tasks(session, holds, sharing, now)
             return Work(
                 left=session.expires_at - now,
                 tasks=tasks,
                 settled=settled,
-                position=json.dumps([self._place(rows[0])[0], str(rows[0].key)]) if rows else None,
-                next_due=picked.next_due(self._next_due(mine, now), now) if len(rows) < want else None,
+                position=self._position(rows),
+                next_due=picked.next_due(self._next_due(mine, now), now)
+                if len(rows) < want and whole
+                else None,
                 share=share,
                 limited=picked.limited,
+                walked=0.0 if whole else None,
             )
 
     async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:
@@ -265,6 +270,12 @@ class MemoryDatabase(MemoryShares[T]):
 
     def _place(self, row: MemoryTask[T]) -> tuple[float, Any]:
         return (0.0, row.key) if self._limits.rules.ordered else row.order  # a retry moves available_at
+
+    def _position(self, rows: Sequence[MemoryTask[T]]) -> str | None:
+        if not rows:
+            return None
+        row = rows[0 if self._limits.rules.any else -1]
+        return json.dumps([self._place(row)[0], str(row.key)])
 
     def _parse(self, position: str | None) -> tuple[float, Any] | None:
         if position is None or not self._tasks:

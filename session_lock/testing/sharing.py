@@ -59,11 +59,12 @@ class MemoryShares(MemorySessions[T]):
         due: Sequence[MemoryTask[T]],
         sharing: Mapping[int, int],
         *,
+        onward: Sequence[MemoryTask[T]] | None,
         now: float,
         at_once: int | None,
         over_share: bool,
     ) -> tuple[int, int | None]:
-        """How many tasks to claim, of those that are due, and the share, if it was worked out."""
+        """How many tasks to claim, of those that are due (`onward`: only of these), and the share, if it was worked out."""
         want = max(0, min(limit, session.capacity - held)) if session.id in sharing else 0
         if want == 0 or len(sharing) < 2:
             return want, None
@@ -75,6 +76,8 @@ class MemoryShares(MemorySessions[T]):
         total = sum(sharing.values())
         # To claim ahead there must be plenty for all.
         enough = total if begun < want else min(total, -(-(held + want) * total // session.capacity))
+        if onward is not None and not self._limits.rules.any:  # not all of it is seen
+            return want if len(onward) >= enough else begun, None
         tasks = min(enough, self._limits.possible(due))
         if tasks in {0, enough}:  # nothing to share, or plenty
             return want, None

@@ -7,18 +7,19 @@ import json
 import random
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
 import pytest
 
-from session_lock import DatabaseError, PostgresDatabase, SessionLost, TaskLost
+from session_lock import DatabaseError, PostgresDatabase, Runner, SessionLost, TaskLost, each
 from session_lock.connections import DRIVER_ERRORS
 from session_lock.database import Claim, Handback
 from session_lock.embedded import temp_postgres
 from session_lock.session import Lease
 from tests.chaos.recording import Injected
-from tests.chaos.scene import AT_NIGHT, Scene, scene_in
+from tests.chaos.scene import AT_NIGHT, QUICK, Scene, scene_in
 from tests.conftest import TestDatabase, prepare_template
 from tests.support import EMAILS
 
@@ -140,6 +141,68 @@ async def test_claims_do_not_slow_down_while_an_old_snapshot_is_open(
     await old.close()
     # Each hundred leave a few pages of the index of held tasks behind, which a claim reads.
     assert max(costs) < 2 * max(costs[:3]) + 5 * len(costs), costs
+
+
+class Watched:
+    """The looks of one Runner: how many from the start, and how long those took on the server."""
+
+    def __init__(self, emails: PostgresDatabase[Any]) -> None:
+        self._look = emails.get_work
+        emails.get_work = self.get_work  # type: ignore[method-assign]
+        self.onward = self.from_start = 0
+        self.walked = 0.0
+
+    async def get_work(self, lease: Lease, **arguments: Any) -> Any:
+        work = await self._look(lease, **arguments)
+        if work.walked is None:
+            self.onward += 1
+        else:
+            self.from_start += 1
+            self.walked += work.walked
+        return work
+
+
+@pytest.mark.timeout(1800 if AT_NIGHT else 120)
+@pytest.mark.fault("D17")
+async def test_a_runner_with_little_to_do_does_not_walk_over_what_an_old_snapshot_keeps_and_finds_what_comes_before_it(
+    scene: Scene, database: TestDatabase
+) -> None:
+    """Three million dead entries in front of its position (a twentieth by day); a look from the start walks over all of them."""
+    dead = 3_000_000 if AT_NIGHT else 150_000
+    await scene.admin.execute("ALTER TABLE email DISABLE TRIGGER note_finish")
+    await scene.admin.execute("INSERT INTO email (address) SELECT 'a' FROM generate_series(1, $1::int)", dead)
+    await scene.admin.execute("VACUUM ANALYZE email")
+    old = await asyncpg.connect(database.admin_dsn)
+    async with old.transaction(isolation="repeatable_read"), emails_of(scene) as emails:
+        await old.fetch("SELECT count(*) FROM email")
+        await scene.admin.execute("UPDATE email SET sent_at = now()", timeout=600)
+        looks = Watched(emails)
+        async with Runner(
+            emails, each(scene.send), replace(QUICK, call_timeout=30, lease_ttl=100, concurrency=8)
+        ):
+            last = 0
+            for _ in range(30):
+                (last,) = await scene.add(1)
+                await scene.until(f"sent_at IS NOT NULL FROM email WHERE id = {last}")
+            began, onward, from_start, walked = (
+                asyncio.get_running_loop().time(),
+                looks.onward,
+                looks.from_start,
+                looks.walked,
+            )
+            for _ in range(80):
+                (last,) = await scene.add(1)
+                await scene.until(f"sent_at IS NOT NULL FROM email WHERE id = {last}")
+            await scene.admin.execute("UPDATE email SET sent_at = NULL WHERE id = 1")  # before all positions
+            await scene.until("sent_at IS NOT NULL FROM email WHERE id = 1")
+            took = asyncio.get_running_loop().time() - began
+            print(f"{looks.onward - onward} from a position, {looks.from_start - from_start} from the start")
+            print(
+                f"{looks.walked - walked:.2f} of {took:.2f} s walked, {looks.walked / looks.from_start:.3f} s a walk"
+            )
+            assert looks.onward - onward > looks.from_start - from_start
+            assert looks.walked - walked < 0.2 * took  # 0.05, and what the last walk takes
+    await old.close()
 
 
 @pytest.mark.fault("D27")

@@ -228,25 +228,45 @@ async def test_what_is_parked_or_closed_is_never_next(suite: Suite):
 # Where from ----------------------------------------------------------------------------------------------
 
 
-async def test_a_position_is_where_the_last_claim_began(suite: Suite):
+async def test_from_a_position_on_nothing_before_it_is_found_and_from_the_start_all_is(suite: Suite):
     added = await suite.add(6)
     lease = await suite.start()
     first = await suite.work(lease, 2)
     second = await suite.work(lease, 2, held=keys(first), position=first.position)
     assert keys(second) == added[2:4]
     await suite.database.release_tasks(lease, [Handback(task.claim) for task in first.tasks])
-    third = await suite.work(lease, 2, held=keys(second), position=second.position)
+    third = await suite.work(lease, 3, held=keys(second), position=second.position)
     assert keys(third) == added[4:]
+    held = [*keys(second), *keys(third)]
+    assert keys(await suite.work(lease, 3, held=held, position=third.position)) == []
+    assert keys(await suite.work(lease, 3, held=held)) == added[:2]
 
 
-async def test_too_few_from_the_position_on_means_from_the_start(suite: Suite):
-    added = await suite.add(4)
+async def test_only_a_look_from_the_start_says_what_is_to_come_and_how_long_it_took(suite: Suite):
+    await suite.add(2)
+    await suite.add(1, after=30)
     lease = await suite.start()
     first = await suite.work(lease, 2)
-    second = await suite.work(lease, 2, held=keys(first), position=first.position)
-    await suite.database.release_tasks(lease, [Handback(task.claim) for task in first.tasks])
-    third = await suite.work(lease, 2, held=keys(second), position=second.position)
-    assert keys(third) == added[:2]
+    onward = await suite.work(lease, 2, held=keys(first), position=first.position)
+    assert (onward.walked, onward.next_due) == (None, None)
+    again = await suite.work(lease, 2, held=keys(first))
+    assert again.walked is not None
+    assert again.walked >= 0
+    assert again.next_due == pytest.approx(30, abs=5)
+
+
+async def test_where_too_few_are_counted_from_a_position_on_there_is_no_share_and_what_can_begin_is_given(
+    suite: Suite,
+):
+    added = await suite.add(8)
+    mine, _ = await suite.start(capacity=8), await suite.start(capacity=8)
+    first = await suite.work(mine, 2)
+    assert keys(first) == added[:2]
+    onward = await suite.work(mine, 6, held=keys(first), position=first.position, at_once=3, over_share=False)
+    assert (keys(onward), onward.share) == (added[2:5], None)
+    held = [*keys(first), *keys(onward)]
+    again = await suite.work(mine, 3, held=held, at_once=3, over_share=False)
+    assert (keys(again), again.share) == ([], 4)
 
 
 async def test_a_call_that_claims_nothing_has_no_position(suite: Suite):

@@ -151,7 +151,7 @@ class Machine(RuleBasedStateMachine):
                 self._lease(side, runner), limit=limit, held=held, position=position, over_share=over_share,
                 at_once=at_once, finished=claims,
             )  # fmt: skip
-            if not reply_lost:
+            if work.position is not None and not reply_lost:
                 side.positions[self.current[runner]] = work.position
             return work
 

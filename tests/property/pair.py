@@ -110,7 +110,9 @@ def told(answer: Any) -> Any:
                 (task.claim, task.attempt, task.data, type(task.error), task.alone, task.cancelled)
                 for task in answer.tasks
             ]
-            hints = (answer.position is None, answer.next_due, answer.share, answer.limited)
+            hints = (
+                answer.position is None, answer.next_due, answer.share, answer.limited, answer.walked is None,
+            )  # fmt: skip
             return answer.left, tasks, told([*answer.settled]), hints
         case Beat():
             return answer.left, answer.give_back, answer.pause, answer.drain, sorted(answer.cancel)

@@ -241,7 +241,7 @@ class Actor:
             claims={row["task_key"]: row["task_token"] for row in tasks},
             attempts={row["task_key"]: row["task_attempt"] for row in tasks},
             outcomes={row["task_key"]: row["outcome"] for row in rows if row["kind"] == "outcome"},
-            position=tasks[0]["task_position"] if tasks else None,
+            position=tasks[-1]["task_position"] if tasks else None,
             next_due=state["next_due"],
             left=state["lease_left"],
             share=state["task_share"],

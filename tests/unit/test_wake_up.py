@@ -147,9 +147,9 @@ async def test_one_that_has_just_become_idle_looks_once_more() -> None:
 
     database, started = Deaf(MemoryDatabase({1: "a", 2: "b"})), Started()
     async with Runner(database, each(started), HOURLY):
-        await until(lambda: database.count("get_work") == 2)  # the one that finds nothing, just before
+        await until(lambda: database.count("get_work") == 3)  # the ones that find nothing, just before
         database.inner.add(3, "c")
         await asyncio.sleep(1)
         assert (len(started), started[2] < 0.1) == (3, True)
         await asyncio.sleep(1000)
-        assert database.count("get_work") == 4
+        assert database.count("get_work") == 5

@@ -120,10 +120,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     asked = parser.parse_args(arguments)
     asked.seconds = QUICK if asked.quick and not asked.subject else math.inf
-    for beginning in asked.subject or ():
-        if not any(name.startswith(beginning) for name in names):
-            parser.error(f"no subject is called {beginning}: choose of {', '.join(names)}")
-    asked.subject = [name for name in names if name.startswith(tuple(asked.subject or ("",)))]
+    chosen = names if asked.subject is None else []
+    for word in asked.subject or ():
+        found = [word] if word in names else [name for name in names if name.startswith(word)]
+        if not found:
+            parser.error(f"no subject is called {word}: choose of {', '.join(names)}")
+        chosen += found
+    asked.subject = [name for name in names if name in chosen]
     if asked.rounds is not None and asked.rounds < 1:
         parser.error(f"--rounds={asked.rounds}: at least one")
     if asked.quick and asked.resume:

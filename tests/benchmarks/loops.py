@@ -111,7 +111,10 @@ async def functions(client: Client) -> None:
                     return 0
                 tasks = [row for row in rows if row["kind"] == "task"]
                 keys, tokens = [row["task_key"] for row in tasks], [row["task_token"] for row in tasks]
-                position = tasks[0]["task_position"] if len(tasks) == client.batch else None
+                if len(tasks) == client.batch:
+                    position = tasks[-1]["task_position"] or tasks[0]["task_position"]
+                else:
+                    position = None
                 return len(keys)
 
             return call

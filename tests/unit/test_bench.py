@@ -242,7 +242,8 @@ def test_all_of_a_full_run_is_bounded() -> None:
 
 def test_subjects_are_chosen_by_their_beginnings() -> None:
     assert bench.parsed([]).subject == [*QUICK]
-    assert bench.parsed(["--subject", "drain-100", "fl"]).subject == ["floors", "drain-1000", "drain-100"]
+    assert bench.parsed(["--subject", "drain-100", "fl"]).subject == ["floors", "drain-100"]
+    assert bench.parsed(["--subject", "drain"]).subject == ["drain-1000", "drain-100", "drain-10", "drain-1"]
 
 
 @pytest.mark.parametrize(

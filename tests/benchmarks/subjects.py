@@ -36,6 +36,9 @@ BARE_4, PLAIN_4 = "the library's SQL, 4 connections", "plain SQL, 4 connections"
 RUNNER, EACH = "a Runner", "a Runner with each(), 200 at once"
 WAITING, WAITING_BARE = "a Runner, woken", "NOTIFY and claim in a bare loop"
 HELD, NOT_HELD = "beside a held snapshot", "without one"
+BESIDE_PEERS = {"peers", "latency"}
+"""The subjects that have peers in them."""
+
 RECORDED = "with spans and metrics"
 
 
@@ -95,7 +98,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
             title="Drain with each(), one coroutine call a task",
             cells={
                 EACH: each,
-                "2 processes of it": replace(each, processes=2),
+                **({} if quick else {"2 processes of it": replace(each, processes=2)}),
                 "10 at once, as by default": cell("one_by_one"),
                 "a tasker of 100 ms, 1000 at once": cell(
                     "one_by_one", nap=0.1, settings={"concurrency": 1000}
@@ -187,6 +190,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                     "functions", batch=100, connections=min(count, 16), processes=max(1, count // 16)
                 )
                 for count in SESSIONS
+                if count != 2 or not quick
             },
             base="1 sessions",
             seconds=80,

@@ -349,4 +349,5 @@ def test_a_page_is_of_all_that_is_recorded(
     assert bench.main(["--subject", "floors"]) == 0
     assert bench.main(["--quick", "--subject", "idle"]) == 0
     assert bench.main(["--subject", "each", "--page", "here"]) == 0
-    assert written == {"here": ["floors", "each"]}
+    assert bench.main(["--quick", "--subject", "idle", "--page", "there"]) == 0
+    assert written == {"here": ["floors", "each"], "there": ["idle"]}

@@ -40,9 +40,8 @@ async def run(ground: Ground, results: Results, name: str, subject: Subject, unt
         rounds.append({})
         for cell_name, cell in list(cells.items()):
             if time.perf_counter() > until:
-                results.notes.append(
-                    f"no time was left for {name}: {', '.join(cells.keys() - rounds[-1].keys())}"
-                )
+                left = [each for each in cells if each not in rounds[-1]]
+                results.notes.append(f"no time was left for {name}: {', '.join(left)}")
                 return
             print(
                 f"{name}, round {len(rounds)} of {subject.rounds}: {cell_name}", file=sys.stderr, flush=True

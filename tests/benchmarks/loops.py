@@ -106,7 +106,7 @@ async def functions(client: Client) -> None:
                     rows = await statement.fetch(
                         lease.id, lease.nonce, client.batch, keys, position, client.batch, keys, tokens
                     )
-                except asyncpg.LockNotAvailableError:  # as the library does: once more
+                except asyncpg.LockNotAvailableError:  # it is asked again
                     client.told["lock timeouts"] = client.told.get("lock timeouts", 0) + 1
                     return 0
                 tasks = [row for row in rows if row["kind"] == "task"]

@@ -40,7 +40,7 @@ class Cell:
     snapshot: bool = False
     """Whether somebody holds an old one."""
     settled: float = 0.0
-    """Seconds from the word to begin until it is counted; none: the clients' own warm-up."""
+    """Seconds that idle sessions are left alone before they are measured."""
 
     async def measure(self, ground: Ground) -> Figures:
         # The clients start while the database is copied.
@@ -65,10 +65,11 @@ async def _work(
         while await connection.fetchval(FIRST_KEY) == first_key:  # nothing is finished
             await asyncio.sleep(0.02)
     await asyncio.sleep(WARM_UP)
-    first, clients_first = await ground.used(), _cpu(clients)
+    measured = clients[: cell.processes]
+    first, clients_first = await ground.used(), _cpu(measured)
     await asyncio.sleep(cell.seconds)
-    last, clients_last = await ground.used(), _cpu(clients)
-    told = [await _ended(client) for client in clients]
+    last, clients_last = await ground.used(), _cpu(measured)
+    told = [await _ended(client) for client in clients][: cell.processes]
     last_key = await connection.fetchval(FIRST_KEY)
     seconds = await connection.fetch(FINISHED, first.at, last.at, first_key or 0, last_key)
     tasks = sum(each["tasks"] for each in seconds)
@@ -79,7 +80,7 @@ async def _work(
     return {
         "rate": tasks / took.total_seconds(),
         **per_task(first, last, clients_last - clients_first, tasks),
-        "memory": max(each["peak"] for each in told[: cell.processes]),
+        "memory": max(each["peak"] for each in told),
         "lock timeouts": sum(each.get("lock timeouts", 0) for each in told),
         "by second": [[each["tasks"], each["lag"]] for each in seconds[: int(cell.seconds)]],
     }

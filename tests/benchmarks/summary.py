@@ -37,7 +37,8 @@ def text(results: Results, subjects: Mapping[str, Subject]) -> str:
         *(f"{'; '.join(part)}.\n" for part in (results.conditions, results.notes) if part),
         *(
             f"{subjects[name].title}\n\n{of_subject(results, name, subjects[name])}"
-            for name in results.rounds
+            for name, rounds in results.rounds.items()
+            if any(rounds)
         ),
         *([of_figures(found)] if (found := [each for each in figures(results) if each.values]) else []),
     ]

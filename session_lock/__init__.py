@@ -1,6 +1,7 @@
 """Share the rows of your own PostgreSQL table over the live instances of an asyncio service."""
 
 from session_lock.database import Cancellation, Database, DatabaseFinder
+from session_lock.doctor import Finding
 from session_lock.duties import Due, Duties, Duty, PostgresDuties, cron, every
 from session_lock.enqueuing import (
     Enqueued,
@@ -45,6 +46,7 @@ __all__ = [
     "Duties",
     "Duty",
     "Enqueued",
+    "Finding",
     "Limit",
     "NewTask",
     "PostgresDatabase",

@@ -59,7 +59,7 @@ async def _told(connection: Connection, table: TaskTable, name: str, key: str, k
             raise
         refusal = read(error)
         if refusal.state == "55P03":
-            lockers = await _find(connection, BY_TABLE, *table.qualified, ["AccessExclusiveLock"], sure=True)
+            lockers = await lockers_of_table(connection, table, ["AccessExclusiveLock"], sure=True)
             who = " or ".join(map(str, lockers)) or "somebody's transaction"
             text = f"nothing can be told of {table.table}: the whole table is locked by {who}"
             raise DatabaseError(text) from error
@@ -88,9 +88,14 @@ async def _lockers(connection: Connection, table: TaskTable, xmax: str) -> Seque
     if found := await _find(connection, BY_TRANSACTION, [row["xid"] for row in rows], sure=True):
         return found
     # Locked within a savepoint that has been released: who it was is not written anywhere.
-    return await _find(
-        connection, BY_TABLE, *table.qualified, ["RowShareLock", "RowExclusiveLock"], sure=False
-    )
+    return await lockers_of_table(connection, table, ["RowShareLock", "RowExclusiveLock"], sure=False)
+
+
+async def lockers_of_table(
+    connection: Connection, table: TaskTable, modes: Sequence[str], *, sure: bool
+) -> Sequence[Locker]:
+    """Who else has locked it, or a partition of it, in one of these modes."""
+    return await _find(connection, BY_TABLE, *table.qualified, modes, sure=sure)
 
 
 async def _find(connection: Connection, condition: str, *arguments: object, sure: bool) -> Sequence[Locker]:

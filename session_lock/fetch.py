@@ -56,9 +56,11 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         hold.asked.clear()  # who asks from here on may have seen what this look does not
         hold.room.clear()
         over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
-        held, at_once, hold.freed = len(hold.held) - hold.along(), hold.at_once(), False
+        # What is finished does not wait for a long walk.
+        along = hold.along() if position is not None or not whence.walk else 0
+        held, at_once, hold.freed = len(hold.held) - along, hold.at_once(), False
         began_at = clock()
-        work = await _look(hold, find, room, position, at_once=at_once, over_share=over_share)
+        work = await _look(hold, find, room, position, along, at_once=at_once, over_share=over_share)
         if work is None:
             whence.failed(position, clock() - began_at)
             pause = random.uniform(0.1, 1.0) * settings.poll_interval * min(2**hold.failed_looks, 10)
@@ -104,6 +106,7 @@ async def _look(
     find: Callable[[], Coroutine[Any, Any, Database[T]]],
     room: int,
     position: str | None,
+    along: int,
     **scarce: Any,
 ) -> Work[T] | None:
     """One cycle: where is the database, and what has it for us? None if it could not be asked, or the lease ends."""
@@ -113,7 +116,7 @@ async def _look(
             return None
         if hold.session.left() <= settings.cancel_grace + settings.call_timeout:
             return None  # a keepalive comes first
-        work = await _get_work(hold, room, position, **scarce)
+        work = await _get_work(hold, room, position, along, **scarce)
     except SessionLost as error:
         hold.lost(error)
     except DatabaseError as error:
@@ -129,9 +132,9 @@ async def _look(
     return None
 
 
-async def _get_work(hold: Hold[T], room: int, position: str | None, **scarce: Any) -> Work[T]:
+async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, **scarce: Any) -> Work[T]:
     """The look, and in the same call what is finished."""
-    settlements = hold.outbox.take_along() if hold.along() else []
+    settlements = hold.outbox.take_along() if along else []
     options = {
         "limit": room, "held": [*hold.held], "position": position,
         "finished": claims_of(task for task, _ in settlements), **scarce,

@@ -47,6 +47,8 @@ DEAF = (
     "Then give PostgresDatabase(listen=) a DSN that leads to the server itself. No echo"
 )
 
+NOT_HEARD = "what is sent on the service's connection is not heard where it listens; do both lead to one database? No echo"
+
 
 def check_listen(listen: object) -> None:
     """At the call, since nobody may look into the log of a listener."""
@@ -66,6 +68,13 @@ def check_listen(listen: object) -> None:
 def asked_of(session_id: int) -> str:
     """What is sent when something is asked of a session (`tell` in sql/sessions.alwaysup.sql)."""
     return f"\t{session_id}"
+
+
+async def round_trip(connect: Connect, sender: Connection) -> None:
+    """Send a notification from `sender` to who listens by `connect`. `DatabaseError` says why none is heard."""
+    listener = Listener(connect, "session_lock", lambda: None)
+    async with listener.connected():
+        await listener.probe(sender, NOT_HEARD)
 
 
 @asynccontextmanager
@@ -166,9 +175,7 @@ class Listener:
     async def _hear(self) -> None:
         """One connection, until it is lost, or nobody listens any more."""
         async with AsyncExitStack() as stack:
-            async with _within(TIMEOUT, "no connection"):
-                connection = await stack.enter_async_context(self._connections.one())
-            stack.callback(connection.terminate)  # however it is left, it is not used again
+            connection = await stack.enter_async_context(self.connected())
             self._wake_all()  # for what was not heard until now
             while self._wakes:
                 await wait_for(self._lost, PROBE_INTERVAL * random.uniform(0.9, 1.1))
@@ -177,12 +184,20 @@ class Listener:
                 if connection.is_closed():
                     raise ConnectionResetError("the connection was lost")
                 async with _within(TIMEOUT, "no answer"):
-                    await self._probe(connection, "no echo")
+                    await self.probe(connection, "no echo")
                 if self._failures:  # not before: a connection that never lives long has not mended anything
                     logger.info("wake-ups on channel %r are heard again", self._channel)
                 self._failures = 0
             with suppress(*DRIVER_ERRORS):
                 await connection.close(timeout=GOODBYE)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Connection]:
+        async with AsyncExitStack() as stack:
+            async with _within(TIMEOUT, "no connection"):
+                connection = await stack.enter_async_context(self._connections.one())
+            stack.callback(connection.terminate)  # however it is left, it is not used again
+            yield connection
 
     async def _listen(self, connection: Connection) -> None:
         """Make a new connection listen. Behind a pooler that gives it another backend for each transaction it is deaf."""
@@ -190,12 +205,12 @@ class Listener:
         self._probe_channel = f"session_lock_probe_{secrets.token_hex(8)}"
         connection.add_termination_listener(lambda *_: lost.set())
         await connection.add_listener(self._probe_channel, self._on_echo)
-        backend = await self._probe(connection, DEAF)
+        backend = await self.probe(connection, DEAF)
         if backend != connection.get_server_pid():
             await self._probe_from_elsewhere()
         await connection.add_listener(self._channel, self._on_wake_up)
 
-    async def _probe(self, connection: Connection, otherwise: str) -> int:
+    async def probe(self, connection: Connection, otherwise: str) -> int:
         """Send a notification to the listening connection; returns the backend that it came from."""
         self._echo = asyncio.get_running_loop().create_future()
         await connection.execute(f"NOTIFY {quote_name(self._probe_channel)}")
@@ -206,7 +221,7 @@ class Listener:
         """With a pooler in between, the echo may have come on the back of the answer alone: ask over a second connection."""
         connection = await open_connection(self._connect, **OPTIONS)
         try:
-            await self._probe(connection, DEAF)
+            await self.probe(connection, DEAF)
         finally:
             connection.terminate()
 

@@ -25,6 +25,7 @@ from session_lock.database import (
     check_capacity,
     keys_to_retry,
 )
+from session_lock.doctor import Finding, doctor_by
 from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.finishing import Finishing
 from session_lock.listener import asked_of, check_listen, listening
@@ -118,6 +119,7 @@ class PostgresDatabase(Calls, Generic[T]):
         name = table.name if table else functions or ""
         self._schema = table.schema if table else schema
         super().__init__(connect, Wanted(name, quote_name(self._schema), table, functions or ""))
+        self._connect = connect
         self._listen: Connect | None = connect if listen is None else listen or None
         self._finishing = Finishing(self._wanted, pool, self._transactions)
 
@@ -127,6 +129,13 @@ class PostgresDatabase(Calls, Generic[T]):
     async def identity(self) -> Identity:
         """The cluster's system identifier, the database and the mapping's name."""
         return (await self._met()).identity
+
+    async def doctor(self) -> Sequence[Finding]:
+        """What is wrong around the mapping, the worst first, as far as this role may see; it changes nothing.
+
+        It opens a few connections of its own for as long as it looks. `docs/reference/doctor.md` lists what it looks at.
+        """
+        return await doctor_by(self._wanted, self._connect, self._listen)
 
     # The six verbs -----------------------------------------------------------------------------------------
 

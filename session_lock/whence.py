@@ -53,10 +53,13 @@ class Whence:
         pause = 0.0
         if self._plenty:
             pause = LOOK_BACK_AFTER if self._behind else self._poll_interval
+        return self._from_start_at + max(pause, self.walk * WALK_PAUSE)
+
+    @property
+    def walk(self) -> float:
+        """Seconds that a look from the start takes, if that is not cheap."""
         walk = min(self._walks)  # one that took long once had to wait for the processor
-        if walk > WALK:
-            pause = max(pause, walk * WALK_PAUSE)
-        return self._from_start_at + pause
+        return walk if walk > WALK else 0.0
 
     def found(self, work: Work[object], position: str | None, room: int, now: float) -> None:
         """What a look from there has brought that had room for so many."""

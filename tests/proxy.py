@@ -99,8 +99,32 @@ class Link:
                 case b"P":
                     self._statements[first] = rest.partition(b"\0")[0]
                 case b"B":
-                    asked.append(self._statements.get(rest.partition(b"\0")[0], b""))
+                    name, _, bound = rest.partition(b"\0")
+                    statement = self._statements.get(name, b"")
+                    along = (
+                        b" " + ALONG.encode() if b"get_work" in statement and _brings_claims(bound) else b""
+                    )
+                    asked.append(statement + along)
         return b"\n".join(asked)
+
+
+ALONG = "-- finish_tasks"
+"""What is added to the text of a call of get_work that finishes tasks."""
+
+
+EMPTY_ARRAY = 20
+"""Bytes of one of one dimension."""
+
+
+def _brings_claims(bound: bytes) -> bool:
+    """Whether the last of the values that are bound is an array with something in it."""
+    at = 2 + 2 * int.from_bytes(bound[:2], "big")  # behind the formats
+    count, at = int.from_bytes(bound[at : at + 2], "big"), at + 2
+    length = 0
+    for _ in range(count):
+        length = int.from_bytes(bound[at : at + 4], "big", signed=True)
+        at += 4 + max(length, 0)
+    return length > EMPTY_ARRAY
 
 
 def _messages(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from session_lock.cli import bench, deploy, requests, sessions, sql, why
+from session_lock.cli import bench, deploy, doctor, requests, sessions, sql, why
 from session_lock.cli.common import Commands, complain, library_version
 from session_lock.errors import SessionLockError
 
@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for differences that `check` found, 2 for an error, 130 for Ctrl-C."""
+    """Run one command; returns the exit status: 0, 1 for what `check` or `doctor` found, 2 for an error, 130 for Ctrl-C."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         arguments = _parse(words)
@@ -60,6 +60,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     requests.add_parsers(commands)
     sessions.add_parsers(commands)
     why.add_parsers(commands)
+    doctor.add_parsers(commands)
     bench.add_parser(commands)
     if with_demo:
         _add_demo(commands)

@@ -147,15 +147,7 @@ def find_dsn(given: str | None) -> str:
 @asynccontextmanager
 async def _connection(dsn: str) -> AsyncIterator[Any]:
     where = describe(dsn)
-    try:
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=CONNECT_TIMEOUT,
-            statement_cache_size=0,  # behind a pooler too, and after DDL
-            server_settings={"application_name": "session-lock"},
-        )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
-        raise DatabaseError(_why_not_connected(error, where), retryable=False) from error
+    connection = await connect(dsn)
     try:
         yield connection
     except (
@@ -176,6 +168,20 @@ async def _connection(dsn: str) -> AsyncIterator[Any]:
             connection.terminate()
         else:
             await _close(connection)
+
+
+async def connect(dsn: str) -> Any:
+    """A connection, or in a sentence why there is none."""
+    where = describe(dsn)
+    try:
+        return await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT,
+            statement_cache_size=0,  # behind a pooler too, and after DDL
+            server_settings={"application_name": "session-lock"},
+        )
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
+        raise DatabaseError(_why_not_connected(error, where), retryable=False) from error
 
 
 async def _close(connection: Any) -> None:

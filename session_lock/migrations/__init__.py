@@ -6,7 +6,7 @@ that the connection belongs to. What is refused is refused before anything chang
 
 from session_lock.migrations.adoption import adopt
 from session_lock.migrations.comparison import check
-from session_lock.migrations.functions import Difference
+from session_lock.migrations.difference import Difference
 from session_lock.migrations.installation import install
 from session_lock.migrations.pruning import prune
 from session_lock.migrations.reading import Pending, peek, pending_summary

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from session_lock.migrations.difference import Difference
 from session_lock.migrations.reading import COUNTED
 from session_lock.migrations.sandbox import Connection, Refused, attempt, rolled_back
 from session_lock.names import one_line_safe, quote_name
 from session_lock.table import TaskTable
 
 
-async def unaccepted(connection: Connection, table: TaskTable) -> list[str]:
+async def unaccepted(connection: Connection, table: TaskTable) -> list[Difference]:
     """Of up to 100,000 pending rows, by what they need: those that no Runner can have, and that no live one may have."""
     if table.accepts is None:
         return []
@@ -31,12 +32,15 @@ async def unaccepted(connection: Connection, table: TaskTable) -> list[str]:
     if isinstance(rows, Refused):
         return []  # not installed yet, or it took too long: it is worth no more
     return [
-        f"{row['rows']:,} pending row{' needs' if row['rows'] == 1 else 's need'} "
-        + (
-            f"app_version {row['needed'][:100]!r} (accepts), which no live session has"
-            if row["readable"]
-            else f"app_version {row['needed'][:100]!r} (accepts), which cannot be read, so no Runner is given "
-            f"{'it' if row['rows'] == 1 else 'them'}: make it numbers and dots, or NULL"
+        Difference(
+            f"{row['rows']:,} pending row{' needs' if row['rows'] == 1 else 's need'} app_version {row['needed'][:100]!r} (accepts), which "
+            + (
+                "no live session has"
+                if row["readable"]
+                else f"cannot be read, so no Runner is given {'it' if row['rows'] == 1 else 'them'}"
+            ),
+            "" if row["readable"] else "make it numbers and dots, or NULL",
+            note=True,
         )
         for row in rows
     ]

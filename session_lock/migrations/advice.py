@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from session_lock.migrations.accepting import unaccepted
+from session_lock.migrations.difference import Difference
 from session_lock.migrations.partitions import OF_THE_TABLE
 from session_lock.migrations.sandbox import Connection
 from session_lock.migrations.tuning import untuned
@@ -20,7 +21,9 @@ UPDATES = 1_000
 """Of fewer no share is told. `check` itself makes some: it tries finish and discard, and takes them back."""
 
 
-async def notes(connection: Connection, table: TaskTable, examined: Examined, role: str | None) -> list[str]:
+async def notes(
+    connection: Connection, table: TaskTable, examined: Examined, role: str | None
+) -> list[Difference]:
     return [
         *await _triggers(connection, table),
         *await _row_security(connection, table, examined),
@@ -35,35 +38,46 @@ async def notes(connection: Connection, table: TaskTable, examined: Examined, ro
     ]
 
 
-def _position(table: TaskTable, examined: Examined) -> list[str]:
+def _note(text: str, remedy: str = "") -> Difference:
+    return Difference(text, remedy, note=True)
+
+
+def _position(table: TaskTable, examined: Examined) -> list[Difference]:
     """Whether looks can begin behind what is finished (ADR 0015)."""
     if (why := why_no_position(table, examined.shape)) is None:
         return []
     return [
-        f"order_by: {why}, so each look for work begins at the start of the order and walks over all that an old snapshot keeps"
+        _note(
+            f"order_by: {why}, so each look for work begins at the start of the order and walks over all that an old snapshot keeps"
+        )
     ]
 
 
-async def _due(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
+async def _due(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
     """What an order costs that does not begin with the time at which tasks fall due."""
     due = table.claim_columns.available_at
     if table.order[0] == (due, False):
         return []
     index = due_index_name(function_set(table, examined.shape))
-    texts = [
-        f"order_by does not begin with {due}: a look for work walks past the scheduled rows that precede what is due"
+    found = [
+        _note(
+            f"order_by does not begin with {due}: a look for work walks past the scheduled rows that precede what is due"
+        )
     ]
     name = f"{quote_name(table.qualified[0])}.{quote_name(index)}"
     if not has_due_index(table) and not await connection.fetchval(
         "SELECT i.indisvalid FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass($1)", name
     ):
-        texts.append(
-            f"nothing tells when the next scheduled row falls due, so it is found by polling: session-lock sql due prints the index {index}"
+        found.append(
+            _note(
+                "nothing tells when the next scheduled row falls due, so it is found by polling",
+                f"session-lock sql due prints the index {index}",
+            )
         )
-    return texts
+    return found
 
 
-async def _triggers(connection: Connection, table: TaskTable) -> list[str]:
+async def _triggers(connection: Connection, table: TaskTable) -> list[Difference]:
     rows = await connection.fetch(
         f"""
         SELECT g.tgname AS name, c.relispartition AS of_partition, format('%I.%I', n.nspname, c.relname) AS partition, pg_get_triggerdef(g.oid) AS definition, (g.tgtype & 1) > 0 AS for_rows,
@@ -96,7 +110,7 @@ async def _triggers(connection: Connection, table: TaskTable) -> list[str]:
         *table.qualified,
     )
     others = [column for column in columns if column["name"] not in ours and not column["generated"]]
-    texts = []
+    found = []
     for row in rows:
         if (row["of_columns"] and not ours & set(row["of_columns"])) or (
             row["has_when"] and "IS DISTINCT FROM" in row["definition"]
@@ -113,13 +127,16 @@ async def _triggers(connection: Connection, table: TaskTable) -> list[str]:
         else:
             remedy = f"UPDATE OF {', '.join(quote_name(c['name']) for c in others)}"
         where = f" of {row['partition']}" if row["of_partition"] else ""
-        texts.append(
-            f"the trigger {row['name']!r}{where} fires at every claim and release too; to spare it: {remedy}"
+        found.append(
+            _note(
+                f"the trigger {row['name']!r}{where} fires at every claim and release too; to spare it",
+                remedy,
+            )
         )
-    return texts
+    return found
 
 
-async def _row_security(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
+async def _row_security(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
     rows = await connection.fetch(
         """
         SELECT c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced, r.rolname AS owner
@@ -141,10 +158,10 @@ async def _row_security(connection: Connection, table: TaskTable, examined: Exam
         )
     else:
         effect = f"and binds the functions, which run as {who['owner']!r}: sessions get only the rows that it may see"
-    return [f"row security is on for {table.table}, {effect}"]
+    return [_note(f"row security is on for {table.table}, {effect}")]
 
 
-async def _publications(connection: Connection, table: TaskTable) -> list[str]:
+async def _publications(connection: Connection, table: TaskTable) -> list[Difference]:
     rows = await connection.fetch(
         f"""
         SELECT DISTINCT t.pubname AS name
@@ -157,13 +174,16 @@ async def _publications(connection: Connection, table: TaskTable) -> list[str]:
         *table.qualified,
     )
     return [
-        f"the publication {row['name']!r} sends every claim of {table.table} to its subscribers: give them room for two more "
-        "updates a task, and the four columns (or, from PostgreSQL 15 on, publish a list of columns without them)"
+        _note(
+            f"the publication {row['name']!r} sends every claim of {table.table} to its subscribers",
+            "give them room for two more updates a task, and the four columns (or, from PostgreSQL 15 on, publish a list of columns "
+            "without them)",
+        )
         for row in rows
     ]
 
 
-async def _indexes(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
+async def _indexes(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
     rows = await connection.fetch(
         f"""
         SELECT DISTINCT i.indexrelid::regclass::text AS full_name, x.relname AS name, a.attname AS column
@@ -182,34 +202,42 @@ async def _indexes(connection: Connection, table: TaskTable, examined: Examined)
         [getattr(table.claim_columns, each.name) for each in fields(table.claim_columns)],
     )
     current = function_set(table, examined.shape)
-    texts = []
+    found = []
     told: set[str] = set()
     for row in rows:
         if match := re.fullmatch(rf"(?:pending|due|values|held)_({current[:-9]}_[0-9a-f]{{8}})", row["name"]):
             if match[1] != current and row["name"] not in told:
                 told.add(row["name"])
-                texts.append(
-                    f"the index {row['full_name']} is of another version of this mapping: run session-lock prune once it is gone"
+                found.append(
+                    _note(
+                        f"the index {row['full_name']} is of another version of this mapping",
+                        "run session-lock prune once it is gone",
+                    )
                 )
         else:
-            texts.append(
-                f"the index {row['full_name']} contains the claim column {row['column']!r}, so writing that is never HOT "
-                "and costs every index of the table: drop it if you can"
+            found.append(
+                _note(
+                    f"the index {row['full_name']} contains the claim column {row['column']!r}, so writing that is never HOT "
+                    "and costs every index of the table",
+                    "drop it if you can",
+                )
             )
-    return texts
+    return found
 
 
 async def _owners(
     connection: Connection, table: TaskTable, examined: Examined, role: str | None
-) -> list[str]:
+) -> list[Difference]:
     who = await _function_owner(connection, table, examined)
     if who is None:
         return []
-    texts = []
+    found = []
     if who["superuser"]:
-        texts.append(
-            f"the functions run as {who['owner']!r}, a superuser, so pending, finish and every trigger do too: install as a role "
-            "that owns the table and no more"
+        found.append(
+            _note(
+                f"the functions run as {who['owner']!r}, a superuser, so pending, finish and every trigger do too",
+                "install as a role that owns the table and no more",
+            )
         )
     service = who["owner"] if role is None else role
     may = await connection.fetchval(
@@ -220,16 +248,20 @@ async def _owners(
         f"{quote_name(table.schema)}.session",
     )
     if role is not None and may:
-        texts.append(
-            f"the role {role!r} can read and write the sessions itself, and so end, or act as, any of them: a service needs EXECUTE "
-            "only (install as another role, with --grant-to)"
+        found.append(
+            _note(
+                f"the role {role!r} can read and write the sessions itself, and so end, or act as, any of them",
+                "a service needs EXECUTE only (install as another role, with --grant-to)",
+            )
         )
     elif role is None:
-        texts.append(
-            f"the functions belong to {who['owner']!r}: a service that connects as that role can end, or act as, any session; "
-            "give it a role of its own (install --grant-to ROLE, then check --role ROLE)"
+        found.append(
+            _note(
+                f"the functions belong to {who['owner']!r}: a service that connects as that role can end, or act as, any session",
+                "give it a role of its own (install --grant-to ROLE, then check --role ROLE)",
+            )
         )
-    return texts
+    return found
 
 
 async def _function_owner(
@@ -249,7 +281,7 @@ async def _function_owner(
     return rows[0] if rows else None
 
 
-async def _updates(connection: Connection, table: TaskTable) -> list[str]:
+async def _updates(connection: Connection, table: TaskTable) -> list[Difference]:
     rows = await connection.fetch(
         f"""
         SELECT coalesce(sum(s.n_tup_upd), 0)::bigint AS updates, coalesce(sum(s.n_tup_hot_upd), 0)::bigint AS hot
@@ -262,5 +294,7 @@ async def _updates(connection: Connection, table: TaskTable) -> list[str]:
         return []
     claims = "nor under a Limit a claim" if table.rules.counts_held else "a claim is where its page has room"
     return [
-        f"{rows[0]['hot'] / updates:.0%} of {updates:,} updates of {table.table} were HOT: a finish never is, {claims}"
+        _note(
+            f"{rows[0]['hot'] / updates:.0%} of {updates:,} updates of {table.table} were HOT: a finish never is, {claims}"
+        )
     ]

@@ -7,9 +7,8 @@ import re
 from session_lock.errors import SchemaError
 from session_lock.migrations.adoption import copy_of
 from session_lock.migrations.advice import notes
+from session_lock.migrations.difference import INSTALL, Difference
 from session_lock.migrations.functions import (
-    INSTALL,
-    Difference,
     session_functions,
     shipped_functions,
     signatures,
@@ -48,27 +47,21 @@ async def check(connection: Connection, table: TaskTable, *, role: str | None = 
         except SchemaError as error:
             return [Difference(str(error))]
         if not await is_there(connection, table):
-            return [Difference(f"the table {table.table} is missing: {INSTALL}")]
+            return [Difference(f"the table {table.table} is missing", INSTALL)]
         return [
             *await schema_version(connection, table),
             *await session_tables(connection, table),
             *await session_functions(connection, table),
             *await foreign_origin(connection, table),
-            *[Difference(f"{text}: {INSTALL}") for text in await shipped_table(connection, table)],
+            *[Difference(text, INSTALL) for text in await shipped_table(connection, table)],
             *await shipped_functions(connection, table, examined),
             *await claim_columns(connection, table),
             *await pending_index(connection, table, examined),
-            *[
-                Difference(f"{text}{INSTALL}")
-                for text in await wrong_indexes(connection, table, examined.limit_indexes)
-            ],
-            *[
-                Difference(f"{text}: {INSTALL}")
-                for text in await due_index(connection, table, examined.shape)
-            ],
+            *await wrong_indexes(connection, table, examined.limit_indexes),
+            *[Difference(text, INSTALL) for text in await due_index(connection, table, examined.shape)],
             *await task_functions(connection, table, examined),
             *await rights(connection, table, examined, role),
-            *[Difference(text, note=True) for text in await notes(connection, table, examined, role)],
+            *await notes(connection, table, examined, role),
         ]
 
 
@@ -82,11 +75,12 @@ async def schema_version(connection: Connection, table: TaskTable) -> list[Diffe
     if versions[0] < SCHEMA_VERSION:
         return [
             Difference(
-                f"the schema {table.schema!r} has version {versions[0]}, older than this library's {SCHEMA_VERSION}: {INSTALL}"
+                f"the schema {table.schema!r} has version {versions[0]}, older than this library's {SCHEMA_VERSION}",
+                INSTALL,
             )
         ]
     text = f"the schema {table.schema!r} has version {versions[0]}, newer than this library's {SCHEMA_VERSION}, which it serves"
-    return [Difference(f"{text}: upgrade session-lock here when convenient", note=True)]
+    return [Difference(text, "upgrade session-lock here when convenient", note=True)]
 
 
 async def session_tables(connection: Connection, table: TaskTable) -> list[Difference]:
@@ -105,16 +99,15 @@ async def session_tables(connection: Connection, table: TaskTable) -> list[Diffe
     found = []
     for name, columns in _tables_in(source("sessions.up.sql")).items():
         if name not in tables:
-            found.append(Difference(f"the table {table.schema}.{name} is missing: {INSTALL}"))
+            found.append(Difference(f"the table {table.schema}.{name} is missing", INSTALL))
             continue
         missing = [column for column in columns if (name, column) not in there]
         found += [
-            Difference(f"the column {table.schema}.{name}.{column} is missing: {INSTALL}")
-            for column in missing
+            Difference(f"the column {table.schema}.{name}.{column} is missing", INSTALL) for column in missing
         ]
     for name in re.findall(r"(?m)^CREATE INDEX IF NOT EXISTS (\w+)", source("sessions.up.sql")):
         if name not in {row["name"] for row in rows if row["kind"] == "i"}:
-            found.append(Difference(f"the index {table.schema}.{name} is missing: {INSTALL}"))
+            found.append(Difference(f"the index {table.schema}.{name} is missing", INSTALL))
     return found
 
 
@@ -134,7 +127,8 @@ async def foreign_origin(connection: Connection, table: TaskTable) -> list[Diffe
         return []
     return [
         Difference(
-            f"this is a copy of {original}, and no task is run in it: run session-lock adopt if they shall be"
+            f"this is a copy of {original}, and no task is run in it",
+            "run session-lock adopt if they shall be",
         )
     ]
 
@@ -149,25 +143,26 @@ async def claim_columns(connection: Connection, table: TaskTable) -> list[Differ
         name = getattr(table.claim_columns, role)
         where = f"the column {table.table}.{name}"
         if (column := there.get(role)) is None:
-            found.append(Difference(f"{where} is missing: {INSTALL}"))
+            found.append(Difference(f"{where} is missing", INSTALL))
         elif column.type != type_:
-            found.append(Difference(f"{where} is of type {column.type}, not {type_}: change it back"))
+            found.append(Difference(f"{where} is of type {column.type}, not {type_}", "change it back"))
         elif column.not_null != not_null:
             verb = "SET" if not_null else "DROP"
             found.append(
                 Difference(
-                    f"{where} {'may' if not_null else 'may not'} be null: ALTER COLUMN {verb} NOT NULL"
+                    f"{where} {'may' if not_null else 'may not'} be null",
+                    f"ALTER COLUMN {quote_name(name)} {verb} NOT NULL",
                 )
             )
         elif column.default != default:
             remedy = f"SET DEFAULT {default}" if default else "DROP DEFAULT"
             found.append(
                 Difference(
-                    f"{where} has the default {column.default}: ALTER COLUMN {quote_name(name)} {remedy}"
+                    f"{where} has the default {column.default}", f"ALTER COLUMN {quote_name(name)} {remedy}"
                 )
             )
         elif not column.comment.startswith(comment_start(table)):
-            found.append(Difference(f"{where} has lost the comment that says whose it is: {INSTALL}"))
+            found.append(Difference(f"{where} has lost the comment that says whose it is", INSTALL))
     return found
 
 
@@ -193,15 +188,15 @@ async def pending_index(connection: Connection, table: TaskTable, examined: Exam
             name,
         )
     if not rows:
-        return [Difference(f"{where} is missing: {INSTALL}")]
+        return [Difference(f"{where} is missing", INSTALL)]
     if wrong := await incomplete(connection, table, name):
-        return [Difference(f"{where} {wrong}: {INSTALL}")]
+        return [Difference(f"{where} {wrong}", INSTALL)]
     if not rows[0]["valid"]:
-        return [Difference(f"{where} is invalid (its build failed, or is not done yet): {INSTALL}")]
+        return [Difference(f"{where} is invalid (its build failed, or is not done yet)", INSTALL)]
     wanted = [f"{column}{' DESC' if down else ''}" for column, down in table.order]
     if (rows[0]["columns"], rows[0]["pending"], rows[0]["method"]) != (wanted, examined.pending, "btree"):
         drop = "DROP INDEX CONCURRENTLY" if examined.shape.partitions is None else "DROP INDEX"
-        return [Difference(f"{where} has another definition: {drop}, then {INSTALL}")]
+        return [Difference(f"{where} has another definition", f"{drop}, then {INSTALL}")]
     return []
 
 
@@ -216,20 +211,17 @@ async def rights(
     if not await connection.fetchval(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)", role
     ):
-        return [Difference(f"there is no role {role!r}: create it, or name another")]
+        return [Difference(f"there is no role {role!r}", "create it, or name another")]
     remedy = f"run session-lock install --grant-to {role}"
     may_use = "SELECT has_schema_privilege($1, n.oid, 'USAGE') FROM pg_catalog.pg_namespace AS n WHERE n.nspname = $2"
     if await connection.fetchval(may_use, role, table.schema) is False:
-        return [Difference(f"the role {role!r} may not use the schema {table.schema!r}: {remedy}")]
+        return [Difference(f"the role {role!r} may not use the schema {table.schema!r}", remedy)]
     return [
-        Difference(f"the role {role!r} may not execute {signature}: {remedy}")
+        Difference(f"the role {role!r} may not execute {signature}", remedy)
         for name in ("grants.sql", *shipped(table, "grants"))
         for signature in signatures(render(name, table, examined.shape, role=role))
         if await connection.fetchval(
             "SELECT has_function_privilege($1, to_regprocedure($2), 'EXECUTE')", role, signature
         )
         is False
-    ] + [
-        Difference(f"{text}: {remedy}")
-        for text in await shipped_rights(connection, table, examined.shape, role)
-    ]
+    ] + [Difference(text, remedy) for text in await shipped_rights(connection, table, examined.shape, role)]

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from session_lock.migrations.difference import INSTALL, Difference
 from session_lock.migrations.sandbox import Connection
 from session_lock.migrations.validation import Examined, schema_versions
 from session_lock.schema import SCHEMA_VERSION, in_schema, mapping_files, render, shipped, source
 from session_lock.table import TaskTable
-
-INSTALL = "run session-lock install"
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One thing that is not as this mapping and library want it; or a note about what is worth knowing."""
-
-    text: str
-    """One sentence, with the remedy."""
-    note: bool = False
-    """Whether it is only worth knowing: nothing has to be done for things to work."""
-
-    def __str__(self) -> str:
-        return self.text
 
 
 async def is_newer(connection: Connection, table: TaskTable) -> bool:
@@ -90,17 +75,17 @@ async def _functions(connection: Connection, down: str, always: str) -> list[Dif
             f"{name}={value}" for name, value in re.findall(r"SET (\w+) = '?(.*?)'?(?= SET |$)", options)
         }
         if row["body"] is None:
-            found.append(Difference(f"the function {function} is missing: {INSTALL}"))
+            found.append(Difference(f"the function {function} is missing", INSTALL))
         elif (row["body"], row["definer"], set(row["settings"])) != (
             body,
             "SECURITY DEFINER" in options,
             settings,
         ):
             found.append(
-                Difference(f"the function {function} is not the one of this library and mapping: {INSTALL}")
+                Difference(f"the function {function} is not the one of this library and mapping", INSTALL)
             )
         elif function in private and row["public"]:
-            found.append(Difference(f"everybody (PUBLIC) may execute {function}: {INSTALL}"))
+            found.append(Difference(f"everybody (PUBLIC) may execute {function}", INSTALL))
     return found
 
 

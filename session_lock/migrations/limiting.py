@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from session_lock.errors import SchemaError
+from session_lock.migrations.difference import INSTALL, Difference
 from session_lock.migrations.expressions import PROBE, Probe
 from session_lock.migrations.partitions import incomplete
 from session_lock.migrations.sandbox import Connection, attempt, rolled_back
@@ -41,8 +42,8 @@ async def limit_definitions(probe: Probe, shape: Shape) -> dict[str, str]:
 
 async def wrong_indexes(
     connection: Connection, table: TaskTable, definitions: Mapping[str, str]
-) -> list[str]:
-    """What is wrong with them, in words, up to what is to be done."""
+) -> list[Difference]:
+    """What is wrong with them."""
     found = []
     schema = quote_name(table.qualified[0])
     for name, wanted in definitions.items():
@@ -59,12 +60,12 @@ async def wrong_indexes(
                 f"{schema}.{quote_name(table.qualified[1])}",
             )
         if not rows:
-            found.append(f"{where} is missing: ")
+            found.append(Difference(f"{where} is missing", INSTALL))
         elif wrong := await incomplete(connection, table, name):
-            found.append(f"{where} {wrong}: ")
+            found.append(Difference(f"{where} {wrong}", INSTALL))
         elif not rows[0]["valid"]:
-            found.append(f"{where} is invalid (its build failed, or is not done yet): ")
+            found.append(Difference(f"{where} is invalid (its build failed, or is not done yet)", INSTALL))
         elif rows[0]["definition"].partition(" USING ")[2] != wanted:
             drop = "DROP INDEX CONCURRENTLY" if rows[0]["kind"] == "i" else "DROP INDEX"
-            found.append(f"{where} has another definition: {drop}, then ")
+            found.append(Difference(f"{where} has another definition", f"{drop}, then {INSTALL}"))
     return found

@@ -82,19 +82,20 @@ class ClaimColumn:
 async def read_claim_columns(connection: Connection, table: TaskTable) -> dict[str, ClaimColumn]:
     """By role (`session_id`, ..): those that are there."""
     roles = {getattr(table.claim_columns, each.name): each.name for each in fields(table.claim_columns)}
-    rows = await connection.fetch(
-        """
-        SELECT a.attname AS column, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
-               pg_get_expr(d.adbin, d.adrelid) AS default, coalesce(col_description(a.attrelid, a.attnum), '') AS comment
-          FROM pg_catalog.pg_attribute AS a
-          JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
-          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-          LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-         WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = ANY ($3) AND a.attnum > 0 AND NOT a.attisdropped
-        """,
-        *table.qualified,
-        list(roles),
-    )
+    async with rolled_back(connection):  # which does not wait for long: to print a default takes a lock
+        rows = await connection.fetch(
+            """
+            SELECT a.attname AS column, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
+                   pg_get_expr(d.adbin, d.adrelid) AS default, coalesce(col_description(a.attrelid, a.attnum), '') AS comment
+              FROM pg_catalog.pg_attribute AS a
+              JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+              LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+             WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = ANY ($3) AND a.attnum > 0 AND NOT a.attisdropped
+            """,
+            *table.qualified,
+            list(roles),
+        )
     found = [ClaimColumn(roles[row["column"]], row["column"], *list(row.values())[1:]) for row in rows]
     return {column.role: column for column in found}
 

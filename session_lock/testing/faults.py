@@ -271,9 +271,9 @@ class Instance(FaultyDatabase[T]):
         self.asked.append(fault)
         return super()._add(fault)
 
-    async def _harm(self, verb: str, *, committed: bool) -> None:
+    async def _harm(self, verb: str, arguments: dict[str, Any], *, committed: bool) -> None:
         if not self.killed:
-            await super()._harm(verb, committed=committed)
+            await super()._harm(verb, arguments, committed=committed)
         # In the thread for keepalives, whose tasks are not the freezer's.
         while self._freezer.frozen:  # noqa: ASYNC110 (there, none can be told of its end)
             await asyncio.sleep(LOOKS)

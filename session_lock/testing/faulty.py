@@ -36,6 +36,13 @@ VERBS = get_args(Verb)
 _FINISH_SENT = {"finish_tasks", "finish_in", "transaction"}
 _FINISH_DONE = {"finish_tasks", "finish_in", "commit"}
 
+
+def _goes_by(verb: str, arguments: dict[str, Any], *, committed: bool) -> set[str]:
+    """The names of a call, which may finish tasks along with something else."""
+    finishes = verb in (_FINISH_DONE if committed else _FINISH_SENT) or bool(arguments.get("finished"))
+    return {verb, "*", "finish"} if finishes else {verb, "*"}
+
+
 AWAY = DatabaseError("the database is away")
 
 FOREVER = math.inf
@@ -65,12 +72,9 @@ class Fault:
         """It happens no more."""
         self.times = 0
 
-    def applies(self, verb: str, *, committed: bool) -> bool:
+    def applies(self, names: set[str], *, committed: bool) -> bool:
         """Whether it happens to this call, which counts."""
-        mine = {self.verb}
-        if self.verb == "finish":
-            mine = _FINISH_DONE if committed else _FINISH_SENT
-        if (self.verb != "*" and verb not in mine) or self.committed is not committed or self.times <= 0:
+        if self.verb not in names or self.committed is not committed or self.times <= 0:
             return False
         if self.skip > 0:
             self.skip -= 1
@@ -179,9 +183,9 @@ class FaultyDatabase(Generic[T]):
         self._cut.clear()
         self.faults.clear()
 
-    def count(self, verb: str) -> int:
+    def count(self, verb: Verb) -> int:
         """How often it was called."""
-        return sum(call.verb == verb for call in self.calls)
+        return sum(verb in _goes_by(call.verb, call.arguments, committed=False) for call in self.calls)
 
     def _add(self, fault: Fault) -> Fault:
         self.faults.append(fault)
@@ -244,19 +248,19 @@ class FaultyDatabase(Generic[T]):
         in_loop(self._loop, self._before("finish_in", {"args": (connection, lease, claims)}))
         self.inner.finish_in_sync(connection, lease, claims)
         self.finishes.begun(claims)
-        in_loop(self._loop, self._harm("finish_in", committed=True))
+        in_loop(self._loop, self._harm("finish_in", {}, committed=True))
 
     @asynccontextmanager
     async def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AsyncIterator[Any]:
         await self._before("transaction", {"args": (lease, claims)})
         with ExitStack() as ending:
             async with self.inner.transaction(lease, claims) as connection:
-                await self._harm("transaction", committed=True)
+                await self._harm("transaction", {}, committed=True)
                 yield connection
                 await self._before("commit", {"args": (lease, claims)})
                 ending.enter_context(self._at_the_database())
             self.finishes.claims.extend(claims)
-        await self._harm("commit", committed=True)
+        await self._harm("commit", {}, committed=True)
 
     def listening(
         self, wake: Callable[[], None], *, lease: Lease | None = None, asked: Callable[[], None] | None = None
@@ -270,7 +274,7 @@ class FaultyDatabase(Generic[T]):
         await self._before(name, {**options, "args": args})
         with self._at_the_database():
             answer = await verb(*args, **options)
-        await self._harm(name, committed=True)
+        await self._harm(name, options, committed=True)
         return answer
 
     def _at_the_database(self) -> AbstractContextManager[None]:
@@ -279,14 +283,15 @@ class FaultyDatabase(Generic[T]):
 
     async def _before(self, verb: str, arguments: dict[str, Any]) -> None:
         self.calls.append(Call(verb, asyncio.get_running_loop().time(), arguments))
-        await self._harm(verb, committed=False)
+        await self._harm(verb, arguments, committed=False)
 
-    async def _harm(self, verb: str, *, committed: bool) -> None:
+    async def _harm(self, verb: str, arguments: dict[str, Any], *, committed: bool) -> None:
+        names = _goes_by(verb, arguments, committed=committed)
         for fault in list(self.faults):
-            if fault.applies(verb, committed=committed):
+            if fault.applies(names, committed=committed):
                 await fault.happen()
         for fault in list(self._cut):  # one that has just begun holds this call back too
-            if fault.applies(verb, committed=committed):
+            if fault.applies(names, committed=committed):
                 await fault.happen()
 
     def _unless_cut(self, wake: Callable[[], None]) -> Callable[[], None]:

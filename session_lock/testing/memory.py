@@ -8,10 +8,8 @@ sweep of ended sessions, and its data is what you gave it, not a copy.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -130,15 +128,12 @@ class MemoryDatabase(MemoryShares[T]):
             mine = self._accepts.of(session, self._open.values())
             due = [row for row in mine if row.available_at <= now]
             sharing = self._sharing(now)
-            start = self._parse(position)
-            onward = None if start is None else [row for row in due if self._place(row) >= start]
+            onward = self._onward(due, position)
             want, share = self._room(
                 session, limit, holds, due, sharing, onward=onward, now=now, at_once=at_once, over_share=over_share,
             )  # fmt: skip
-            is_free = partial(self._is_free, session=session, held=held)
-            free = self._in_order(filter(is_free, due)) if want else []
-            if onward is not None:
-                onward = self._in_order(filter(is_free, onward))
+            free = self._in_order(row for row in due if self._is_free(row, session, held)) if want else []
+            onward = self._onward(free, position)
             picked = Picked([row for row in (free if onward is None else onward) if not row.locked][:want])
             if self._limits.rules.any and want == 0 and share is not None and share <= holds:
                 # All that the limits let it hold: are there tasks that they hold back?
@@ -171,7 +166,7 @@ class MemoryDatabase(MemoryShares[T]):
                 left=session.expires_at - now,
                 tasks=tasks,
                 settled=settled,
-                position=self._position(rows),
+                position=self._position(rows[0 if self._limits.rules.any else -1]) if rows else None,
                 next_due=picked.next_due(self._next_due(mine, now), now)
                 if len(rows) < want and whole
                 else None,
@@ -270,18 +265,6 @@ class MemoryDatabase(MemoryShares[T]):
 
     def _place(self, row: MemoryTask[T]) -> tuple[float, Any]:
         return (0.0, row.key) if self._limits.rules.ordered else row.order  # a retry moves available_at
-
-    def _position(self, rows: Sequence[MemoryTask[T]]) -> str | None:
-        if not rows:
-            return None
-        row = rows[0 if self._limits.rules.any else -1]
-        return json.dumps([self._place(row)[0], str(row.key)])
-
-    def _parse(self, position: str | None) -> tuple[float, Any] | None:
-        if position is None or not self._tasks:
-            return None
-        available_at, key = json.loads(position)
-        return available_at, type(next(iter(self._tasks)))(key)
 
     def _finish_later(
         self, connection: MemoryTransaction, session: MemorySession, claims: Sequence[Claim]

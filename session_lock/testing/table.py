@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -159,6 +160,17 @@ class MemoryTable(Generic[T]):
 
     def _place(self, row: MemoryTask[T]) -> tuple[float, Any]:
         return row.order
+
+    def _position(self, row: MemoryTask[T]) -> str:
+        return json.dumps([self._place(row)[0], str(row.key)])
+
+    def _onward(self, rows: Iterable[MemoryTask[T]], position: str | None) -> list[MemoryTask[T]] | None:
+        """What stands there or behind it; None without a position."""
+        if position is None or not self._tasks:
+            return None
+        available_at, key = json.loads(position)
+        start = available_at, type(next(iter(self._tasks)))(key)
+        return [row for row in rows if self._place(row) >= start]
 
     def _next_due(self, rows: Iterable[MemoryTask[T]], now: float) -> float | None:
         later = [row.available_at for row in rows if now < row.available_at < math.inf]

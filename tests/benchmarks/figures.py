@@ -153,7 +153,8 @@ def _sessions(results: Results) -> Iterator[Figure]:
 
 
 def _the_rest(results: Results) -> Iterator[Figure]:
-    used = [figures["server core"] for each in results.rounds.get("idle", ()) for figures in each.values()]
+    idle = [figures for each in results.rounds.get("idle", ()) for figures in each.values()]
+    used = [figures["server core"] for figures in idle if figures]
     yield Figure("server CPU of a thousand idle sessions, of a core", used, most=0.05)
     for cell in (RUNNER, EACH):
         values = results.ratios("telemetry", f"{cell}, {RECORDED}", [cell], "rate")

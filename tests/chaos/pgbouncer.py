@@ -1,4 +1,4 @@
-"""A PgBouncer in transaction mode, for as long as a block lasts."""
+"""A PgBouncer, in transaction mode if nothing else is said, for as long as a block lasts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIG = """
 listen_addr = 127.0.0.1
 listen_port = {own_port}
 unix_socket_dir =
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {size}
 auth_type = plain
 auth_file = {folder}/users
@@ -57,14 +57,14 @@ class PgBouncer:
 
 
 @contextmanager
-def pgbouncer(dsn: str, *, size: int = 2) -> Iterator[str]:
+def pgbouncer(dsn: str, *, size: int = 2, mode: str = "transaction") -> Iterator[str]:
     """The DSN that leads to the same database through it; at most `size` backends serve all who connect."""
-    with one_to_harm(dsn, size=size) as it:
+    with one_to_harm(dsn, size=size, mode=mode) as it:
         yield it.dsn
 
 
 @contextmanager
-def one_to_harm(dsn: str, *, size: int = 2) -> Iterator[PgBouncer]:
+def one_to_harm(dsn: str, *, size: int = 2, mode: str = "transaction") -> Iterator[PgBouncer]:
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
     program = shutil.which("pgbouncer", path=path)
     if program is None:
@@ -78,7 +78,12 @@ def one_to_harm(dsn: str, *, size: int = 2) -> Iterator[PgBouncer]:
         config, users = Path(folder, "ini"), Path(folder, "users")
         config.write_text(
             CONFIG.format(
-                host=parts.hostname, port=parts.port or 5432, own_port=own_port, size=size, folder=folder
+                host=parts.hostname,
+                port=parts.port or 5432,
+                own_port=own_port,
+                mode=mode,
+                size=size,
+                folder=folder,
             )
         )
         users.write_text(f'"{parts.username}" "{parts.password}"\n')

@@ -19,7 +19,9 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from session_lock import doctor
 from session_lock.cli import main
+from session_lock.doctor import server
 from session_lock.embedded import find_bin_dir
 from session_lock.errors import SessionLockError
 from tests.support import EMAIL_TABLE, add_emails, until_waited_for
@@ -578,7 +580,19 @@ async def test_words_that_mean_nothing_are_refused(capsys, words):
 async def test_help_and_version(capsys):
     assert await asyncio.to_thread(main, ["--help"]) == 0
     out = capsys.readouterr().out
-    for command in ("sql", "install", "check", "peek", "prune", "cancel", "parked", "retry", "why", "demo"):
+    for command in (
+        "sql",
+        "install",
+        "check",
+        "peek",
+        "prune",
+        "cancel",
+        "parked",
+        "retry",
+        "why",
+        "doctor",
+        "demo",
+    ):
         assert command in out
     assert await asyncio.to_thread(main, ["--version"]) == 0
     assert re.fullmatch(r"session-lock \S+\n", capsys.readouterr().out)
@@ -756,3 +770,101 @@ async def test_why_shows_limits_versions_and_when_it_is_due(cli, admin):
     assert await cli("why", "MAPPING", "2") == 0
     assert cli.out.splitlines()[0] == "It is not due yet: it is available in 90 minutes."
     assert "  due       in 90 minutes" in cli.out
+
+
+# doctor -----------------------------------------------------------------------------------------------
+
+
+async def test_doctor_says_what_is_wrong_and_what_mends_it(cli, admin, database, monkeypatch):
+    monkeypatch.setattr(server, "WRONG", {})  # the server of these tests is not made for crashes
+    await cli("install", "MAPPING", "--yes", "--tune", "--grant-to", "app")
+    service = ("--service", database.app_dsn)
+    assert await cli("doctor", "MAPPING", *service) == 0, "what is worth knowing is no fault"
+    assert cli.out.splitlines() == [
+        f"note: the functions run as {current!r}, a superuser, so pending, finish and every trigger do too"
+        for current in [await admin.fetchval("SELECT current_user")]
+    ] + ["  install as a role that owns the table and no more"]
+
+    await admin.execute("SELECT session_lock.start_session('email', '', 5, 30, 'web', '', '')")
+    await admin.execute("INSERT INTO session_lock.pause VALUES ('email', now() - interval '3 hours')")
+    assert await cli("doctor", "MAPPING", *service) == 1
+    assert cli.out.splitlines()[:2] == [
+        "warning: the mapping is paused, for 3 hours now: no task is claimed",
+        "  DELETE FROM \"session_lock\".pause WHERE name = 'email'",
+    ]
+
+    await admin.execute("UPDATE session_lock.session SET ended_at = now()")
+    await add_emails(admin, 1)
+    assert await cli("doctor", "MAPPING", "--json", *service) == 2
+    found = json.loads(cli.out)
+    assert [(each["look"], each["severity"]) for each in found] == [
+        ("sessions", "error"),
+        ("sessions", "warning"),
+        ("installation", "note"),
+    ]
+    assert all(set(each) == {"severity", "text", "remedy", "evidence", "look"} for each in found)
+    assert found[0]["evidence"]["pending"] == 1
+
+
+async def test_doctor_of_odd_names(cli, admin):
+    await admin.execute('CREATE TABLE public."we""ird; table\n--" ("k\'" text PRIMARY KEY, "s\nt" integer)')
+    await cli("install", "MAPPING", "--yes", attribute="odd")
+    await admin.execute('INSERT INTO public."we""ird; table\n--" ("k\'", session_id) VALUES (1, 7)')
+    assert await cli("doctor", "MAPPING", "--json", attribute="odd") == 2
+    found = {each["look"]: each for each in json.loads(cli.out)}
+    assert [each for each in found.values() if each["severity"] == "unseen"] == []
+    assert {"sessions", "claims"} <= found.keys()
+    await admin.execute(found["claims"]["remedy"])
+    assert await cli("doctor", "MAPPING", attribute="odd") == 2
+    assert "of which there is no record" not in cli.out
+
+
+async def test_doctor_has_nothing_to_say(cli, database, monkeypatch):
+    async def nothing(case):
+        for finding in ():
+            yield finding
+
+    for look in doctor.LOOKS:
+        monkeypatch.setitem(doctor.LOOKS, look, nothing)
+    assert await cli("doctor", "MAPPING") == 0
+    assert cli.out.startswith("Nothing is wrong. Looked at: service, pooler, wake-ups, ")
+    assert await cli("doctor", "MAPPING", "--json") == 0
+    assert cli.out == "[]\n"
+
+
+async def test_doctor_before_anything_is_installed_commands_no_terminal(cli, admin, database, monkeypatch):
+    monkeypatch.setattr(server, "OLD", 0.0)
+    other = await asyncpg.connect(database.admin_dsn, server_settings={"application_name": "a\tb"})
+    async with other.transaction(isolation="repeatable_read"):
+        await other.execute("SELECT 1")
+        await admin.execute("SET application_name = 'x'")
+        assert await cli("doctor", "MAPPING") == 2
+    await other.close()
+    assert cli.out.startswith("error: no Runner starts: database ")
+    assert f"; run: session-lock install {cli.module}:emails --grant-to ROLE" in cli.out
+    assert "run session-lock install" in cli.out
+    assert all(line.isprintable() for line in cli.out.splitlines())
+
+
+async def test_doctor_names_what_it_cannot_go_by(cli, database):
+    await cli("install", "MAPPING", "--yes", "--grant-to", "app")
+    secret = urlsplit(database.app_dsn).password
+    for words, said in (
+        (("--service", "mysql://app:pw@here/db"), "the DSN is not understood"),
+        (("--listen", "postgresql://app:pw/w@rd@here/db"), "the DSN is not understood"),
+        (("--service", "postgresql://app:pw@127.0.0.1:1/db"), "there is no server at 127.0.0.1:1/db"),
+        (("--service", database.app_dsn.replace(secret, "wrong")), "does not let us in"),
+    ):
+        assert await cli("doctor", "MAPPING", *words) == 2
+        assert said in cli.err
+        assert "pw" not in cli.err
+        assert "w@rd" not in cli.err
+    assert await cli("doctor", "MAPPING", "--listen", "postgresql://app:pw@127.0.0.1:1/db") != 2
+    assert (
+        "no wake-up is heard, so new tasks wait for the next poll: there is no server at 127.0.0.1:1/db"
+        in cli.out
+    )
+    assert await cli("doctor", "MAPPING", "--role", "nobody_of_that_name") == 2
+    assert "there is no role 'nobody_of_that_name'" in cli.out
+    assert await cli("doctor", "MAPPING", attribute="wrong_table") == 2
+    assert "did you mean 'public.email'?" in cli.out

@@ -16,12 +16,12 @@ SLACK = 2 * LOOK_EVERY
 
 def balance(log: Log) -> list[str]:
     """Who could begin a task and is below its target has one within two polls, if there is one to be had: free, or held by
-    somebody above his target who has not begun it.
+    somebody above his target who has not begun it (or, if his calls take that long themselves, has perhaps finished it).
     """
 
     def hungry(look: Look) -> Iterator[Seen]:
         movable = look.claimable > 0 or any(
-            each.unstarted > 0 and each.held > each.target for each in look.sessions
+            each.unstarted > 0 and each.held > each.target and not each.excused for each in look.sessions
         )
         if movable:
             yield from (

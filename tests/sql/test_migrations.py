@@ -219,7 +219,10 @@ async def test_a_row_that_refuses_or_is_locked_does_not_speak_against_the_mappin
         await other.close()
 
 
-async def test_a_locked_table_is_said_to_be_locked(database, admin):
+@pytest.mark.parametrize("installed", [False, True])
+async def test_a_locked_table_is_said_to_be_locked(database, admin, installed):
+    if installed:
+        await install(admin, EMAILS)
     other = await asyncpg.connect(database.admin_dsn)
     try:
         async with other.transaction():
@@ -749,7 +752,7 @@ BROKEN = [
         "end_session_{set}(bigint, uuid, bigint[], bigint[]) is missing",
     ),
     ("ALTER TABLE public.email DROP COLUMN claim_token", "the column public.email.claim_token is missing"),
-    ("ALTER TABLE public.email ALTER attempts DROP NOT NULL", "ALTER COLUMN SET NOT NULL"),
+    ("ALTER TABLE public.email ALTER attempts DROP NOT NULL", 'ALTER COLUMN "attempts" SET NOT NULL'),
     ("ALTER TABLE public.email ALTER attempts SET DEFAULT 1", "SET DEFAULT 0"),
     ("ALTER TABLE public.email ALTER available_at DROP DEFAULT", "SET DEFAULT now()"),
     ("COMMENT ON COLUMN public.email.attempts IS NULL", "not session_lock's"),

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from session_lock import Runner, finish, keepalive, lease, session
+from session_lock import Runner, keepalive, lease, session
 from session_lock.database import Beat
 from session_lock.errors import DatabaseError
 from session_lock.held import HeldTasks
 from session_lock.hold import Ending, Hold
+from session_lock.outbox import Outbox
 from session_lock.session import Session
 from session_lock.tasks import Finish
 from session_lock.testing import MemoryDatabase, MemoryTransaction
 from session_lock.testing.rows import Closed, MemorySession
 from session_lock.testing.table import MemoryTable
-from session_lock.waiting import wait_for
+from session_lock.waiting import Waiters, wait_for
 
 Patch = pytest.MonkeyPatch
 
@@ -59,14 +59,7 @@ def a_loss_cancels_nobody(patch: Patch) -> None:
 
 
 def a_finish_is_tried_once(patch: Patch) -> None:
-    record = finish._record
-
-    async def once(hold: Hold[Any], settlements: list[Any]) -> list[Any]:
-        with suppress(DatabaseError):
-            return await record(hold, settlements)
-        return []
-
-    patch.setattr(finish, "_record", once)
+    patch.setattr(Outbox, "put_back", lambda *_: None)
 
 
 def no_keepalive_while_it_drains(patch: Patch) -> None:
@@ -106,7 +99,7 @@ def the_abandoned_are_given_away(patch: Patch) -> None:
 
 
 def a_stop_waits_for_the_stubborn(patch: Patch) -> None:
-    patch.setattr(Hold, "_stop_waiting", lambda _: None)
+    patch.setattr(Waiters, "give_up", lambda _: None)
 
 
 def who_stops_keeps_its_session(patch: Patch) -> None:

@@ -308,7 +308,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         _dsn: str, _pid: int, results: Results, chosen: Any, *, folder: Any, seconds: float
     ) -> None:
         for name in chosen:
-            results.rounds[name] = rounds_of(it=[1.0])
+            results.rounds[name] = [{"it": {}}]
             if name == "enqueue":
                 raise KeyboardInterrupt
             found.append(name)

@@ -1,0 +1,216 @@
+"""How the service reaches the database: what it is told there, through what, and by which clock."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from session_lock.connections import Connection, open_connection
+from session_lock.doctor.case import Case, Finding, Severity, said, source
+from session_lock.errors import SessionLockError
+from session_lock.listener import round_trip
+from session_lock.names import quote_name
+from session_lock.server import meet
+from session_lock.sqlstate import is_driver_error, read
+from session_lock.wording import span
+
+SKEW = 2.0
+"""Seconds between two clocks that are nothing to speak of."""
+
+BUSY = 2.0
+"""Seconds without an answer, after which a pooler has no backend to spare."""
+
+HOLDERS = 3
+"""Backends that are taken away from a pooler to see whether the next statement goes to another one."""
+
+FULL = 0.1
+"""Of the server's room for notifications that nobody has read. At 0.5 it complains, at 1 each commit with a wake-up fails."""
+
+
+# What it is told ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One of the service's own, and when it is in the way."""
+
+    name: str
+    is_wrong: Callable[[str], bool]
+    severity: Severity
+    effect: str
+    advised: str
+
+
+def _below(milliseconds: int) -> Callable[[str], bool]:
+    return lambda setting: 0 < int(setting) < milliseconds
+
+
+CUT_OFF = "a call that waits its 2 s for a lock is cut off, and so is a keepalive when the server is slow"
+LOST = "a crash of the server takes back the last claims and finishes, and tasks run again under a token that was given before"
+CLOSED = "connections are closed between two keepalives, the one that listens too"
+
+SETTINGS = (
+    Setting("default_transaction_read_only", "on".__eq__, "error", "no task can be claimed", "off"),
+    Setting("default_transaction_isolation", "read committed".__ne__, "note", "each call takes three round trips, not one", "'read committed'"),
+    Setting("synchronous_commit", "off".__eq__, "warning", LOST, "on"),
+    Setting("statement_timeout", _below(5_000), "warning", CUT_OFF, "0"),
+    Setting("transaction_timeout", _below(5_000), "warning", CUT_OFF, "0"),
+    Setting("idle_session_timeout", _below(10_000), "warning", CLOSED, "0"),
+)  # fmt: skip
+
+
+async def service(case: Case) -> AsyncIterator[Finding]:
+    """What a Runner is told, and under which settings it works."""
+    try:
+        await meet(case.service, case.wanted, None)
+    except SessionLockError as error:
+        yield Finding(severity="error", text=f"no Runner starts: {error}")
+    rows = await case.service.fetch(
+        "SELECT name, setting, unit, quote_ident(current_user) AS role, quote_ident(current_database()) AS database"
+        " FROM pg_catalog.pg_settings WHERE name = ANY ($1)",
+        [each.name for each in SETTINGS],
+    )
+    told = {row["name"]: row for row in rows}
+    for each in SETTINGS:
+        row = told.get(each.name)
+        if row is not None and each.is_wrong(row["setting"]):
+            yield Finding(
+                severity=each.severity,
+                text=f"{each.name} of the role {row['role']} is {row['setting']}{' ms' if row['unit'] else ''}: {each.effect}",
+                remedy=f"ALTER ROLE {row['role']} IN DATABASE {row['database']} SET {each.name} = {each.advised}",
+                evidence={"name": each.name, "setting": row["setting"], "role": row["role"]},
+            )
+
+
+# Through what ------------------------------------------------------------------------------------------
+
+
+async def pooler(case: Case) -> AsyncIterator[Finding]:
+    """Connections of the service's kind: one that asks twice, and meanwhile others that take backends away."""
+    backend = "SELECT pg_backend_pid()"
+    async with AsyncExitStack() as stack:
+
+        async def opened() -> Connection:
+            connection = await open_connection(case.connect)
+            stack.callback(connection.terminate)
+            return connection
+
+        async with asyncio.timeout(BUSY):
+            asking = await opened()
+            first = await asking.fetchval(backend)
+        if first == asking.get_server_pid():
+            return  # the server itself
+        taken: list[int] = []
+        try:
+            with suppress(TimeoutError):  # it has no more
+                async with asyncio.timeout(BUSY):
+                    while first not in taken and len(taken) < HOLDERS:
+                        holder = await opened()
+                        await holder.transaction().start()
+                        taken.append(await holder.fetchval(backend))
+            async with asyncio.timeout(BUSY):
+                then = await asking.fetchval(backend)
+        except TimeoutError:
+            then = None  # another one has taken its backend
+        except Exception as error:
+            if not is_driver_error(error):
+                raise
+            state = read(error).state
+            if state in {"26000", "42P05"}:
+                yield Finding(
+                    severity="error",
+                    text="a transaction pooler is in between, where a prepared statement is not known to the next backend: calls fail",
+                    remedy="as connect give PostgresDatabase an async function that returns asyncpg.connect(dsn, statement_cache_size=0)",
+                    evidence={"mode": "transaction", "sqlstate": state},
+                )
+                return
+            yield Finding(
+                severity="error",
+                text=f"a pooler is in between, in which no transaction can be begun ({read(error).message})",
+                remedy="set pool_mode = transaction, or session, in PgBouncer",
+                evidence={"mode": "statement", "sqlstate": state},
+            )
+            return
+        if first in taken or then != first:
+            yield Finding(
+                severity="note",
+                text="a transaction pooler is in between: another statement may go to another backend",
+                remedy="as connect give PostgresDatabase an async function that returns asyncpg.connect(dsn, statement_cache_size=0), and as listen= "
+                "the DSN of the server itself",
+                evidence={"mode": "transaction", "backends": [first, *taken, *([then] if then else [])]},
+            )
+
+
+async def wake_ups(case: Case) -> AsyncIterator[Finding]:
+    if case.listen is None:
+        return
+    try:
+        await round_trip(case.listen, case.service)
+    except Exception as error:  # noqa: BLE001 (`said` raises what is a mistake)
+        yield Finding(
+            severity="warning",
+            text=f"no wake-up is heard, so new tasks wait for the next poll: {said(error)}",
+            remedy="give PostgresDatabase(listen=) the DSN of the server itself",
+        )
+    used = await case.service.fetchval("SELECT pg_notification_queue_usage()")
+    if used > FULL:
+        yield Finding(
+            severity="warning",
+            text=f"{used:.0%} of the server's room for notifications is used: a connection that listens has a transaction open, and when it is "
+            "full no wake-up can be committed",
+            remedy="end that transaction: SELECT pid, application_name, xact_start FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+            " ORDER BY xact_start",
+            evidence={"used": used},
+        )
+
+
+# By which clock ----------------------------------------------------------------------------------------
+
+
+async def clock(case: Case) -> AsyncIterator[Finding]:
+    before = datetime.now(UTC).timestamp()
+    there = await case.service.fetchval(f"SELECT extract(epoch FROM {case.wanted.schema}.clock())::float8")
+    after = datetime.now(UTC).timestamp()
+    skew = there - (before + after) / 2
+    if abs(skew) - (after - before) / 2 > SKEW:
+        yield Finding(
+            severity="warning",
+            text=f"the server's clock is {span(abs(skew))} {'in front of' if skew > 0 else 'behind'} that of this machine: leases run by the "
+            "server's alone, but times that instances write, and log lines, do not fit",
+            remedy="let both follow one time server: timedatectl set-ntp true",
+            evidence={"seconds": round(skew, 3)},
+        )
+
+
+async def time_zone(case: Case) -> AsyncIterator[Finding]:
+    """Of columns without one, that the mapping reads or writes."""
+    if (table := case.table) is None:
+        return
+    rows = await case.service.fetch(
+        """
+        SELECT a.attname AS name, current_setting('TimeZone') AS zone
+          FROM pg_catalog.pg_attribute AS a
+          JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid = 'timestamp'::regtype
+           AND current_setting('TimeZone') NOT IN ('UTC', 'Etc/UTC', 'GMT', 'Etc/GMT')
+         ORDER BY a.attnum
+        """,
+        *table.qualified,
+    )
+    expressions = " ".join(
+        (table.pending, table.finish, table.discard or "", *(column for column, _ in table.order))
+    )
+    for row in rows:
+        if re.search(rf"\b{re.escape(row['name'])}\b", expressions):
+            yield Finding(
+                severity="warning",
+                text=f"{table.table}.{row['name']} has no time zone, and that of the service's connections is {row['zone']}: what now() writes "
+                "there depends on who writes it, and is ambiguous where clocks are put back",
+                remedy=f"ALTER TABLE {source(table)} ALTER COLUMN {quote_name(row['name'])} TYPE timestamptz -- which rewrites it",
+                evidence={"column": row["name"], "zone": row["zone"]},
+            )

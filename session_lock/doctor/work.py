@@ -1,0 +1,147 @@
+"""Who does the work: sessions, claims that nobody will take over, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from session_lock.catalog import read_shape
+from session_lock.doctor.case import Case, Finding, hurried, source
+from session_lock.doctor.way import SKEW
+from session_lock.migrations import pending_summary
+from session_lock.migrations.pruning import FAILURES_KEPT, SESSIONS_KEPT
+from session_lock.migrations.reading import COUNTED
+from session_lock.names import one_line_safe, quote_inside_literal, quote_name
+from session_lock.table import function_set
+from session_lock.wording import span
+
+MANY = 100
+"""Failures in an hour that are few."""
+
+GROWTH = 10
+"""Times as many failures in the last hour as in an hour of the day before."""
+
+
+@hurried
+async def sessions(case: Case) -> AsyncIterator[Finding]:
+    schema = case.wanted.schema
+    row = await case.connection.fetchrow(
+        f"""
+        SELECT count(*) AS live, count(*) FILTER (WHERE s.draining) AS draining,
+               coalesce(array_agg(DISTINCT s.functions), '{{}}') AS functions,
+               extract(epoch FROM max(coalesce(s.beat_at, s.started_at)) - max(c.now))::float8 AS in_future,
+               (SELECT extract(epoch FROM {schema}.clock() - p.at)::float8 FROM {schema}.pause AS p WHERE p.name = $1) AS paused
+          FROM {schema}.session AS s, (SELECT {schema}.clock() AS now) AS c
+         WHERE s.name = $1 AND s.swept_at IS NULL AND s.ended_at IS NULL AND s.expires_at > c.now
+        """,
+        case.wanted.name,
+    )
+    assert row is not None
+    if row["paused"] is not None:
+        yield Finding(
+            severity="warning",
+            text=f"the mapping is paused, for {span(row['paused'])} now: no task is claimed",
+            remedy=f"DELETE FROM {schema}.pause WHERE name = '{quote_inside_literal(case.wanted.name)}'",
+            evidence={"seconds": row["paused"]},
+        )
+    if row["live"] and row["live"] == row["draining"]:
+        yield Finding(
+            severity="warning",
+            text="all sessions that live are draining: no task is claimed",
+            remedy="start an instance of the service",
+            evidence={"live": row["live"]},
+        )
+    if (row["in_future"] or 0) > SKEW:
+        yield Finding(
+            severity="warning",
+            text=f"a keepalive was {span(row['in_future'])} from now: the server's clock was put back, and a session that has died since then is "
+            "taken for alive until it gets there",
+            remedy="session-lock sessions MODULE:ATTRIBUTE shows who there is; let the server follow a time server (timedatectl set-ntp true)",
+            evidence={"seconds": row["in_future"]},
+        )
+    if (table := case.table) is None:
+        return
+    if not row["live"] and (due := await pending_summary(case.connection, table)).oldest is not None:
+        yield Finding(
+            severity="error",
+            text=f"no session is live: no Runner of this mapping runs, and {due}",
+            remedy="start an instance of the service",
+            evidence={"pending": due.count, "oldest": due.oldest.total_seconds()},
+        )
+    current = function_set(table, await read_shape(case.connection, table))
+    if others := sorted({*row["functions"]} - {current, ""}):
+        yield Finding(
+            severity="note",
+            text=f"live sessions use another version of the mapping ({', '.join(others)}) than this one, {current}",
+            remedy="session-lock prune MODULE:ATTRIBUTE, once they have ended",
+            evidence={"functions": others},
+        )
+
+
+@hurried
+async def claims(case: Case) -> AsyncIterator[Finding]:
+    """Tasks that name a session of another mapping, or one of which there is no record."""
+    if (table := case.table) is None:
+        return
+    holder = quote_name(table.claim_columns.session_id)
+    pending = one_line_safe(table.pending)
+    rows = await case.connection.fetch(
+        f"""
+        SELECT claim.holder AS session, s.name AS mapping, count(*) AS tasks
+          FROM (SELECT t.{holder} AS holder FROM {source(table)} AS t WHERE ({pending}) AND t.{holder} IS NOT NULL LIMIT {COUNTED}) AS claim
+          LEFT JOIN {case.wanted.schema}.session AS s ON s.id = claim.holder
+         WHERE s.name IS DISTINCT FROM $1
+         GROUP BY claim.holder, s.name
+         ORDER BY tasks DESC, session
+         LIMIT 10
+        """,
+        case.wanted.name,
+    )
+    for row in rows:
+        foreign = row["mapping"] is not None
+        whose = (
+            f"which is of the mapping {row['mapping']!r}: nobody takes them over"
+            if foreign
+            else "of which there is no record: they are taken over when a look finds nothing else"
+        )
+        yield Finding(
+            severity="error" if foreign else "warning",
+            text=f"pending tasks ({row['tasks']:,}) name session {row['session']}, {whose}",
+            remedy=f"UPDATE {source(table)} AS t SET {holder} = NULL WHERE t.{holder} = {row['session']}",
+            evidence=dict(row),
+        )
+
+
+@hurried
+async def failures(case: Case) -> AsyncIterator[Finding]:
+    schema, name = case.wanted.schema, case.wanted.name
+    row = await case.connection.fetchrow(
+        f"""
+        WITH newest AS (
+          SELECT {schema}.clock() - f.at AS ago, f.error FROM {schema}.failure AS f WHERE f.name = $1 ORDER BY f.id DESC LIMIT {COUNTED}
+        )
+        SELECT count(*) FILTER (WHERE n.ago < '1 hour') AS hour, count(*) FILTER (WHERE n.ago BETWEEN '1 hour' AND '25 hours') AS day,
+               count(*) FILTER (WHERE n.ago > $2) AS old,
+               mode() WITHIN GROUP (ORDER BY left(split_part(n.error, ':', 1), 100)) FILTER (WHERE n.ago < '1 hour') AS most,
+               (SELECT count(*) FROM {schema}.session AS s WHERE s.name = $1 AND s.swept_at < {schema}.clock() - $3::interval) AS sessions
+          FROM newest AS n
+        """,
+        name,
+        FAILURES_KEPT,
+        SESSIONS_KEPT,
+    )
+    assert row is not None
+    if row["hour"] >= MANY and row["hour"] > GROWTH * row["day"] / 24:
+        yield Finding(
+            severity="warning",
+            text=f"{row['hour']:,} attempts have failed in the last hour, and {row['day']:,} in the day before it: mostly of {row['most']!r}",
+            remedy="session-lock why MODULE:ATTRIBUTE KEY tells of one task what went wrong; then mend that",
+            evidence={name: row[name] for name in ("hour", "day", "most")},
+        )
+    if row["old"] or row["sessions"]:
+        yield Finding(
+            severity="note",
+            text=f"failures older than {FAILURES_KEPT.days} days ({row['old']:,}) and sessions that ended more than {SESSIONS_KEPT.days} days ago "
+            f"({row['sessions']:,}) are still kept",
+            remedy="session-lock prune MODULE:ATTRIBUTE",
+            evidence={"failures": row["old"], "sessions": row["sessions"]},
+        )

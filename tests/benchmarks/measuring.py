@@ -75,6 +75,7 @@ async def _work(
     tasks = sum(each["tasks"] for each in seconds)
     if not tasks:
         raise RuntimeError(f"nothing was finished: {cell}")
+    whole = seconds[: int(cell.seconds)] if last_key else seconds[:-1]
     # What was done before nothing was left, if it came to that.
     took = (last.at if last_key else seconds[-1]["last"]) - first.at
     return {
@@ -82,7 +83,7 @@ async def _work(
         **per_task(first, last, clients_last - clients_first, tasks),
         "memory": max(each["peak"] for each in told),
         "lock timeouts": sum(each.get("lock timeouts", 0) for each in told),
-        "by second": [[each["tasks"], each["lag"]] for each in seconds[: int(cell.seconds)]],
+        "by second": [[each["tasks"], each["lag"]] for each in whole],
     }
 
 

@@ -44,7 +44,7 @@ RECORDED = "with spans and metrics"
 
 def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
     """By their names; a quick run has less in the tables, and less time."""
-    seconds = 0.5 if quick else 1.2
+    seconds = 0.5 if quick else 1.0
     plenty = Rows(150_000 if quick else 400_000)
 
     def cell(kind: str, rows: Rows = plenty, *, processes: int = 1, **options: Any) -> Cell:
@@ -63,7 +63,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 **({} if quick else {f"{RUNNER}, tasker of 100 ms": slow}),
             },
             base=BARE,
-            seconds=80,
+            seconds=95,
         )
 
     def runner(rows: Rows, **options: Any) -> Cell:
@@ -91,7 +91,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 "one durable UPDATE": cell("update", Rows(100)),
             },
             base="SELECT 1",
-            seconds=25,
+            seconds=32,
         ),
         **{f"drain-{batch}": drain(batch) for batch in BATCHES},
         "each": Subject(
@@ -113,22 +113,22 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 **{f"{RUNNER}, batches of {batch}": cell("runner", batch=batch) for batch in BATCHES[:3]},
                 EACH: each,
                 **{
-                    peer.name: rivals.Drain(replace(peer, tasks=peer.tasks // (10 if quick else 2)))
+                    peer.name: rivals.Drain(replace(peer, tasks=peer.tasks // (10 if quick else 3)))
                     for peer in peers
                 },
             },
             base=EACH,
-            seconds=250,
+            seconds=190,
         ),
         "latency": Subject(
             title="Pick-up latency of one task on an idle system, enqueue included",
             cells={
-                WAITING_BARE: cell("waiting_loop", Rows(), samples=20 if quick else 100),
-                WAITING: cell("waiting_runner", Rows(), samples=20 if quick else 100),
-                **{peer.name: rivals.Latency(peer, 20 if quick else 100) for peer in peers},
+                WAITING_BARE: cell("waiting_loop", Rows(), samples=20 if quick else 50),
+                WAITING: cell("waiting_runner", Rows(), samples=20 if quick else 50),
+                **{peer.name: rivals.Latency(peer, 20 if quick else 50) for peer in peers},
             },
             base=WAITING_BARE,
-            seconds=220,
+            seconds=195,
         ),
         "enqueue": Subject(
             title="Enqueue, on one connection",
@@ -139,7 +139,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 "enqueue_many() of 1000": cell("enqueueing", Rows(), batch=1000),
             },
             base="INSERT of one row",
-            seconds=50,
+            seconds=60,
         ),
         "backlog": Subject(
             title="A Runner in batches of 100, against what is in the table; what it finishes is inserted again",
@@ -148,7 +148,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 **{name: runner(rows, refill=1000) for name, rows in backlogs.items()},
             },
             base="10 thousand pending",
-            seconds=300,
+            seconds=330,
         ),
         "take-over": Subject(
             title="Take-over of a dead session's 1000 tasks: seconds from the end of its lease to the last finish",
@@ -157,17 +157,17 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 for name in ("10 thousand pending", f"{much:,} pending" if quick else "10 million pending")
             },
             base="10 thousand pending",
-            seconds=50,
+            seconds=75,
         ),
         "snapshot": Subject(
             title="Drain in batches of 100 over time, beside a held snapshot",
             cells={
                 HELD: replace(long, seconds=3 if quick else 60, snapshot=True),
-                NOT_HELD: replace(long, seconds=3 if quick else 20),
+                NOT_HELD: replace(long, seconds=3 if quick else 10),
             },
             base=NOT_HELD,
             rounds=2,
-            seconds=200,
+            seconds=215,
         ),
         "offered": Subject(
             title="Tasks offered steadily, beside a held snapshot",
@@ -181,7 +181,7 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
             },
             base=HELD,
             rounds=1,
-            seconds=640,
+            seconds=620,
         ),
         "sessions": Subject(
             title="The library's SQL in batches of 100, by sessions, each on its connection",
@@ -193,14 +193,14 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 if count != 2 or not quick
             },
             base="1 sessions",
-            seconds=80,
+            seconds=90,
         ),
         "idle": Subject(
             title="Sessions with nothing to do: of a thousand of them",
             cells={
                 "20 sessions a process": replace(
                     cell("idle", Rows(), processes=1 if quick else 5, connections=10, sessions=20),
-                    seconds=5 if quick else 15,
+                    seconds=5 if quick else 10,
                     settled=1 if quick else 5,
                 )
             },
@@ -217,6 +217,6 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
                 f"{EACH}, {RECORDED}": replace(each, options={**each.options, "telemetry": True}),
             },
             base=RUNNER,
-            seconds=60,
+            seconds=65,
         ),
     }

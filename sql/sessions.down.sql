@@ -30,6 +30,7 @@ DROP FUNCTION IF EXISTS session_lock.tell(bigint[]);
 DROP FUNCTION IF EXISTS session_lock.asked_lately(bigint[], timestamptz);
 DROP FUNCTION IF EXISTS session_lock.share(bigint, bigint[], integer[], bigint);
 DROP FUNCTION IF EXISTS session_lock.shares(bigint[], integer[], bigint);
+DROP FUNCTION IF EXISTS session_lock.seen_idle(bigint);
 DROP FUNCTION IF EXISTS session_lock.note_look(bigint, boolean, bigint, timestamptz);
 DROP FUNCTION IF EXISTS session_lock.sweep_sessions(bigint[], bigint[], timestamptz);
 DROP FUNCTION IF EXISTS session_lock.sessions_of(text, timestamptz);

@@ -127,7 +127,7 @@ def names(table: TaskTable) -> dict[str, str]:
         "pending": one_line_safe(table.pending),
         "pending_parts": f"ARRAY[{', '.join(f'({one_line_safe(part)})' for part in conjuncts(table.pending))}]::boolean[]",
         "wake_trigger": quote_name(wake_trigger_name(table)),
-        "wake_trigger_literal": quote_inside_literal(wake_trigger_name(table)),
+        "wake_trigger_text": quote_literal(wake_trigger_name(table)),
         "always_wakes": _boolean(table.made_by == "queue"),
         "dedup_index": quote_name(dedup_index_name(table)),
     }

@@ -35,10 +35,12 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
 -- A table of an earlier version gets what it lacks; asked first, since ALTER TABLE would hold up all keepalives.
 DO $function$
 BEGIN
-  IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
-                   JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
-                  WHERE t.oid = pg_typeof(NULL::session_lock.session) AND a.attname = 'idle_from' AND NOT a.attisdropped) THEN
-    ALTER TABLE session_lock.session ADD COLUMN IF NOT EXISTS beat_at timestamptz, ADD COLUMN idle_from xid8;
+  IF (SELECT count(*) FROM pg_catalog.pg_attribute AS a
+        JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
+       WHERE t.oid = pg_typeof(NULL::session_lock.session) AND a.attname IN ('beat_at', 'idle_from') AND NOT a.attisdropped) < 2 THEN
+    ALTER TABLE session_lock.session
+      ADD COLUMN IF NOT EXISTS beat_at timestamptz,
+      ADD COLUMN IF NOT EXISTS idle_from xid8;
   END IF;
 END
 $function$;

@@ -331,7 +331,7 @@ BEGIN
      AND (__due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL)
      AND (__always_wakes__ OR EXISTS (
        SELECT FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid
-        WHERE g.tgrelid = '__table_literal__'::regclass AND g.tgname = '__wake_trigger_literal__' AND g.tgenabled IN ('O', 'A') AND c.relkind = 'r'
+        WHERE g.tgrelid = to_regclass(__table_text__) AND g.tgname = __wake_trigger_text__ AND g.tgenabled IN ('O', 'A') AND c.relkind = 'r'
      ))
   THEN
     my.heard := NOT EXISTS (

@@ -157,6 +157,8 @@ class Work(Generic[T_co]):
     """Whether a limit of the mapping has held tasks back: there may be more as soon as one is finished."""
     walked: float | None = None
     """Seconds that it took to look through all that is due; None if the look began at a position, and so has not seen all."""
+    heard: bool = False
+    """Whether until `next_due` whatever comes to be claimable wakes those who listen: who does need not look for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +252,11 @@ class Database(Protocol[T_co]):
 
     def listening(
         self, wake: Callable[[], None], *, lease: Lease | None = None, asked: Callable[[], None] | None = None
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[Callable[[], bool] | None]:
         """Within the block `wake` is called, in the event loop, when there may be new tasks. A hint: looking is the truth.
+
+        What it yields tells whether wake-ups come through now, as far as that was proven lately; `wake` is called when that begins
+        and when it ends. None: nobody knows.
 
         `asked` is called when something is asked of the session `lease`; the answer to a keepalive says what.
         Entering does not wait, and nothing that goes wrong is raised.

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from session_lock.breaker import Breaker
 from session_lock.database import Claim, ClaimedTask
 from session_lock.errors import SessionLost, TaskLost
+from session_lock.health import State
 from session_lock.outbox import Outbox
 from session_lock.pace import Pace
 from session_lock.scarcity import Scarcity
@@ -52,6 +53,7 @@ class HeldTasks(Holder, Generic[T]):
         self, lease: Lease, settings: Settings, *, breaker: Breaker, pace: Pace, turns: Turns, capacity: int
     ) -> None:
         self.session = Session(lease)
+        self._about: dict[str, object] = {"session_id": lease.id}
         self.settings = settings
         self.breaker = breaker
         self.pace = pace
@@ -86,6 +88,10 @@ class HeldTasks(Holder, Generic[T]):
     @property
     def lease(self) -> Lease:
         return self.session.lease
+
+    def about(self, state: State | None = None) -> dict[str, object]:
+        """What a line in the log has in its fields; `state` is the one that begins with it."""
+        return self._about if state is None else {**self._about, "state": state}
 
     @abstractmethod
     def may_run(self) -> bool:
@@ -136,8 +142,8 @@ class HeldTasks(Holder, Generic[T]):
         elif claimed.error is not None:
             level = logging.DEBUG if self._decode_failed else logging.WARNING
             logger.log(
-                level, "session %d cannot decode a row: %s", self.lease.id, type(claimed.error).__name__
-            )
+                level, "session %d cannot decode a row: %s", self.lease.id, type(claimed.error).__name__, extra=self.about(),
+            )  # fmt: skip
             self._decode_failed = True  # said once: it may be every row
             self.failed(task, f"decode failed: {describe(claimed.error)}", claimed.error)
         else:
@@ -214,7 +220,7 @@ class HeldTasks(Holder, Generic[T]):
         if opened:
             logger.error(
                 "%d different tasks of session %d in a row have failed: from now on it takes one at a time, until one succeeds",
-                self.settings.breaker_failures, self.lease.id,
+                self.settings.breaker_failures, self.lease.id, extra=self.about("sick"),
             )  # fmt: skip
             self.give_back()
         # A call that had begun before then is no try of its own.
@@ -228,14 +234,18 @@ class HeldTasks(Holder, Generic[T]):
         policy = self.settings.retry.policy(error)
         if policy.gives_up(task.attempt):
             logger.warning(
-                "session %d gives a task up at its attempt %d", self.lease.id, task.attempt,
+                "session %d gives a task up at its attempt %d", self.lease.id, task.attempt, extra=self.about(),
             )  # fmt: skip
             return Discard(story)
         return Failure(story, policy.pause(task.attempt))
 
     def _succeeded(self) -> None:
         if self.breaker.succeeded():
-            logger.warning("session %d has accomplished a task, and goes on as usual", self.lease.id)
+            logger.warning(
+                "session %d has accomplished a task, and goes on as usual",
+                self.lease.id,
+                extra=self.about("running"),
+            )
             self._tell(self.healed)
 
     def keep(self, task: Task[Any], verdict: Verdict) -> bool:

@@ -70,8 +70,8 @@ async def _await_records(hold: Hold[Any], recording: asyncio.Task[None]) -> None
     await asyncio.wait({recording}, timeout=settings.shutdown_timeout - left_for_end)
     if unrecorded := hold.held.keys() - hold.abandoned:
         logger.warning(
-            "session %d ends with %d tasks whose outcome is not recorded", hold.lease.id, len(unrecorded)
-        )
+            "session %d ends with %d tasks whose outcome is not recorded", hold.lease.id, len(unrecorded), extra=hold.about(),
+        )  # fmt: skip
 
 
 async def _end(hold: Hold[Any], deadline: float) -> None:
@@ -80,8 +80,8 @@ async def _end(hold: Hold[Any], deadline: float) -> None:
         return
     if hold.abandoned:
         logger.error(
-            "session %d is left to expire with %d abandoned tasks", hold.lease.id, len(hold.abandoned)
-        )
+            "session %d is left to expire with %d abandoned tasks", hold.lease.id, len(hold.abandoned), extra=hold.about(),
+        )  # fmt: skip
         return
     hold.session.lost = True  # for who asks whether a task is held: from the call on others may have it
     with hold.telemetry.phase("end", session_id=hold.lease.id, held=len(hold.held)) as phase:
@@ -93,5 +93,5 @@ async def _end(hold: Hold[Any], deadline: float) -> None:
         except Exception as error:  # noqa: BLE001 (nothing is left to be done about it)
             phase.error = error
             logger.warning(
-                "session %d could not be ended and is left to expire: %s", hold.lease.id, describe(error)
-            )
+                "session %d could not be ended and is left to expire: %s", hold.lease.id, describe(error), extra=hold.about(),
+            )  # fmt: skip

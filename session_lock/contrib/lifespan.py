@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeAlias
 
+from session_lock.contrib.asgi import App, Receive, Scope, Send
 from session_lock.errors import SettingsError
 from session_lock.wording import describe
 
 logger = logging.getLogger("session_lock.contrib")
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def with_lifespan(app: App, running: Callable[[], AbstractAsyncContextManager[object]]) -> App:

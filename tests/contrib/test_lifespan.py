@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from session_lock import SettingsError
-from session_lock.contrib.lifespan import App, with_lifespan
+from session_lock.contrib.asgi import App
+from session_lock.contrib.lifespan import with_lifespan
 
 
 class Server:

@@ -170,6 +170,7 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
         answered(hold, settlements, work.settled)
     hold.renewed(sent_at, work.left)
     hold.limited = work.limited
+    hold.is_alone = work.sharing == 1
     if work.share is not None:
         hold.scarcity.found()
     elif work.tasks:

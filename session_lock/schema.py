@@ -244,7 +244,7 @@ def mapping_files(table: TaskTable, kind: str) -> tuple[str, ...]:
 
 ENVELOPE = (
     "kind", "task_key", "task_token", "task_attempt", "outcome", "task_position", "next_due", "lease_left", "task_share",
-    "task_alone", "walked", "heard",
+    "task_alone", "walked", "heard", "sharing",
 )  # fmt: skip
 """The first columns of what get_work returns; the mapping's own follow."""
 

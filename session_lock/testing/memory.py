@@ -173,6 +173,7 @@ class MemoryDatabase(MemoryShares[T]):
                 share=share,
                 limited=picked.limited,
                 walked=0.0 if whole else None,
+                sharing=len(sharing),
             )
 
     async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:

@@ -110,7 +110,7 @@ def fill(text: str, words: dict[str, str]) -> str:
 def names(table: TaskTable) -> dict[str, str]:
     """Those of the words that the mapping alone determines."""
     claim = table.claim_columns
-    qualified = ".".join(quote_name(part) for part in table.qualified)
+    qualified = table.quoted
     return {
         "table": qualified,
         "table_text": quote_literal(qualified),

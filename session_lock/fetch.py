@@ -94,8 +94,7 @@ async def listen(hold: Hold[T]) -> None:
         database = hold.database
         hold.replaced.clear()
         try:
-            async with database.listening(hold.look, lease=hold.lease, asked=hold.beat_now.set) as hears:
-                hold.hears = hears or _never
+            async with database.listening(hold.look, lease=hold.lease, asked=hold.beat_now.set) as hold.hears:
                 await hold.replaced.wait()
         except Exception as error:  # noqa: BLE001 (a database that does not keep its contract)
             logger.warning(
@@ -103,11 +102,7 @@ async def listen(hold: Hold[T]) -> None:
             )
             await hold.replaced.wait()
         finally:
-            hold.hears = _never
-
-
-def _never() -> bool:
-    return False
+            hold.hears = None
 
 
 async def _look(
@@ -170,6 +165,7 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
         answered(hold, settlements, work.settled)
     hold.renewed(sent_at, work.left)
     hold.limited = work.limited
+    hold.is_alone = work.sharing == 1
     if work.share is not None:
         hold.scarcity.found()
     elif work.tasks:
@@ -188,7 +184,7 @@ async def _let_slots_begin() -> None:
 def _poll_interval(hold: Hold[Any], work: Work[Any]) -> float:
     """Seconds until the next look, if nobody says anything before."""
     seconds = hold.settings.poll_interval
-    if work.heard and hold.hears():
+    if work.heard and hold.hears is not None and hold.hears():
         seconds = max(seconds, hold.settings.idle_poll_interval)
     return seconds * random.uniform(0.8, 1.2)
 

@@ -11,7 +11,15 @@ from typing import Any
 from session_lock.errors import SettingsError
 from session_lock.limits import AnyLimit, Rules, as_limits, rules_of
 from session_lock.models import read_model
-from session_lock.names import BODY_QUOTE, check_name, is_storable, split_direction, split_name, squeeze
+from session_lock.names import (
+    BODY_QUOTE,
+    check_name,
+    is_storable,
+    quote_name,
+    split_direction,
+    split_name,
+    squeeze,
+)
 from session_lock.versions import check_readable
 
 
@@ -183,6 +191,11 @@ class TaskTable:
     def qualified(self) -> tuple[str, str]:
         """Schema and table, unquoted."""
         return split_name(self.table)
+
+    @property
+    def quoted(self) -> str:
+        """The same as SQL names it."""
+        return ".".join(quote_name(part) for part in self.qualified)
 
     @property
     def order(self) -> tuple[tuple[str, bool], ...]:

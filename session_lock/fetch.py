@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from session_lock import session
@@ -14,7 +15,7 @@ from session_lock.errors import DatabaseError, SessionLost
 from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
 from session_lock.moving import still_here
-from session_lock.recording import answered
+from session_lock.recording import answered, settling
 from session_lock.waiting import wait_for
 from session_lock.whence import Whence
 from session_lock.wording import describe, level_of
@@ -141,12 +142,14 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
     }  # fmt: skip
     sent_at = session.lease_clock()
     try:
-        with hold.telemetry.phase(
-            "fetch", may_be_idle=not settlements, session_id=hold.lease.id, room=room
-        ) as phase:
+        with (
+            settling(hold, "finish", settlements) if settlements else nullcontext(),
+            hold.telemetry.phase("receive", may_be_idle=True, session_id=hold.lease.id, room=room) as phase,
+        ):
             work = await hold.call("get_work", hold.database.get_work(hold.lease, **options))
             phase.idle = not work.tasks
-            phase.set(tasks=len(work.tasks))
+            phase.count(len(work.tasks))
+            phase.link(work.tasks)
     except BaseException:
         if settlements:  # it may be done: that is found when they are asked again
             hold.outbox.put_back(settlements)

@@ -31,6 +31,7 @@ from session_lock.tasks import (
     TaskKey,
     Verdict,
 )
+from session_lock.telemetry import Telemetry
 from session_lock.turns import Turns
 from session_lock.waiting import wait_for
 from session_lock.wording import describe
@@ -49,10 +50,19 @@ class HeldTasks(Holder, Generic[T]):
     """Each is ready, then running, then settled with a verdict, and leaves when that is recorded."""
 
     def __init__(
-        self, lease: Lease, settings: Settings, *, breaker: Breaker, pace: Pace, turns: Turns, capacity: int
+        self,
+        lease: Lease,
+        settings: Settings,
+        telemetry: Telemetry,
+        *,
+        breaker: Breaker,
+        pace: Pace,
+        turns: Turns,
+        capacity: int,
     ) -> None:
         self.session = Session(lease)
         self.settings = settings
+        self.telemetry = telemetry
         self.breaker = breaker
         self.pace = pace
         self.scarcity = Scarcity(settings.poll_interval)
@@ -118,7 +128,7 @@ class HeldTasks(Holder, Generic[T]):
         """A key that is here already was freed meanwhile: its older claim is over."""
         claim = claimed.claim
         data: Any = claimed.data
-        task = Task(claim.key, data, claimed.attempt, claim.token, self.lease.id, self)
+        task = Task(claim.key, data, claimed.attempt, claim.token, self.lease.id, self, claimed.traceparent)
         older = self.held.get(claim.key)
         if older is not None and older in self.ready:
             self.ready.remove(older)
@@ -210,6 +220,7 @@ class HeldTasks(Holder, Generic[T]):
         """The task has failed, unless there is a verdict on it already."""
         if not self.keep(task, self.after_failure(task, story, error)) or isinstance(error, LOST):
             return
+        self.telemetry.failed(error)
         opened = self.breaker.failed(task.key)
         if opened:
             logger.error(
@@ -227,9 +238,7 @@ class HeldTasks(Holder, Generic[T]):
         """What becomes of a task that has failed: another attempt later, or none."""
         policy = self.settings.retry.policy(error)
         if policy.gives_up(task.attempt):
-            logger.warning(
-                "session %d gives a task up at its attempt %d", self.lease.id, task.attempt,
-            )  # fmt: skip
+            logger.warning("session %d gives a task up at its attempt %d", self.lease.id, task.attempt)
             return Discard(story)
         return Failure(story, policy.pause(task.attempt))
 
@@ -269,13 +278,14 @@ class HeldTasks(Holder, Generic[T]):
         self._begun.difference_update(task for task in batch if task.key not in self.abandoned)
         self._settled.difference_update(task for task in batch if self.held.get(task.key) is not task)
 
-    def recorded(self, tasks: Iterable[Task[T]]) -> None:
+    def recorded(self, tasks: Collection[Task[T]]) -> None:
         """The database knows: the tasks leave."""
         for task in tasks:
             if self.held.get(task.key) is task:
                 del self.held[task.key]
             if task not in self._begun:
                 self._settled.discard(task)
+        self.telemetry.forget(tasks)
         self.room.set()
         self.ready_or_ending.set()
 

@@ -22,7 +22,7 @@ from session_lock.room import Room
 from session_lock.session import Lease, lease_clock
 from session_lock.settings import Settings
 from session_lock.tasks import Task
-from session_lock.telemetry import Telemetry
+from session_lock.telemetry import Telemetry, words
 from session_lock.turns import Turns
 from session_lock.waiting import Waiters
 from session_lock.watch import Guard
@@ -60,10 +60,11 @@ class Hold(Room[T]):
         guard: Guard,
         sent_at: float,
     ) -> None:
-        super().__init__(lease, settings, breaker=breaker, pace=pace, turns=turns, capacity=capacity)
+        super().__init__(
+            lease, settings, telemetry, breaker=breaker, pace=pace, turns=turns, capacity=capacity
+        )
         self.database = database
         self.identity = identity
-        self.telemetry = telemetry
         self.guard = guard
         self.renewed(sent_at, lease.left)
 
@@ -133,6 +134,9 @@ class Hold(Room[T]):
         """Begin to end the lease: no more claims, no more calls of the tasker. The first reason stands, but LOST."""
         self.failure = self.failure or failure
         if self.ending is None or (ending is Ending.LOST and self.ending is not Ending.LOST):
+            self.telemetry.event(
+                words.LEASE_LOST if ending is Ending.LOST else words.DRAIN, reason=ending.value
+            )
             self.ending = ending
             self.drain_until = asyncio.get_running_loop().time() + self.settings.drain_timeout
             for event in (self.ready_or_ending, self.room, self.asked, self.healed, self.beat_now):

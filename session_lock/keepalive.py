@@ -15,6 +15,7 @@ from session_lock.beats import keepalive_loop
 from session_lock.errors import DatabaseError, SessionLost
 from session_lock.hold import Ending, Hold
 from session_lock.pulse import Pulse
+from session_lock.telemetry import words
 from session_lock.waiting import wait_for
 from session_lock.wording import level_of
 
@@ -93,7 +94,6 @@ async def _renew(
         sent_at = session.lease_clock()
         try:
             with hold.telemetry.phase("keepalive", may_be_idle=True, session_id=hold.lease.id) as phase:
-                phase.idle = True
                 beat = await hold.in_time(
                     "bump_session",
                     hold.database.bump_session(
@@ -103,6 +103,9 @@ async def _renew(
                         running=hold.count_running(),
                     ),
                 )
+                if beat.give_back:
+                    phase.event(words.HAND_OVER, asked=beat.give_back)
+                phase.idle = not beat.give_back
         except SessionLost as error:
             hold.gone()  # for who asks before the loop turns
             tell(hold.lost, error)

@@ -76,15 +76,16 @@ async def _await_records(hold: Hold[Any], recording: asyncio.Task[None]) -> None
 
 async def _end(hold: Hold[Any], deadline: float) -> None:
     """End the session, so that its tasks need not wait for the lease to run out; unless somebody still works on one."""
-    if hold.ending is Ending.LOST and hold.session.left() <= 0:
-        return
-    if hold.abandoned:
-        logger.error(
-            "session %d is left to expire with %d abandoned tasks", hold.lease.id, len(hold.abandoned)
-        )
-        return
-    hold.session.lost = True  # for who asks whether a task is held: from the call on others may have it
     with hold.telemetry.phase("end", session_id=hold.lease.id, held=len(hold.held)) as phase:
+        hold.telemetry.tell_events(phase)
+        phase.asks = not hold.abandoned and not (hold.ending is Ending.LOST and hold.session.left() <= 0)
+        if hold.abandoned:
+            logger.error(
+                "session %d is left to expire with %d abandoned tasks", hold.lease.id, len(hold.abandoned)
+            )
+        if not phase.asks:
+            return
+        hold.session.lost = True  # for who asks whether a task is held: from the call on others may have it
         try:
             async with asyncio.timeout_at(deadline):
                 await hold.call(

@@ -13,6 +13,7 @@ from session_lock.held import claims_of
 from session_lock.hold import Hold
 from session_lock.outbox import Settlement
 from session_lock.tasks import Discard, Failure, Finish, HandOver, Park, Release, Task, Verdict
+from session_lock.telemetry import Phase, words
 from session_lock.wording import text_of
 
 T = TypeVar("T")
@@ -29,6 +30,18 @@ NO_TEXT = "an error that cannot be stored in this database"
 """Kept in place of one whose text the database's encoding lacks."""
 
 
+def settling(hold: Hold[T], phase_name: str, settlements: Sequence[Settlement[T]]) -> Phase:
+    """The span around a call that records verdicts."""
+    if not hold.telemetry.traces:
+        return hold.telemetry.phase(phase_name)
+    tasks = [task for task, _ in settlements]
+    phase = hold.telemetry.phase(phase_name, settles=tasks, session_id=hold.lease.id)
+    phase.count(len(tasks))
+    if handed_over := sum(isinstance(verdict, HandOver) for _, verdict in settlements):
+        phase.event(words.HAND_OVER, tasks=handed_over)
+    return phase
+
+
 def answered(hold: Hold[T], settlements: Sequence[Settlement[T]], settled: Sequence[Settled]) -> None:
     """What the database has recorded leaves; what it could not is asked again a little later, in other words if it was refused."""
     outcomes = {each.key: each for each in settled}
@@ -38,7 +51,7 @@ def answered(hold: Hold[T], settlements: Sequence[Settlement[T]], settled: Seque
             lost,
             hold.lease.id,
         )
-    hold.recorded(task for task, _ in settlements if outcomes[task.key].outcome not in STILL_HELD)
+    hold.recorded([task for task, _ in settlements if outcomes[task.key].outcome not in STILL_HELD])
     if any(each.outcome in STILL_HELD for each in settled):
         hold.outbox.put_off(
             (task, other)

@@ -261,7 +261,10 @@ class MemoryDatabase(MemoryShares[T]):
         row.session_id, row.token = session.id, row.token + 1
         data, error = (None, row.data) if isinstance(row.data, Exception) else (row.data, None)
         alone = row.attempts > ALONE_AFTER and row.suspect
-        return ClaimedTask(Claim(row.key, row.token), row.attempts, data, error, alone, cancelled)
+        return ClaimedTask(
+            Claim(row.key, row.token), row.attempts, data, error, alone, cancelled,
+            data.get("traceparent") if isinstance(data, Mapping) else None,
+        )  # fmt: skip
 
     def _place(self, row: MemoryTask[T]) -> tuple[float, Any]:
         return (0.0, row.key) if self._limits.rules.ordered else row.order  # a retry moves available_at

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from session_lock.errors import SettingsError
 from session_lock.session import Lease
@@ -47,6 +47,8 @@ class ClaimedTask(NamedTuple, Generic[T_co]):
     """Whether it is to be discarded and not run: a session that has ended was asked to cancel it."""
     traceparent: str | None = None
     """W3C trace context of whoever has put it in, if the mapping has a column `traceparent`."""
+    rescued: bool = False
+    """Whether the session that had it has expired."""
 
     def __repr__(self) -> str:  # without the row, which is nobody's business
         return f"ClaimedTask({self.claim}, attempt={self.attempt})"
@@ -161,6 +163,15 @@ class Work(Generic[T_co]):
     """Seconds that it took to look through all that is due; None if the look began at a position, and so has not seen all."""
 
 
+class Backlog(NamedTuple):
+    """What waits to be claimed."""
+
+    tasks: int
+    """How many are due and held by no live session; 10,000 stands for more."""
+    oldest: float
+    """For how many seconds the oldest of these has been due; 0 if there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Which database and mapping a `Database` talks to. Equal identities see the same sessions."""
@@ -263,6 +274,13 @@ class Database(Protocol[T_co]):
     def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AbstractAsyncContextManager[Any]:
         """A transaction of the database's own, fenced and finished on entry: yields its connection."""
         ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A `Database` that can tell what waits, now and then and where there is a meter. None: another session is told."""
+
+    async def backlog(self, lease: Lease) -> Backlog | None: ...
 
 
 DatabaseFinder = Callable[[], Awaitable[Database[T]]]

@@ -16,6 +16,7 @@ from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
 from session_lock.moving import still_here
 from session_lock.recording import answered, settling
+from session_lock.telemetry import words
 from session_lock.waiting import wait_for
 from session_lock.whence import Whence
 from session_lock.wording import describe, level_of
@@ -95,7 +96,7 @@ async def listen(hold: Hold[T]) -> None:
         database = hold.database
         hold.replaced.clear()
         try:
-            async with database.listening(hold.look, lease=hold.lease, asked=hold.beat_now.set):
+            async with database.listening(hold.woken, lease=hold.lease, asked=hold.beat_now.set):
                 await hold.replaced.wait()
         except Exception as error:  # noqa: BLE001 (a database that does not keep its contract)
             logger.warning("session %d hears of no wake-ups: %s", hold.lease.id, describe(error))
@@ -141,6 +142,7 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
         "finished": claims_of(task for task, _ in settlements), **scarce,
     }  # fmt: skip
     sent_at = session.lease_clock()
+    woken_at, hold.woken_at = hold.woken_at, None
     try:
         with (
             settling(hold, "finish", settlements) if settlements else nullcontext(),
@@ -150,6 +152,9 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
             phase.idle = not work.tasks
             phase.count(len(work.tasks))
             phase.link(work.tasks)
+            if hold.telemetry.heard and (rescued := sum(task.rescued for task in work.tasks)):
+                phase.event(words.RESCUE, tasks=rescued)
+                hold.telemetry.add(words.RESCUED, rescued)
     except BaseException:
         if settlements:  # it may be done: that is found when they are asked again
             hold.outbox.put_back(settlements)
@@ -158,6 +163,11 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
         answered(hold, settlements, work.settled)
     hold.renewed(sent_at, work.left)
     hold.limited = work.limited
+    if work.tasks:
+        hold.begins_since = woken_at
+        hold.telemetry.add(words.CONSUMED, len(work.tasks))
+    if work.share is not None or position is None:
+        hold.share = work.share
     if work.share is not None:
         hold.scarcity.found()
     elif work.tasks:

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from session_lock.breaker import Breaker
-from session_lock.database import Beat, Database, Identity
+from session_lock.database import Backlog, Beat, Database, Identity
 from session_lock.errors import DatabaseError, SessionLost, TaskLost
 from session_lock.held import CANCELLED, claims_of
 from session_lock.pace import Pace
@@ -72,6 +72,10 @@ class Hold(Room[T]):
         self.drain_until = 0.0  # with an ending: the loop's time at which the running calls are cancelled
         self.failure: BaseException | None = None  # what run() raises when the lease has ended
         self.paused = False
+        self.share: int | None = None  # as the last look was told
+        self.backlog: Backlog | None = None  # if this session is told
+        self.woken_at: float | None = None  # the loop's time of a wake-up since when no look has begun
+        self.begins_since: float | None = None  # and of one that has led to tasks, of which none was begun
         self.freed = False  # something was recorded since the last look began
         self.failed_looks = 0  # calls of get_work in a row that failed
         self.asked = asyncio.Event()  # somebody asks for a look at once
@@ -134,6 +138,8 @@ class Hold(Room[T]):
         """Begin to end the lease: no more claims, no more calls of the tasker. The first reason stands, but LOST."""
         self.failure = self.failure or failure
         if self.ending is None or (ending is Ending.LOST and self.ending is not Ending.LOST):
+            if ending is Ending.LOST:
+                self.telemetry.add(words.LEASES_LOST, 1)
             self.telemetry.event(
                 words.LEASE_LOST if ending is Ending.LOST else words.DRAIN, reason=ending.value
             )
@@ -188,6 +194,18 @@ class Hold(Room[T]):
     def _is_to_be_cancelled(self, task: Task[Any]) -> bool:
         return str(task.key) in self.cancel_keys and task not in self._settled
 
+    def woken(self) -> None:
+        """The database says that there may be new tasks."""
+        if self.woken_at is None:
+            self.woken_at = self._loop.time()
+        self.look()
+
+    def call_begins(self) -> None:
+        """Of the tasker."""
+        if self.begins_since is not None:
+            self.telemetry.add(words.WAKE_UP_DURATION, self._loop.time() - self.begins_since)
+            self.begins_since = None
+
     def look(self) -> None:
         """Fetch now, whatever the poll interval says."""
         self.asked.set()
@@ -231,4 +249,5 @@ class Hold(Room[T]):
         unsettled = [task for task in tasks if task not in self._settled]
         self._settled.update(unsettled)
         self.recorded(unsettled)  # committed: nothing is left to record
+        self.telemetry.settled("finished", len(unsettled))
         self._succeeded()

@@ -76,8 +76,11 @@ async def _renew(
     delay = settings.keepalive_interval
     failures = 0
     while hold.ending is not Ending.LOST and hold.session.left() > 0:
-        await wait_for(beat_now, delay * random.uniform(0.9, 1.1))
+        planned = delay * random.uniform(0.9, 1.1)
+        due_at = session.lease_clock() + planned
+        await wait_for(beat_now, planned)
         beat_now.clear()
+        hold.telemetry.add(words.KEEPALIVE_DELAY, max(0.0, session.lease_clock() - due_at))
         if pulse is not None:
             silence = pulse.silence()
             pulse.ask()
@@ -129,6 +132,7 @@ async def _renew(
             delay = settings.keepalive_interval
             continue
         delay, failures = settings.keepalive_interval, 0
+        hold.telemetry.add(words.LEASE_MARGIN, hold.session.left())
         hold.renewed(sent_at, beat.left)
         tell(hold.heard, beat)
         if beat.drain:
@@ -137,10 +141,14 @@ async def _renew(
 
 async def watch_deadline(hold: Hold[Any]) -> None:
     """Lose the session when `cancel_grace` is left of it: its taskers must have ended before others begin."""
+    clock = asyncio.get_running_loop().time
     while True:
         left = hold.session.left() - hold.settings.cancel_grace
         if left <= 0:
             hold.lose(f"its lease was not renewed in time, {hold.session.left():.1f} seconds are left")
             return
         # The deadline's clock goes on in a suspend, the loop's does not: look again now and then.
-        await asyncio.sleep(max(0.001, min(left, hold.settings.keepalive_interval)))
+        seconds = max(0.001, min(left, hold.settings.keepalive_interval))
+        turn_at = clock() + seconds
+        await asyncio.sleep(seconds)
+        hold.telemetry.add(words.LOOP_LAG, max(0.0, clock() - turn_at))

@@ -86,10 +86,12 @@ class Reader(Generic[T]):
             except Exception as error:  # noqa: BLE001 (the user's: it is this task's failure, not the batch's)
                 tasks.append(self._failed(row, claim, error))
                 continue
-            cancelled = row["outcome"] == "cancelled"
+            cancelled, rescued = row["outcome"] == "cancelled", row["outcome"] == "rescued"
             alone = bool(row["task_alone"])
             parent = columns[TRACEPARENT] if traced else None
-            tasks.append(ClaimedTask(claim, row["task_attempt"], data, None, alone, cancelled, parent))
+            tasks.append(
+                ClaimedTask(claim, row["task_attempt"], data, None, alone, cancelled, parent, rescued)
+            )
         return tasks
 
     def _claim(self, row: Row) -> Claim:

@@ -181,6 +181,7 @@ class Runner(RunningBlock, Generic[T]):
                 raise _first_leaf(group) from group
             finally:
                 self._hold = None
+                self._telemetry.end()
                 hold.turn.leave()
                 hold.guard.leave()
             if hold.failure is not None:

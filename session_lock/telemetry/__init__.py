@@ -79,7 +79,7 @@ class Telemetry:
 
         The tasks that it runs or settles say what it hangs together with.
         """
-        if self._spans is None and self._meter is None:
+        if not self.heard:
             return Phase()
         told = ToldPhase(
             phase,
@@ -96,6 +96,11 @@ class Telemetry:
             elif settles:
                 told.settles(settles)
         return told
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody wants to know anything."""
+        return self._spans is not None or self._meter is not None
 
     @property
     def traces(self) -> bool:
@@ -130,6 +135,10 @@ class Telemetry:
         if self._meter is not None:
             with untold():
                 self._meter.add(metric, value, {**self.common, **attributes} if attributes else self.common)
+
+    def settled(self, outcome: str, tasks: int) -> None:
+        """So many are done with here."""
+        self.add(words.SETTLED, tasks, {words.OUTCOME: outcome})
 
     def failed(self, error: BaseException | None) -> None:
         """An attempt at a task has failed."""

@@ -251,7 +251,8 @@ class MemoryDatabase(MemoryShares[T]):
         return row.session_id is None or self._sessions[row.session_id].ended
 
     def _claim(self, row: MemoryTask[T], session: MemorySession, now: float) -> ClaimedTask[T]:
-        if row.session_id is not None and self._sessions[row.session_id].expired:
+        rescued = row.session_id is not None and self._sessions[row.session_id].expired
+        if rescued:
             row.note(MemoryFailure(row.attempts, now, row.session_id, SESSION_EXPIRED))
         cancelled = self._was_to_be_cancelled(row)
         if cancelled:
@@ -263,7 +264,7 @@ class MemoryDatabase(MemoryShares[T]):
         alone = row.attempts > ALONE_AFTER and row.suspect
         return ClaimedTask(
             Claim(row.key, row.token), row.attempts, data, error, alone, cancelled,
-            data.get("traceparent") if isinstance(data, Mapping) else None,
+            data.get("traceparent") if isinstance(data, Mapping) else None, rescued,
         )  # fmt: skip
 
     def _place(self, row: MemoryTask[T]) -> tuple[float, Any]:

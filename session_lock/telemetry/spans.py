@@ -85,7 +85,7 @@ class Spans:
         at = time.time_ns()
         self._events.append((name, at, attributes))
         for span in self._calls:
-            span.add_event(name, attributes, at)
+            span.add_event(name, _ours(attributes), at)
 
     def tell_events(self, phase: Phase) -> None:
         for name, at, attributes in self._events:
@@ -132,7 +132,7 @@ class ToldPhase(Phase):
         self._token: Token[Context] | None = None
 
     def set(self, **attributes: str | float) -> None:
-        self._own.update({f"{words.OURS}{name}": value for name, value in attributes.items()})
+        self._own.update(_ours(attributes))
 
     def count(self, tasks: int) -> None:
         self._own[words.MESSAGING_BATCH] = tasks
@@ -142,7 +142,7 @@ class ToldPhase(Phase):
             self._links += _producers(tasks, MOST_LINKS)
 
     def event(self, name: str, at: int | None = None, **attributes: str | float) -> None:
-        self._events.append((name, at or time.time_ns(), attributes))
+        self._events.append((name, at or time.time_ns(), _ours(attributes)))
 
     def runs(self, tasks: Sequence[Task[Any]]) -> None:
         """It is a call of the tasker for these. Whoever has put its only one in is its parent."""
@@ -217,6 +217,10 @@ class untold:  # noqa: N801 (it reads as a word)
         untold._count += 1
         logger.log(level_of(untold._count), "telemetry fails: %s", type(error).__name__)
         return True
+
+
+def _ours(attributes: Values) -> dict[str, str | float]:
+    return {f"{words.OURS}{name}": value for name, value in attributes.items()}
 
 
 def type_of(error: BaseException) -> str:

@@ -407,5 +407,5 @@ async def test_t7_spans_are_few_kinds_and_short_whatever_the_rows_are(scene):
     assert len(texts) < 30, texts
     assert all(len(value) <= 100 for _, value in texts)
     told = {(event.name, *event.attributes.items()) for span in spans for event in span.events}
-    assert told == {("session_lock.drain", ("reason", "the Runner stops"))}
+    assert told == {("session_lock.drain", ("session_lock.reason", "the Runner stops"))}
     await scene.assert_silent()

@@ -169,7 +169,7 @@ async def test_errors_are_told_by_their_type_alone(spans: Spans) -> None:
     assert ("process", "LookupError") in failed
     assert ("receive", "SchemaError") in failed
     events = [(event.name, dict(event.attributes or {})) for span in spans.all() for event in span.events]
-    assert events == [("session_lock.drain", {"reason": "the database needs a person"})]
+    assert events == [("session_lock.drain", {"session_lock.reason": "the database needs a person"})]
 
 
 @virtual
@@ -263,7 +263,7 @@ async def test_a_lost_lease_is_told_on_what_runs_and_at_the_end(spans: Spans) ->
         await until(lambda: len(tasker.begun) == 2)
     for phase in ("process", "end"):
         events = [(event.name, dict(event.attributes)) for event in spans.of(phase)[0].events]
-        assert events == [("session_lock.lease.lost", {"reason": "the session is lost"})]
+        assert events == [("session_lock.lease.lost", {"session_lock.reason": "the session is lost"})]
     assert [event.name for event in spans.of("end")[-1].events] == ["session_lock.drain"]
 
 
@@ -276,7 +276,10 @@ async def test_what_is_handed_over_is_told_on_the_release(spans: Spans) -> None:
         await until(lambda: len(tasker.begun) == 1)
     (release,) = spans.of("release")
     assert [(event.name, dict(event.attributes)) for event in release.events] == [
-        ("session_lock.hand_over", {"tasks": release.attributes["messaging.batch.message_count"]})
+        (
+            "session_lock.hand_over",
+            {"session_lock.tasks": release.attributes["messaging.batch.message_count"]},
+        )
     ]
 
 

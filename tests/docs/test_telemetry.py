@@ -60,7 +60,7 @@ async def main(dsn):
     print("pending", pending)
 
 
-set_up_telemetry(sys.argv[2])
+set_up_telemetry()
 asyncio.run(main(sys.argv[1]))
 trace.get_tracer_provider().shutdown()
 """
@@ -101,7 +101,7 @@ async def serve(database: TestDatabase, endpoint: str, folder: Path) -> str:
     file = folder / "service.py"
     file.write_text(Page("telemetry.md", folder="reference").blocks[0] + SERVICE)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, file, database.admin_dsn, endpoint, cwd=ROOT, env={**os.environ, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"},
+        sys.executable, file, database.admin_dsn, cwd=ROOT, env={**os.environ, "OTEL_EXPORTER_OTLP_TIMEOUT": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:

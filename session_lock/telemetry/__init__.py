@@ -16,6 +16,7 @@ from session_lock.database import Identity
 from session_lock.tasks import Task
 from session_lock.telemetry import words
 from session_lock.telemetry.meters import Attributes, Figures, Meter, meter_of
+from session_lock.telemetry.spans import TRACEPARENT as TRACEPARENT
 from session_lock.telemetry.spans import Phase as Phase
 from session_lock.telemetry.spans import Spans, ToldPhase, type_of, untold
 from session_lock.telemetry.spans import current_traceparent as current_traceparent

@@ -151,10 +151,9 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
             work = await hold.call("get_work", hold.database.get_work(hold.lease, **options))
             phase.idle = not work.tasks
             phase.count(len(work.tasks))
-            phase.link(work.tasks)
             if hold.telemetry.heard and (rescued := sum(task.rescued for task in work.tasks)):
                 phase.event(words.RESCUE, tasks=rescued)
-                hold.telemetry.add(words.RESCUED, rescued)
+                hold.telemetry.count(words.RESCUED, rescued)
     except BaseException:
         if settlements:  # it may be done: that is found when they are asked again
             hold.outbox.put_back(settlements)
@@ -165,7 +164,7 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
     hold.limited = work.limited
     if work.tasks:
         hold.begins_since = woken_at
-        hold.telemetry.add(words.CONSUMED, len(work.tasks))
+        hold.telemetry.count(words.CONSUMED, len(work.tasks))
     if work.share is not None or position is None:
         hold.share = work.share
     if work.share is not None:

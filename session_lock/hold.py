@@ -139,7 +139,7 @@ class Hold(Room[T]):
         self.failure = self.failure or failure
         if self.ending is None or (ending is Ending.LOST and self.ending is not Ending.LOST):
             if ending is Ending.LOST:
-                self.telemetry.add(words.LEASES_LOST, 1)
+                self.telemetry.count(words.LEASES_LOST, 1)
             self.telemetry.event(
                 words.LEASE_LOST if ending is Ending.LOST else words.DRAIN, reason=ending.value
             )
@@ -203,7 +203,7 @@ class Hold(Room[T]):
     def call_begins(self) -> None:
         """Of the tasker."""
         if self.begins_since is not None:
-            self.telemetry.add(words.WAKE_UP_DURATION, self._loop.time() - self.begins_since)
+            self.telemetry.record(words.WAKE_UP_DURATION, self._loop.time() - self.begins_since)
             self.begins_since = None
 
     def look(self) -> None:

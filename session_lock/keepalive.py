@@ -80,7 +80,7 @@ async def _renew(
         due_at = session.lease_clock() + planned
         await wait_for(beat_now, planned)
         beat_now.clear()
-        hold.telemetry.add(words.KEEPALIVE_DELAY, max(0.0, session.lease_clock() - due_at))
+        hold.telemetry.record(words.KEEPALIVE_DELAY, max(0.0, session.lease_clock() - due_at))
         if pulse is not None:
             silence = pulse.silence()
             pulse.ask()
@@ -132,7 +132,7 @@ async def _renew(
             delay = settings.keepalive_interval
             continue
         delay, failures = settings.keepalive_interval, 0
-        hold.telemetry.add(words.LEASE_MARGIN, hold.session.left())
+        hold.telemetry.record(words.LEASE_MARGIN, hold.session.left())
         hold.renewed(sent_at, beat.left)
         tell(hold.heard, beat)
         if beat.drain:
@@ -151,4 +151,4 @@ async def watch_deadline(hold: Hold[Any]) -> None:
         seconds = max(0.001, min(left, hold.settings.keepalive_interval))
         turn_at = clock() + seconds
         await asyncio.sleep(seconds)
-        hold.telemetry.add(words.LOOP_LAG, max(0.0, clock() - turn_at))
+        hold.telemetry.record(words.LOOP_LAG, max(0.0, clock() - turn_at))

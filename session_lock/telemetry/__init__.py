@@ -131,20 +131,25 @@ class Telemetry:
         """Whether somebody wants to know."""
         return self._meter is not None
 
-    def add(self, metric: Metric, value: float, attributes: Mapping[str, str] | None = None) -> None:
-        """Count so many more, or record so much."""
+    def count(self, metric: Metric, value: int, attributes: Mapping[str, str] | None = None) -> None:
+        """Count so many more."""
+        if self._meter is not None:
+            self._meter.count(metric, value, {**self.common, **attributes} if attributes else self.common)
+
+    def record(self, metric: Metric, value: float) -> None:
+        """How long it took, or how much there was."""
         if self._meter is not None:
             with untold():
-                self._meter.add(metric, value, {**self.common, **attributes} if attributes else self.common)
+                self._meter.record(metric, value, self.common)
 
     def settled(self, outcome: str, tasks: int) -> None:
         """So many are done with here."""
-        self.add(words.SETTLED, tasks, {words.OUTCOME: outcome})
+        self.count(words.SETTLED, tasks, {words.OUTCOME: outcome})
 
     def failed(self, error: BaseException | None) -> None:
         """An attempt at a task has failed."""
         if self._meter is not None:
-            self.add(words.FAILED, 1, None if error is None else {words.ERROR_TYPE: type_of(error)})
+            self.count(words.FAILED, 1, None if error is None else {words.ERROR_TYPE: type_of(error)})
 
     def took(self, phase: Phase, name: str, seconds: float) -> None:
         if self._meter is None:
@@ -154,9 +159,9 @@ class Telemetry:
             attributes = {**attributes, words.ERROR_TYPE: type_of(phase.error)}
         if operation.type is not None:
             metric = words.PROCESS_DURATION if operation.type == "process" else words.OPERATION_DURATION
-            self._meter.add(metric, seconds, attributes)
-        if phase.asks and words.DB_OPERATION in attributes:
-            self._meter.add(words.DB_DURATION, seconds, attributes)
+            self._meter.record(metric, seconds, attributes)
+        elif phase.asks and words.DB_OPERATION in attributes:
+            self._meter.record(words.DB_DURATION, seconds, attributes)
 
     def observe(self, figures: Callable[[], Figures]) -> None:
         """From now on there is something to see."""

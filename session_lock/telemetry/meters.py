@@ -6,10 +6,10 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
-from opentelemetry.metrics import CallbackOptions, Counter, Histogram, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
 
 from session_lock.telemetry.words import METRICS, SECONDS, Metric
 from session_lock.versions import LIBRARY_VERSION
@@ -33,26 +33,36 @@ class Meter:
     def __init__(self, provider: MeterProvider) -> None:
         self._seen: tuple[Seen, ...] = ()  # a new one at each change: somebody may be collecting
         self._lock = threading.Lock()
-        self._adders: dict[Metric, Callable[[float, Any], None]] = {}
+        self._totals: dict[Metric, dict[frozenset[tuple[str, str | int]], int]] = {}
+        self._histograms: dict[Metric, Histogram] = {}
         meter = provider.get_meter("session_lock", LIBRARY_VERSION)
         for metric in METRICS:
             name, unit, text = metric.name, metric.unit, metric.description
             match metric.kind:
                 case "counter":
-                    counter: Counter = meter.create_counter(name, unit, text)
-                    self._adders[metric] = counter.add
+                    self._totals[metric] = defaultdict(int)
+                    meter.create_observable_counter(name, [partial(self._count_of, metric)], unit, text)
                 case "histogram":
-                    histogram: Histogram = meter.create_histogram(
+                    self._histograms[metric] = meter.create_histogram(
                         name, unit, text, explicit_bucket_boundaries_advisory=SECONDS
                     )
-                    self._adders[metric] = histogram.record
                 case "sum":
                     meter.create_observable_up_down_counter(name, [partial(self._look, metric)], unit, text)
                 case "gauge":
                     meter.create_observable_gauge(name, [partial(self._look, metric)], unit, text)
 
-    def add(self, metric: Metric, value: float, attributes: Attributes) -> None:
-        self._adders[metric](value, attributes)
+    def record(self, metric: Metric, value: float, attributes: Attributes) -> None:
+        self._histograms[metric].record(value, attributes)
+
+    def count(self, metric: Metric, value: int, attributes: Attributes) -> None:
+        """Here, since an SDK takes a hundred times as long for it; it looks at the totals when it collects."""
+        with self._lock:
+            self._totals[metric][frozenset(attributes.items())] += value
+
+    def _count_of(self, metric: Metric, _: CallbackOptions) -> Iterable[Observation]:
+        with self._lock:
+            totals = [*self._totals[metric].items()]
+        return [Observation(total, dict(attributes)) for attributes, total in totals]
 
     def join(self, one: Seen) -> None:
         with self._lock:

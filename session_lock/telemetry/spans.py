@@ -53,18 +53,8 @@ class Phase:
     def count(self, tasks: int) -> None:
         """How many tasks it is about, where that may be several."""
 
-    def link(self, tasks: Iterable[Traced]) -> None:
-        """To who has put the tasks in."""
-
     def event(self, name: str, at: int | None = None, **attributes: str | float) -> None:
         """At this moment, or at another one (nanoseconds)."""
-
-
-class Traced(Protocol):
-    """A task, claimed or held."""
-
-    @property
-    def traceparent(self) -> str | None: ...
 
 
 class Timer(Protocol):
@@ -139,10 +129,6 @@ class ToldPhase(Phase):
     def count(self, tasks: int) -> None:
         self._own[words.MESSAGING_BATCH] = tasks
 
-    def link(self, tasks: Iterable[Traced]) -> None:
-        if self._spans is not None:
-            self._links += _producers(tasks, MOST_LINKS)
-
     def event(self, name: str, at: int | None = None, **attributes: str | float) -> None:
         self._events.append((name, at or time.time_ns(), _ours(attributes)))
 
@@ -184,8 +170,6 @@ class ToldPhase(Phase):
 
     def _end(self, spans: Spans, span: Span) -> None:
         if span.is_recording():
-            for other in self._links:
-                span.add_link(other)
             for name, at, attributes in self._events:
                 span.add_event(name, attributes, at)
             if self._own:
@@ -198,7 +182,7 @@ class ToldPhase(Phase):
 
     def _start(self, spans: Spans) -> Span:
         kind = SpanKind.CONSUMER if words.OPERATIONS[self._name].type == "process" else SpanKind.CLIENT
-        links, self._links = [Link(other) for other in self._links], []
+        links = [Link(other) for other in self._links]
         attributes, self._own = {**self._attributes, **self._own}, {}
         span = spans.tracer.start_span(self._title, self._parent, kind, attributes, links, self._started)
         if self._tasks:
@@ -237,7 +221,7 @@ def current_traceparent() -> str | None:
     return carrier.get("traceparent")
 
 
-def _producers(tasks: Iterable[Traced], most: int) -> list[SpanContext]:
+def _producers(tasks: Iterable[Task[Any]], most: int) -> list[SpanContext]:
     """Who has put them in, each once, as far as the rows have W3C trace context to say so."""
     found: dict[str, SpanContext] = {}
     for task in tasks:

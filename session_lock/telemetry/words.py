@@ -79,7 +79,10 @@ PROCESS_DURATION = Metric(
 )
 CONSUMED = Metric("messaging.client.consumed.messages", "counter", "{message}", "Tasks that were claimed.")
 DB_DURATION = Metric(
-    "db.client.operation.duration", "histogram", "s", "How long a call of the database took."
+    "db.client.operation.duration",
+    "histogram",
+    "s",
+    "How long it took to start, keep alive or end a session.",
 )
 SETTLED = Metric(
     f"{OURS}tasks.settled", "counter", "{task}", "Tasks that were done with here, by what became of them."

@@ -147,7 +147,7 @@ class ToldPhase(Phase):
         if as_parent and others:
             self._parent = trace.set_span_in_context(trace.NonRecordingSpan(others[0]), self._parent)
         else:
-            self._links += others
+            self._links += [other for other in others if other.trace_flags.sampled]  # the rest leads nowhere
 
     def __enter__(self) -> Self:
         self._began, self._started = time.perf_counter(), time.time_ns()

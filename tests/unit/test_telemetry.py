@@ -251,6 +251,20 @@ async def test_what_several_calls_have_done_is_linked_to_them(spans: Spans) -> N
 
 
 @virtual
+async def test_what_nobody_has_sampled_is_no_span_and_is_not_linked(spans: Spans) -> None:
+    database = Faulty(MemoryDatabase({number: {"traceparent": f"{PARENT[:-1]}0"} for number in range(4)}))
+    async with running(Runner(database, each(nothing), settings(), tracer_provider=spans.provider)):
+        await until(lambda: len(database.finished) == 4)
+    assert not spans.of("process")
+    assert [span.links for span in spans.of("finish")] == [()]
+    database.add(7, {"traceparent": f"{PARENT[:-1]}0"})
+    spans.exporter.clear()
+    async with running(Runner(database, each(nothing), settings(), tracer_provider=spans.provider)):
+        await until(lambda: len(database.finished) == 5)
+    assert not spans.of("finish")  # it would be in that trace
+
+
+@virtual
 async def test_a_lost_lease_is_told_on_what_runs_and_at_the_end(spans: Spans) -> None:
     database, tasker = table(1), Sleeper(1000)
     async with running(Runner(database, tasker, settings(), tracer_provider=spans.provider)):

@@ -13,6 +13,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from session_lock import DatabaseError, Runner, RunnerGroup, SchemaError, SessionLost, each
 from session_lock.database import Backlog
+from session_lock.telemetry.meters import meter_of
 from session_lock.telemetry.words import METRICS, OPERATIONS
 from tests.docs.examples import ROOT
 from tests.unit.scenes import CANARY, Sleeper, do_all, running, settings, table
@@ -129,6 +130,7 @@ async def test_what_there_is_to_see_is_that_of_now_and_nothing_after_the_end(met
         assert 10 < meters.value("session_lock.lease.left") < 30
     for name in ("session_lock.tasks.held", "session_lock.backlog", "session_lock.lease.left"):
         assert meters.value(name) == 0
+    assert meter_of(meters.provider)._seen == ()
 
 
 @virtual

@@ -242,8 +242,10 @@ async def test_a_batch_is_linked_to_who_put_its_tasks_in_and_ill_words_lead_nowh
 @virtual
 async def test_what_several_calls_have_done_is_linked_to_them(spans: Spans) -> None:
     database = table(4)
-    async with running(Runner(database, each(nothing), settings(), tracer_provider=spans.provider)):
+    runner = Runner(database, each(nothing), settings(), tracer_provider=spans.provider)
+    async with running(runner):
         await until(lambda: len(database.finished) == 4)
+    assert runner._telemetry._spans._done_by == {}  # nothing is kept of what is recorded
     (finish,), processes = spans.of("finish"), spans.of("process")
     assert finish.parent is None
     assert {link.context.span_id for link in finish.links} == {span.context.span_id for span in processes}

@@ -87,6 +87,13 @@ def benchmarks(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """What `session-lock bench` measures, beside the peers, which are installed for it; `-- --page` writes docs/explanation/performance.md."""
+    session.install("-e", ".[test]", *nox.project.dependency_groups(PROJECT, "bench"))
+    session.run("session-lock", "bench", "--install", *session.posargs)
+
+
+@nox.session
 def model(session: nox.Session) -> None:
     """The protocol's rules, in worlds of a million states; or, by the name of a fault, how that one is found."""
     session.run("python", "-m", "tests.model", *session.posargs)

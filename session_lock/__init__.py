@@ -22,6 +22,7 @@ from session_lock.errors import (
 from session_lock.explaining import SessionShare, shares
 from session_lock.facts import Why
 from session_lock.group import RunnerGroup
+from session_lock.health import GroupHealth, Health
 from session_lock.limits import Limit, Rate
 from session_lock.newtask import NewTask
 from session_lock.postgres import PostgresDatabase
@@ -47,6 +48,8 @@ __all__ = [
     "Duty",
     "Enqueued",
     "Finding",
+    "GroupHealth",
+    "Health",
     "Limit",
     "NewTask",
     "PostgresDatabase",

@@ -62,7 +62,7 @@ class RunningBlock(ABC):
         self._report(error, type(self).__name__)
 
     def _report(self, error: BaseException, who: str) -> None:
-        logger.critical("the %s has died: %s", who, describe(error))
+        logger.critical("the %s has died: %s", who, describe(error), extra={"state": "failed"})
         if self._on_failure is not None:
             try:
                 self._on_failure(error)
@@ -72,6 +72,13 @@ class RunningBlock(ABC):
 
 def failure_of(task: asyncio.Task[Any]) -> BaseException | None:
     return None if task.cancelled() else task.exception()
+
+
+def first_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def check_on_failure(on_failure: object) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
 import asyncpg
 
 from session_lock.asking import why, why_by_hand
 from session_lock.connections import Connect, Connection, Connections, readable
-from session_lock.database import Backlog
 from session_lock.explaining import SessionShare, explained
-from session_lock.facts import Why
+from session_lock.facts import Backlog, Why
+from session_lock.operating import drain, pause, resume
 from session_lock.server import Server, Wanted, meet
 from session_lock.session import Lease
 from session_lock.sqlstate import checked_keys, translated
@@ -67,6 +67,29 @@ class Calls:
                 if wanted.table is None:
                     return await why_by_hand(connection, wanted.schema, wanted.name, str(key))
                 return await why(connection, wanted.table, str(key))
+
+    # By who operates the service: the rights of the schema's owner, or EXECUTE on the functions -----------------
+
+    async def pause(self) -> bool:
+        """From now on no session of the mapping begins a task, and what runs goes on. False if it was paused already.
+
+        Each Runner hears it at its next keepalive, or at once where it listens, and gives back what it has not begun.
+        """
+        return await self._operate(pause)
+
+    async def resume(self) -> bool:
+        """Take `pause` back. False if the mapping was not paused."""
+        return await self._operate(resume)
+
+    async def drain(self, session: int) -> bool:
+        """Have the Runner of a session stop, as at `stop()`, when it hears so. False if no such session of the mapping lives."""
+        return await self._operate(drain, session)
+
+    async def _operate(self, ask: Callable[..., Awaitable[bool]], *arguments: object) -> bool:
+        wanted = self._wanted
+        with self._translated(ask.__name__):
+            async with self._work.one() as connection:
+                return await ask(connection, wanted.schema, wanted.name, wanted.remedy, *arguments)
 
     async def _met(self) -> Server:
         if self._server is None:

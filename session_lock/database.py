@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from session_lock.errors import SettingsError
 from session_lock.session import Lease
@@ -161,15 +161,8 @@ class Work(Generic[T_co]):
     """Whether a limit of the mapping has held tasks back: there may be more as soon as one is finished."""
     walked: float | None = None
     """Seconds that it took to look through all that is due; None if the look began at a position, and so has not seen all."""
-
-
-class Backlog(NamedTuple):
-    """What waits to be claimed."""
-
-    tasks: int
-    """How many are due and held by no live session; 10,000 stands for more."""
-    oldest: float
-    """For how many seconds the oldest of these has been due; 0 if there is none."""
+    heard: bool = False
+    """Whether until `next_due` whatever comes to be claimable wakes those who listen: who does need not look for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +256,11 @@ class Database(Protocol[T_co]):
 
     def listening(
         self, wake: Callable[[], None], *, lease: Lease | None = None, asked: Callable[[], None] | None = None
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[Callable[[], bool] | None]:
         """Within the block `wake` is called, in the event loop, when there may be new tasks. A hint: looking is the truth.
+
+        What it yields tells whether wake-ups come through now, as far as that was proven lately; `wake` is called when that begins
+        and when it ends. None: nobody knows.
 
         `asked` is called when something is asked of the session `lease`; the answer to a keepalive says what.
         Entering does not wait, and nothing that goes wrong is raised.
@@ -274,13 +270,6 @@ class Database(Protocol[T_co]):
     def transaction(self, lease: Lease, claims: Sequence[Claim]) -> AbstractAsyncContextManager[Any]:
         """A transaction of the database's own, fenced and finished on entry: yields its connection."""
         ...
-
-
-@runtime_checkable
-class Counting(Protocol):
-    """A `Database` that can tell what waits, now and then and where there is a meter. None: another session is told."""
-
-    async def backlog(self, lease: Lease) -> Backlog | None: ...
 
 
 DatabaseFinder = Callable[[], Awaitable[Database[T]]]

@@ -127,7 +127,7 @@ async def _supervise(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> 
         hold.abandoned.update(task.key for task in batch if not hold.is_settled(task))
         logger.error(
             "a tasker of session %d ignores its cancellation: its %d tasks are abandoned and left to expire",
-            hold.lease.id, len(batch), extra={"session_id": hold.lease.id},
+            hold.lease.id, len(batch), extra=hold.about(),
         )  # fmt: skip
         call.add_done_callback(_retrieve)
         leave_behind(call)
@@ -163,7 +163,7 @@ async def _within_its_time(hold: Hold[T], call: asyncio.Task[object], batch: Bat
         logger.error(
             "a tasker of session %d goes on after task_timeout=%g seconds and its cancellation: its slot and its %d tasks stay "
             "taken until it ends",
-            hold.lease.id, settings.task_timeout, len(batch), extra={"session_id": hold.lease.id},
+            hold.lease.id, settings.task_timeout, len(batch), extra=hold.about(),
         )  # fmt: skip
         hold.left_overdue(call, batch)
         await ended(call, None)
@@ -196,10 +196,8 @@ def _judge(hold: Hold[T], batch: Batch[T], end: _End) -> Sequence[Task[T]]:
         logger.log(
             level,
             "a tasker of session %d failed on %d tasks: %s",
-            hold.lease.id,
-            len(batch),
-            _told(end.error),
-        )
+            hold.lease.id, len(batch), _told(end.error), extra=hold.about(),
+        )  # fmt: skip
         if len(rest) > 1 and not isinstance(end.error, TaskerError | KeyboardInterrupt | SystemExit):
             return rest
     text = "the tasker did not return it" if end.error is None else story(end.error)
@@ -231,7 +229,7 @@ def _accomplished(hold: Hold[T], batch: Batch[T], returned: object) -> BaseExcep
         logger.error(
             "a tasker of session %d returned %d things that are no tasks of its batch (it returns Task objects, not keys), "
             "and %d tasks again: refused",
-            hold.lease.id, foreign, repeated,
+            hold.lease.id, foreign, repeated, extra=hold.about(),
         )  # fmt: skip
     return error
 

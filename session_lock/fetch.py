@@ -79,7 +79,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
             held_back_since = None if position is None else held_back_since
         elif held_back_since is None:
             held_back_since = clock()
-        wake_at = [clock() + settings.poll_interval * random.uniform(0.8, 1.2), whence.again_at]
+        wake_at = [clock() + _poll_interval(hold, work), whence.again_at]
         if held_back_since is not None:
             wake_at.append(held_back_since + settings.patience)
         if unsettled and position is None:
@@ -96,11 +96,20 @@ async def listen(hold: Hold[T]) -> None:
         database = hold.database
         hold.replaced.clear()
         try:
-            async with database.listening(hold.woken, lease=hold.lease, asked=hold.beat_now.set):
+            async with database.listening(hold.woken, lease=hold.lease, asked=hold.beat_now.set) as hears:
+                hold.hears = hears or _never
                 await hold.replaced.wait()
         except Exception as error:  # noqa: BLE001 (a database that does not keep its contract)
-            logger.warning("session %d hears of no wake-ups: %s", hold.lease.id, describe(error))
+            logger.warning(
+                "session %d hears of no wake-ups: %s", hold.lease.id, describe(error), extra=hold.about()
+            )
             await hold.replaced.wait()
+        finally:
+            hold.hears = _never
+
+
+def _never() -> bool:
+    return False
 
 
 async def _look(
@@ -125,7 +134,13 @@ async def _look(
         if not error.retryable:
             hold.end(Ending.FAILED, error)
         hold.failed_looks += 1
-        logger.log(level_of(hold.failed_looks), "session %d gets no work: %s", hold.lease.id, error)
+        logger.log(
+            level_of(hold.failed_looks),
+            "session %d gets no work: %s",
+            hold.lease.id,
+            error,
+            extra=hold.about(),
+        )
     except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
         hold.end(Ending.FAILED, error)
     else:
@@ -180,6 +195,14 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
 async def _let_slots_begin() -> None:
     for _ in range(SLOTS_FIRST):
         await asyncio.sleep(0)
+
+
+def _poll_interval(hold: Hold[Any], work: Work[Any]) -> float:
+    """Seconds until the next look, if nobody says anything before."""
+    seconds = hold.settings.poll_interval
+    if work.heard and hold.hears():
+        seconds = max(seconds, hold.settings.idle_poll_interval)
+    return seconds * random.uniform(0.8, 1.2)
 
 
 async def _wait(event: asyncio.Event, hold: Hold[Any], seconds: float | None) -> None:

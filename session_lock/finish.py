@@ -52,8 +52,8 @@ async def finish(hold: Hold[T]) -> None:
             outbox.put_back(settlements)
             failures += 1
             logger.log(
-                level_of(failures), "session %d cannot record outcomes: %s", hold.lease.id, describe(error)
-            )
+                level_of(failures), "session %d cannot record outcomes: %s", hold.lease.id, describe(error), extra=hold.about(),
+            )  # fmt: skip
         if (failures or outbox.wait()) and hold.session.left() <= 0:
             hold.lose("its last outcomes could not be recorded in time")
             break

@@ -9,6 +9,7 @@ from typing import Any
 from session_lock.block import RunningBlock, check_on_failure
 from session_lock.database import Identity
 from session_lock.errors import SettingsError
+from session_lock.health import GroupHealth
 from session_lock.runner import Runner
 from session_lock.turns import Turns
 from session_lock.waiting import wait_through
@@ -129,6 +130,10 @@ class RunnerGroup(RunningBlock):
         if self._loop is None or self._stopped:
             return False
         return all(runner.ready for runner in self._runners if runner not in self._leaving)
+
+    def health(self) -> GroupHealth:
+        """How it is, by its Runners (`Runner.health()`)."""
+        return GroupHealth(ready=self.ready, runners=[runner.health() for runner in self._runners])
 
     def wake(self) -> None:
         """All look for work now."""

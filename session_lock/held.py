@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from session_lock.breaker import Breaker
 from session_lock.database import Claim, ClaimedTask
 from session_lock.errors import SessionLost, TaskLost
+from session_lock.health import State
 from session_lock.outbox import Outbox
 from session_lock.pace import Pace
 from session_lock.scarcity import Scarcity
@@ -49,20 +50,14 @@ LOST = (SessionLost, TaskLost)
 class HeldTasks(Holder, Generic[T]):
     """Each is ready, then running, then settled with a verdict, and leaves when that is recorded."""
 
+    telemetry: Telemetry
+
     def __init__(
-        self,
-        lease: Lease,
-        settings: Settings,
-        telemetry: Telemetry,
-        *,
-        breaker: Breaker,
-        pace: Pace,
-        turns: Turns,
-        capacity: int,
+        self, lease: Lease, settings: Settings, *, breaker: Breaker, pace: Pace, turns: Turns, capacity: int
     ) -> None:
         self.session = Session(lease)
+        self._about: dict[str, object] = {"session_id": lease.id}
         self.settings = settings
-        self.telemetry = telemetry
         self.breaker = breaker
         self.pace = pace
         self.scarcity = Scarcity(settings.poll_interval)
@@ -96,6 +91,10 @@ class HeldTasks(Holder, Generic[T]):
     @property
     def lease(self) -> Lease:
         return self.session.lease
+
+    def about(self, state: State | None = None) -> dict[str, object]:
+        """What a line in the log has in its fields; `state` is the one that begins with it."""
+        return self._about if state is None else {**self._about, "state": state}
 
     @abstractmethod
     def may_run(self) -> bool:
@@ -137,17 +136,13 @@ class HeldTasks(Holder, Generic[T]):
             self.keep(task, CANCELLED)
         elif claimed.attempt > self._most_attempts:
             # The last one was no failure, or it would have been given up: who had it died. That may not be its fault.
-            self.keep(
-                task,
-                Park(
-                    f"given up after {claimed.attempt - 1} attempts, the last of which ended with its session"
-                ),
-            )
+            told = f"given up after {claimed.attempt - 1} attempts, the last of which ended with its session"
+            self.keep(task, Park(told))
         elif claimed.error is not None:
             level = logging.DEBUG if self._decode_failed else logging.WARNING
             logger.log(
-                level, "session %d cannot decode a row: %s", self.lease.id, type(claimed.error).__name__
-            )
+                level, "session %d cannot decode a row: %s", self.lease.id, type(claimed.error).__name__, extra=self.about(),
+            )  # fmt: skip
             self._decode_failed = True  # said once: it may be every row
             self.failed(task, f"decode failed: {describe(claimed.error)}", claimed.error)
         else:
@@ -225,7 +220,7 @@ class HeldTasks(Holder, Generic[T]):
         if opened:
             logger.error(
                 "%d different tasks of session %d in a row have failed: from now on it takes one at a time, until one succeeds",
-                self.settings.breaker_failures, self.lease.id,
+                self.settings.breaker_failures, self.lease.id, extra=self.about("sick"),
             )  # fmt: skip
             self.give_back()
         # A call that had begun before then is no try of its own.
@@ -238,13 +233,19 @@ class HeldTasks(Holder, Generic[T]):
         """What becomes of a task that has failed: another attempt later, or none."""
         policy = self.settings.retry.policy(error)
         if policy.gives_up(task.attempt):
-            logger.warning("session %d gives a task up at its attempt %d", self.lease.id, task.attempt)
+            logger.warning(
+                "session %d gives a task up at its attempt %d", self.lease.id, task.attempt, extra=self.about(),
+            )  # fmt: skip
             return Discard(story)
         return Failure(story, policy.pause(task.attempt))
 
     def _succeeded(self) -> None:
         if self.breaker.succeeded():
-            logger.warning("session %d has accomplished a task, and goes on as usual", self.lease.id)
+            logger.warning(
+                "session %d has accomplished a task, and goes on as usual",
+                self.lease.id,
+                extra=self.about("running"),
+            )
             self._tell(self.healed)
 
     def keep(self, task: Task[Any], verdict: Verdict) -> bool:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from enum import Enum
 from typing import Any, TypeVar
 
 from session_lock.breaker import Breaker
-from session_lock.database import Backlog, Beat, Database, Identity
+from session_lock.database import Beat, ClaimedTask, Database, Identity
 from session_lock.errors import DatabaseError, SessionLost, TaskLost
+from session_lock.facts import Backlog
+from session_lock.health import State, Vitals
 from session_lock.held import CANCELLED, claims_of
 from session_lock.pace import Pace
 from session_lock.room import Room
@@ -37,6 +39,7 @@ class Ending(Enum):
     """Why a lease comes to its end."""
 
     STOPPED = "the Runner stops"
+    ASKED = "it is asked to"
     MOVED = "the database has moved"
     FAILED = "the database needs a person"
     LOST = "the session is lost"
@@ -58,14 +61,16 @@ class Hold(Room[T]):
         capacity: int,
         turns: Turns,
         guard: Guard,
+        vitals: Vitals,
         sent_at: float,
     ) -> None:
-        super().__init__(
-            lease, settings, telemetry, breaker=breaker, pace=pace, turns=turns, capacity=capacity
-        )
+        super().__init__(lease, settings, breaker=breaker, pace=pace, turns=turns, capacity=capacity)
+        self.telemetry = telemetry
         self.database = database
         self.identity = identity
+        self._about["mapping"] = identity.mapping
         self.guard = guard
+        self.vitals = vitals
         self.renewed(sent_at, lease.left)
 
         self.ending: Ending | None = None
@@ -79,6 +84,7 @@ class Hold(Room[T]):
         self.freed = False  # something was recorded since the last look began
         self.failed_looks = 0  # calls of get_work in a row that failed
         self.asked = asyncio.Event()  # somebody asks for a look at once
+        self.hears: Callable[[], bool] = lambda: False  # whether wake-ups come through
         self.beat_now = asyncio.Event()
         self.replaced = asyncio.Event()  # another object stands for the database now
         self.in_doubt = asyncio.Event()  # the database has not answered: it may be elsewhere
@@ -100,11 +106,32 @@ class Hold(Room[T]):
 
     def heard(self, beat: Beat) -> None:
         """What the answer to a keepalive asks of this session."""
-        self.paused = beat.pause
+        if beat.pause is not self.paused:
+            self._be_paused(beat.pause)
+        if beat.drain:
+            self.end(Ending.ASKED)
         if beat.give_back:
             self.hand_over(beat.give_back)
         if beat.cancel:
             self.cancel_tasks(beat.cancel)
+
+    def _be_paused(self, paused: bool) -> None:
+        self.paused = paused
+        told = "paused, as its mapping is" if paused else "resumed"
+        logger.info(
+            "session %d is %s", self.lease.id, told, extra=self.about("paused" if paused else "running")
+        )
+        if paused:
+            self.give_back()
+        else:
+            self.look()
+
+    def take(self, work: Sequence[ClaimedTask[T]]) -> None:
+        """What a look has brought."""
+        self.vitals.looked()
+        super().take(work)
+        if self.paused:  # since it was sent
+            self.give_back()
 
     async def call(self, what: str, verb: Coroutine[Any, Any, R]) -> R:
         """A verb of the database within the call timeout. The connection of one that is late is given up."""
@@ -120,9 +147,26 @@ class Hold(Room[T]):
             async with asyncio.timeout(self.settings.call_timeout):
                 return await verb
         except TimeoutError as error:
-            raise DatabaseError(
+            late = DatabaseError(
                 f"{what} did not answer within call_timeout={self.settings.call_timeout:g} seconds"
-            ) from error
+            )
+            self.vitals.went_wrong(late)
+            raise late from error
+        except DatabaseError as error:
+            self.vitals.went_wrong(error)
+            raise
+
+    @property
+    def state(self) -> State:
+        if self.ending is not None:
+            return "lost" if self.ending is Ending.LOST else "draining"
+        if self.breaker.open:
+            return "sick"
+        return "paused" if self.paused else "running"
+
+    def margin(self) -> float:
+        """Seconds until the session is lost, if it is not renewed."""
+        return max(0.0, self.session.left() - self.settings.cancel_grace)
 
     def count_running(self) -> int:
         """Tasks in calls of the tasker; for any thread, hence the copy."""
@@ -137,6 +181,8 @@ class Hold(Room[T]):
     def end(self, ending: Ending, failure: BaseException | None = None) -> None:
         """Begin to end the lease: no more claims, no more calls of the tasker. The first reason stands, but LOST."""
         self.failure = self.failure or failure
+        if self.ending is None and ending is not Ending.LOST:
+            logger.info("session %d drains: %s", self.lease.id, ending.value, extra=self.about("draining"))
         if self.ending is None or (ending is Ending.LOST and self.ending is not Ending.LOST):
             if ending is Ending.LOST:
                 self.telemetry.count(words.LEASES_LOST, 1)
@@ -164,9 +210,8 @@ class Hold(Room[T]):
     def lose(self, reason: str) -> None:
         """Nothing may be done for the session any more, but to try to record what is accomplished."""
         if self.ending is not Ending.LOST:
-            logger.warning(
-                "session %d is lost: %s", self.lease.id, reason, extra={"session_id": self.lease.id}
-            )
+            self.vitals.went_wrong(f"session {self.lease.id} is lost: {reason}")
+            logger.warning("session %d is lost: %s", self.lease.id, reason, extra=self.about("lost"))
         self.end(Ending.LOST)
 
     def cancel_running(self, calls: Iterable[asyncio.Task[Any]] | None = None) -> None:

@@ -89,9 +89,8 @@ async def _renew(
                 logger.log(
                     level_of(failures),
                     "session %d is not kept alive: the event loop is blocked, no turn for %.1f s",
-                    hold.lease.id,
-                    silence,
-                )
+                    hold.lease.id, silence, extra=hold.about(),
+                )  # fmt: skip
                 delay = min(settings.keepalive_interval, RETRY_AFTER)
                 continue
         sent_at = session.lease_clock()
@@ -121,10 +120,8 @@ async def _renew(
             logger.log(
                 level_of(failures),
                 "keepalive of session %d failed, %.1f s are left: %s",
-                hold.lease.id,
-                hold.session.left(),
-                error,
-            )
+                hold.lease.id, hold.session.left(), error, extra=hold.about(),
+            )  # fmt: skip
             delay = min(settings.keepalive_interval, RETRY_AFTER)
             continue
         except Exception as error:  # noqa: BLE001 (a SchemaError; a database that does not keep its contract)
@@ -143,12 +140,12 @@ async def watch_deadline(hold: Hold[Any]) -> None:
     """Lose the session when `cancel_grace` is left of it: its taskers must have ended before others begin."""
     clock = asyncio.get_running_loop().time
     while True:
-        left = hold.session.left() - hold.settings.cancel_grace
-        if left <= 0:
+        margin = hold.margin()
+        if margin <= 0:
             hold.lose(f"its lease was not renewed in time, {hold.session.left():.1f} seconds are left")
             return
         # The deadline's clock goes on in a suspend, the loop's does not: look again now and then.
-        seconds = max(0.001, min(left, hold.settings.keepalive_interval))
+        seconds = max(0.001, min(margin, hold.settings.keepalive_interval))
         turn_at = clock() + seconds
         await asyncio.sleep(seconds)
         hold.telemetry.record(words.LOOP_LAG, max(0.0, clock() - turn_at))

@@ -74,8 +74,8 @@ async def _await_records(hold: Hold[Any], recording: asyncio.Task[None]) -> None
     await asyncio.wait({recording}, timeout=settings.shutdown_timeout - left_for_end)
     if unrecorded := hold.held.keys() - hold.abandoned:
         logger.warning(
-            "session %d ends with %d tasks whose outcome is not recorded", hold.lease.id, len(unrecorded)
-        )
+            "session %d ends with %d tasks whose outcome is not recorded", hold.lease.id, len(unrecorded), extra=hold.about(),
+        )  # fmt: skip
 
 
 async def _end(hold: Hold[Any], deadline: float) -> None:
@@ -87,8 +87,8 @@ async def _end(hold: Hold[Any], deadline: float) -> None:
         phase.asks = not hold.abandoned and not (hold.ending is Ending.LOST and hold.session.left() <= 0)
         if hold.abandoned:
             logger.error(
-                "session %d is left to expire with %d abandoned tasks", hold.lease.id, len(hold.abandoned)
-            )
+                "session %d is left to expire with %d abandoned tasks", hold.lease.id, len(hold.abandoned), extra=hold.about(),
+            )  # fmt: skip
         if not phase.asks:
             return
         hold.session.lost = True  # for who asks whether a task is held: from the call on others may have it
@@ -100,5 +100,5 @@ async def _end(hold: Hold[Any], deadline: float) -> None:
         except Exception as error:  # noqa: BLE001 (nothing is left to be done about it)
             phase.error = error
             logger.warning(
-                "session %d could not be ended and is left to expire: %s", hold.lease.id, describe(error)
-            )
+                "session %d could not be ended and is left to expire: %s", hold.lease.id, describe(error), extra=hold.about(),
+            )  # fmt: skip

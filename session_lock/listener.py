@@ -80,8 +80,9 @@ async def round_trip(connect: Connect, sender: Connection) -> None:
 @asynccontextmanager
 async def listening(
     connect: Connect, schema: str, calls: Mapping[str, Callable[[], None]]
-) -> AsyncIterator[None]:
-    """Within the block each of `calls` is made when its payload is heard, and whenever that may have been missed.
+) -> AsyncIterator[Callable[[], bool]]:
+    """Within the block each of `calls` is made when its payload is heard, and whenever that may have been missed. Yields a function
+    that tells whether the last probe was heard.
 
     A mapping's name is a wake-up, `asked_of(id)` is for a session alone. `schema` is the name of the channel. Entering waits for
     nothing. The last one to leave closes the connection.
@@ -89,7 +90,7 @@ async def listening(
     listener = _listener(connect, schema)
     token = listener.join(calls)
     try:
-        yield
+        yield lambda: listener.hears
     finally:
         await listener.leave(token)
 
@@ -123,6 +124,8 @@ class Listener:
         self._probe_channel = ""
         self._echo: asyncio.Future[int] | None = None  # the pid of the backend that a probe went through
         self._failures = 0
+        self.hears = False
+        """Whether notifications come through, as far as is known: the last probe was heard."""
 
     # Those who share it ----------------------------------------------------------------------------------
 
@@ -176,6 +179,8 @@ class Listener:
         """One connection, until it is lost, or nobody listens any more."""
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self.connected())
+            stack.callback(self._is_deaf)
+            self.hears = True
             self._wake_all()  # for what was not heard until now
             while self._wakes:
                 await wait_for(self._lost, PROBE_INTERVAL * random.uniform(0.9, 1.1))
@@ -198,6 +203,11 @@ class Listener:
                 connection = await stack.enter_async_context(self._connections.one())
             stack.callback(connection.terminate)  # however it is left, it is not used again
             yield connection
+
+    def _is_deaf(self) -> None:
+        """Who has not looked for tasks because they would be told of them must do so now."""
+        self.hears = False
+        self._wake_all()
 
     async def _listen(self, connection: Connection) -> None:
         """Make a new connection listen. Behind a pooler that gives it another backend for each transaction it is deaf."""

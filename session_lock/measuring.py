@@ -7,8 +7,8 @@ import logging
 import random
 from typing import Any
 
-from session_lock.database import Counting
 from session_lock.errors import SchemaError
+from session_lock.facts import Counting
 from session_lock.hold import Hold
 from session_lock.telemetry import words
 from session_lock.telemetry.words import Metric

@@ -27,7 +27,13 @@ async def still_here(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Datab
         database = await hold.in_time("the database finder", find())
     except DatabaseError as error:
         hold.failed_finds += 1
-        logger.log(level_of(hold.failed_finds), "session %d stays where it is: %s", hold.lease.id, error)
+        logger.log(
+            level_of(hold.failed_finds),
+            "session %d stays where it is: %s",
+            hold.lease.id,
+            error,
+            extra=hold.about(),
+        )
         return True
     hold.failed_finds = 0
     if database is hold.database:
@@ -37,7 +43,7 @@ async def still_here(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Datab
         if hold.ending is None:
             logger.info(
                 "session %d moves to database %s", hold.lease.id, identity.database,
-                extra={"session_id": hold.lease.id},
+                extra=hold.about(),
             )  # fmt: skip
         hold.end(Ending.MOVED)
         return False
@@ -57,8 +63,8 @@ async def follow(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[
         except Exception as error:  # noqa: BLE001 (as in fetch: what the other database says of itself)
             failures += 1
             logger.log(
-                level_of(failures), "session %d cannot move to another database: %s", hold.lease.id, error
-            )
+                level_of(failures), "session %d cannot move to another database: %s", hold.lease.id, error, extra=hold.about(),
+            )  # fmt: skip
             if hold.ending is None and not (isinstance(error, DatabaseError) and error.retryable):
                 hold.end(Ending.FAILED, error)
         else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Generic, Literal, TypeVar, cast, overload
@@ -33,7 +31,7 @@ from session_lock.names import quote_name
 from session_lock.reading import Reader
 from session_lock.schema import ENVELOPE
 from session_lock.server import Wanted
-from session_lock.session import Lease
+from session_lock.session import Lease, own_label
 from session_lock.sqlstate import checked_keys
 from session_lock.table import TaskTable, check_app_version
 from session_lock.tasks import TaskKey
@@ -147,7 +145,7 @@ class PostgresDatabase(Calls, Generic[T]):
         server = await self._met()
         (row,) = await self._call(
             self._work, "start_session", self._wanted.name, server.functions, capacity, ttl,
-            label or f"{socket.gethostname()}:{os.getpid()}", app_version, LIBRARY_VERSION,
+            label or own_label(), app_version, LIBRARY_VERSION,
         )  # fmt: skip
         return Lease(row["id"], row["nonce"], row["left"], server.identity)
 
@@ -241,7 +239,7 @@ class PostgresDatabase(Calls, Generic[T]):
 
     def listening(
         self, wake: Callable[[], None], *, lease: Lease | None = None, asked: Callable[[], None] | None = None
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[Callable[[], bool] | None]:
         if self._listen is None:
             return nullcontext()
         calls = {self._wanted.name: wake}

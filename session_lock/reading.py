@@ -55,6 +55,7 @@ class Reader(Generic[T]):
             share=state["task_share"],
             limited=state["outcome"] is not None,
             walked=state["walked"],
+            heard=bool(state["heard"]),
         )
 
     def unreadable(self, rows: Sequence[Row], error: Exception) -> Work[T]:

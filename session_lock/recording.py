@@ -49,9 +49,8 @@ def answered(hold: Hold[T], settlements: Sequence[Settlement[T]], settled: Seque
     if lost := sum(each.outcome is Outcome.LOST for each in settled):
         logger.warning(
             "%d tasks of session %d were lost: others have them, or their rows were closed",
-            lost,
-            hold.lease.id,
-        )
+            lost, hold.lease.id, extra=hold.about(),
+        )  # fmt: skip
     if hold.telemetry.measures:
         _count(hold, settlements, outcomes)
     hold.recorded([task for task, _ in settlements if outcomes[task.key].outcome not in STILL_HELD])
@@ -104,7 +103,7 @@ def _other(hold: Hold[T], task: Task[T], verdict: Verdict, answer: Settled) -> V
 
 def _after_refusal(hold: Hold[T], task: Task[T], verdict: Verdict, error: str) -> Verdict | None:
     """What to do about a row that refuses: a finish becomes a failure, a discard parks. None: it stays held."""
-    logger.error("task %r cannot be recorded: %s", task, error)
+    logger.error("task %r cannot be recorded: %s", task, error, extra=hold.about())
     match verdict:
         case Finish():
             return hold.after_failure(task, f"finish was refused: {error}")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from session_lock import session
-from session_lock.block import RunningBlock, check_on_failure
+from session_lock.block import RunningBlock, check_on_failure, first_leaf
 from session_lock.breaker import Breaker
 from session_lock.database import Database, DatabaseFinder, Identity
 from session_lock.errors import DatabaseError, SettingsError
+from session_lock.health import Health, State, Vitals
 from session_lock.hold import Ending, Hold
 from session_lock.lease import live
 from session_lock.pace import Pace
@@ -40,9 +39,8 @@ class Runner(RunningBlock, Generic[T]):
     `Database`, or an async callable that returns the current one and is asked in each cycle.
 
     `name` stands in spans and logs, by default the mapping's name; `app_version` in the session's row. `on_failure` is
-    called with the error if the Runner dies inside of `async with`; `idle_spans=False` leaves out the spans of polls and
-    keepalives that came to nothing; `tracer_provider` and `meter_provider` default to OpenTelemetry's global ones, looked for when a
-    session starts. `SettingsError` says what of all this cannot be.
+    called with the error if the Runner dies inside of `async with`; `idle_spans=False` leaves out the spans of polls and keepalives that came
+    to nothing; `tracer_provider` and `meter_provider` default to OpenTelemetry's global ones. `SettingsError` says what of all this cannot be.
     """
 
     def __init__(
@@ -74,10 +72,9 @@ class Runner(RunningBlock, Generic[T]):
         self._app_version = app_version
         self._on_failure = on_failure
         self._name = name
-        self._telemetry = Telemetry(
-            name, tracer_provider=tracer_provider, meter_provider=meter_provider, idle_spans=idle_spans
-        )
+        self._telemetry = Telemetry(name, tracer_provider, meter_provider, idle_spans=idle_spans)
         self._breaker = Breaker(self.settings.breaker_failures, self.settings.poll_interval)
+        self._vitals = Vitals()
         self._pace = Pace(self.settings.concurrency, self._tasks_per_call)
         self._stopping = asyncio.Event()
         # Of a group, where it is in one: what its Runners share, and whether one of the others is at a database.
@@ -103,6 +100,7 @@ class Runner(RunningBlock, Generic[T]):
         # cancels all of its children at once, the finish in flight among them.
         self._loop = asyncio.get_running_loop()
         self._engine = asyncio.create_task(self._live_lease_after_lease(), name="session_lock engine")
+        self._engine.add_done_callback(self._engine_ended)
         try:
             await asyncio.wait({self._engine})
         except asyncio.CancelledError:
@@ -111,7 +109,11 @@ class Runner(RunningBlock, Generic[T]):
                 await wait_through({self._engine}, self._abort)
             finally:
                 if (error := self._failure()) is not None:
-                    logger.error("a Runner that was being cancelled failed: %s", describe(error))
+                    logger.error(
+                        "a Runner that was being cancelled failed: %s",
+                        describe(error),
+                        extra=self._about("failed"),
+                    )
             raise
         if (error := self._failure()) is not None:
             raise error
@@ -138,6 +140,29 @@ class Runner(RunningBlock, Generic[T]):
         hold = self._hold
         return hold is not None and hold.ending is None and not self._breaker.open
 
+    def health(self) -> Health:
+        """How it is, for probes and for people: a plain function, good in any thread, that waits for nothing."""
+        hold, now = self._hold, 0.0 if self._loop is None else self._loop.time()
+        looked_at, error = self._vitals.looked_at, self._vitals.error
+        return Health(
+            name=self.name,
+            state=self._state(hold),
+            ready=self.ready,
+            session=None if hold is None else hold.lease.id,
+            lease_margin=None if hold is None else hold.margin(),
+            looked_ago=None if looked_at is None else now - looked_at,
+            loop_lag=None if hold is None else hold.guard.lag(),
+            last_error=None if error is None else error[0],
+            last_error_ago=None if error is None else now - error[1],
+        )
+
+    def _state(self, hold: Hold[T] | None) -> State:
+        if self._engine is not None and self._engine.done():
+            return "stopped" if self._failure() is None else "failed"
+        if hold is not None:
+            return hold.state
+        return "draining" if self._stopping.is_set() else "starting"
+
     @property
     def name(self) -> str:
         """What it is called in spans and logs: as it was given, else the mapping's name, which is known from the first session on."""
@@ -162,6 +187,15 @@ class Runner(RunningBlock, Generic[T]):
             return asyncio.CancelledError()
         return self._engine.exception() or self._engine.result()
 
+    def _engine_ended(self, _: asyncio.Task[BaseException | None]) -> None:
+        if (error := self._failure()) is None:
+            logger.info("the Runner of %s has stopped", self.name, extra=self._about("stopped"))
+        else:
+            self._vitals.went_wrong(error)
+
+    def _about(self, state: State) -> dict[str, object]:
+        return {"mapping": self.name, "state": state}
+
     async def _live_lease_after_lease(self) -> BaseException | None:
         """The engine. It returns what `run()` is to raise: a SystemExit that was raised here would end the loop."""
         jitter = (
@@ -178,7 +212,7 @@ class Runner(RunningBlock, Generic[T]):
             try:
                 await live(hold, self._tasker, self._tasks_per_call, self._find_database, self.stop)
             except BaseExceptionGroup as group:
-                raise _first_leaf(group) from group
+                raise first_leaf(group) from group
             finally:
                 self._hold = None
                 self._telemetry.end()
@@ -211,7 +245,7 @@ class Runner(RunningBlock, Generic[T]):
                             lease = await database.start_session(
                                 capacity=capacity,
                                 ttl=self.settings.lease_ttl,
-                                label=_label(),
+                                label=session.own_label(),
                                 app_version=self._app_version,
                             )
                             phase.set(session_id=lease.id)
@@ -224,20 +258,18 @@ class Runner(RunningBlock, Generic[T]):
                     raise
                 self._identity = None
                 failures += 1
-                logger.log(level_of(failures), "no session yet: %s", str(error) or type(error).__name__)
+                self._vitals.went_wrong(error)
+                told = str(error) or type(error).__name__
+                logger.log(level_of(failures), "no session yet: %s", told, extra=self._about("starting"))
                 longest = min(self.settings.poll_interval * 2 ** min(failures, 8), 10.0)
                 await wait_for(self._stopping, random.uniform(0.1, 1.0) * longest)
                 continue
-            logger.info(
-                "session %d of %s started",
-                lease.id,
-                self._telemetry.name,
-                extra={"session_id": lease.id, "mapping": identity.mapping},
-            )
-            return Hold(
+            hold = Hold(
                 lease, database, self.settings, self._telemetry, identity=identity, breaker=self._breaker,
-                pace=self._pace, turns=self._turns, guard=guard, capacity=capacity, sent_at=sent_at,
+                pace=self._pace, turns=self._turns, guard=guard, vitals=self._vitals, capacity=capacity, sent_at=sent_at,
             )  # fmt: skip
+            logger.info("session %d of %s started", lease.id, self.name, extra=hold.about(hold.state))
+            return hold
         return None
 
     def _arrive_at(self, identity: Identity) -> None:
@@ -266,14 +298,3 @@ class Runner(RunningBlock, Generic[T]):
                 f"the database finder returned a {type(found).__name__}, which is no Database"
             )
         return found
-
-
-def _label() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _first_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -127,6 +127,8 @@ def names(table: TaskTable) -> dict[str, str]:
         "pending": one_line_safe(table.pending),
         "pending_parts": f"ARRAY[{', '.join(f'({one_line_safe(part)})' for part in conjuncts(table.pending))}]::boolean[]",
         "wake_trigger": quote_name(wake_trigger_name(table)),
+        "wake_trigger_text": quote_literal(wake_trigger_name(table)),
+        "always_wakes": _boolean(table.made_by == "queue"),
         "dedup_index": quote_name(dedup_index_name(table)),
     }
 
@@ -242,7 +244,7 @@ def mapping_files(table: TaskTable, kind: str) -> tuple[str, ...]:
 
 ENVELOPE = (
     "kind", "task_key", "task_token", "task_attempt", "outcome", "task_position", "next_due", "lease_left", "task_share",
-    "task_alone", "walked",
+    "task_alone", "walked", "heard",
 )  # fmt: skip
 """The first columns of what get_work returns; the mapping's own follow."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +38,11 @@ def lease_clock() -> float:
 def in_virtual_time() -> bool:
     """Whether time is a test loop's own: no thread or process beside it can go by that."""
     return _clock is not boottime
+
+
+def own_label() -> str:
+    """host:pid, of a session for people; never an identity."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @dataclass(frozen=True, slots=True)

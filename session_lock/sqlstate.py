@@ -23,7 +23,7 @@ OF_THE_SERVER = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55
 """Classes of SQLSTATE that speak of the server, the connection or the schema; what is left speaks of a row."""
 
 OUR_FUNCTIONS = re.compile(
-    r"\b(start_session|whereabouts|adopt|bump_session|hold_session|sessions_of|sweep_sessions|note_look|ask_for_tasks|asked_lately|tell|forget_cancelled|wake|wake_on_insert|limit_transaction|trim_failures|note_expired|is_suspect|around_task|shares?|version_numbers|may_take|sharing_with|plan_duties|forget_duties|sharing_duty"
+    r"\b(start_session|whereabouts|adopt|bump_session|hold_session|sessions_of|sweep_sessions|note_look|seen_idle|ask_for_tasks|asked_lately|tell|tell_all|pause_mapping|resume_mapping|drain_session|forget_cancelled|wake|wake_on_insert|limit_transaction|trim_failures|note_expired|is_suspect|around_task|shares?|version_numbers|may_take|sharing_with|plan_duties|forget_duties|sharing_duty"
     r"|standing_\w+|get_work_\w+|finish_tasks_\w+|finish_in_\w+|release_tasks_\w+|end_session_\w+|cancel_task_\w+|retry_tasks_\w+|backlog_\w+|shares_\w+|why_\w+|enqueue_\w+)\b"
 )
 
@@ -48,19 +48,22 @@ def is_driver_error(error: BaseException) -> bool:
 
 
 @contextmanager
-def translated(what: str, remedy: str) -> Iterator[None]:
-    """Errors of a driver within, raised as ours: `what` was being done; `remedy` mends what only a person can."""
+def translated(what: str, remedy: str, *, grant: str = "") -> Iterator[None]:
+    """Errors of a driver within, raised as ours: `what` was being done; `remedy` mends what only a person can.
+
+    `grant` gives the right to do it, where that is not a service's.
+    """
     try:
         yield
     except Exception as error:
         if not is_driver_error(error):
             raise
-        ours = translate(error, what, remedy)
+        ours = translate(error, what, remedy, grant)
         # What a driver says of a row quotes it, in its DETAIL or its message: that must not be printed with ours.
         raise ours from (None if isinstance(ours, RowRefusedError) else error)
 
 
-def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
+def translate(error: BaseException, what: str, remedy: str, grant: str = "") -> SessionLockError:
     """One of our errors for one of a driver's, by its SQLSTATE."""
     told = read(error)
     state, message = told.state, told.message
@@ -77,7 +80,9 @@ def translate(error: BaseException, what: str, remedy: str) -> SessionLockError:
                 "asyncpg.connect(dsn, statement_cache_size=0), and listen= a DSN that leads to the server itself"
             )
         case "42501":
-            return SchemaError(f"{what}: {message}; grant the role what it needs: {remedy} --grant-to ROLE")
+            return SchemaError(
+                f"{what}: {message}; grant the role what it needs: {grant or f'{remedy} --grant-to ROLE'}"
+            )
         case _ if state and (state == "SL003" or state[:2] not in OF_THE_SERVER or told.in_a_trigger):
             return RowRefusedError(told.without_values())
         case _ if state[:2] in {"42", "3F"}:

@@ -65,6 +65,10 @@ class Guard:
         """Its loop is closed. It is said again and again, until the guard has left."""
         self.leave()
 
+    def lag(self) -> float:
+        """Seconds for which its loop gave no turn, the longest of late; 0 in virtual time, where nobody watches."""
+        return 0.0 if self._watch is None else self._watch.lag(self.loop)
+
     def leave(self) -> None:
         """The lease is over."""
         if self._watch is not None:
@@ -175,6 +179,10 @@ class Watch:
             for loop in self._loops.keys() - {each.loop for each in self._guards}:
                 del self._loops[loop]
 
+    def lag(self, loop: asyncio.AbstractEventLoop) -> float:
+        with self._lock:
+            return self._loops[loop].lag() if loop in self._loops else 0.0
+
     # In the thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -222,6 +230,9 @@ class _Loop:
         self._pulse = Pulse(self._loop)
         self._thread = threading.get_ident()
         self._blocked = 0.0  # seconds, as it was seen last
+
+    def lag(self) -> float:
+        return self._pulse.lag()
 
     def look(self, *, stood_still: bool) -> None:
         if self._loop.is_closed():

@@ -198,21 +198,31 @@ BEGIN
 END
 $function$;
 
--- At the end of a look for work: whether it left the session with room (written only when that changes), and how many tasks it
--- has counted, if they were many. Never waited for, since the caller holds task rows by now: it is a hint, and the next
--- look gives it again.
+-- At the end of a look for work: whether it left the session with room (written only when that changes, and once more by the next
+-- look, by when it can be seen), and how many tasks it has counted, if they were many. Never waited for, since the caller holds
+-- task rows by now: it is a hint, and the next look gives it again.
 CREATE OR REPLACE FUNCTION session_lock.note_look(p_id bigint, p_idle boolean, p_counted bigint, p_now timestamptz) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
   WITH changed AS MATERIALIZED (
     SELECT s.id FROM session_lock.session AS s
-     WHERE s.id = p_id AND (s.idle <> p_idle OR p_counted IS NOT NULL)
+     WHERE s.id = p_id AND (s.idle <> p_idle OR p_counted IS NOT NULL OR (s.idle AND s.idle_from IS NULL))
        FOR NO KEY UPDATE SKIP LOCKED
   )
   UPDATE session_lock.session AS s
-     SET idle = p_idle, counted = coalesce(p_counted, s.counted),
+     SET idle = p_idle, idle_from = CASE WHEN p_idle AND s.idle THEN coalesce(s.idle_from, pg_snapshot_xmax(pg_current_snapshot())) END,
+         counted = coalesce(p_counted, s.counted),
          counted_at = CASE WHEN p_counted IS NULL THEN s.counted_at ELSE p_now END
     FROM changed WHERE s.id = changed.id
+$function$;
+
+-- Whether a wake-up for a task that is inserted is sent, also a quiet one: each transaction that is under way has begun when it was
+-- to be seen that this session has room.
+CREATE OR REPLACE FUNCTION session_lock.seen_idle(p_id bigint) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  SELECT coalesce((SELECT s.idle AND s.idle_from <= pg_snapshot_xmin(pg_current_snapshot())
+                     FROM session_lock.session AS s WHERE s.id = p_id), false)
 $function$;
 
 -- How many of p_tasks each session may hold: its part by capacity, whole numbers by the largest remainder, ties to the
@@ -249,6 +259,58 @@ CREATE OR REPLACE FUNCTION session_lock.tell(p_ids bigint[]) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
   SELECT pg_notify((parse_ident($name$session_lock.tell$name$))[1], E'\t' || id) FROM unnest(p_ids) AS t (id)
+$function$;
+
+-- Tells all sessions of a name.
+CREATE OR REPLACE FUNCTION session_lock.tell_all(p_name text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+  SELECT session_lock.tell(array_agg(s.id)) FROM session_lock.session AS s
+   WHERE s.name = p_name AND s.swept_at IS NULL AND s.ended_at IS NULL
+$function$;
+
+-- For people who operate a service, and granted to nobody: it is about all instances, and knows no nonce. From now on no session of
+-- the name begins a task, and what runs goes on. Whether that is new.
+CREATE OR REPLACE FUNCTION session_lock.pause_mapping(p_name text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+  v_is_new boolean;
+BEGIN
+  INSERT INTO session_lock.pause (name, at) VALUES (p_name, session_lock.clock()) ON CONFLICT (name) DO NOTHING;
+  v_is_new := FOUND;
+  PERFORM session_lock.tell_all(p_name);
+  RETURN v_is_new;
+END
+$function$;
+
+-- The same: it takes that back. Whether there was a pause.
+CREATE OR REPLACE FUNCTION session_lock.resume_mapping(p_name text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+  v_was boolean;
+BEGIN
+  DELETE FROM session_lock.pause AS p WHERE p.name = p_name;
+  v_was := FOUND;
+  PERFORM session_lock.tell_all(p_name);
+  RETURN v_was;
+END
+$function$;
+
+-- The same: asks one session to drain. Whether there is such a one of this name that lives.
+CREATE OR REPLACE FUNCTION session_lock.drain_session(p_name text, p_id bigint) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+  UPDATE session_lock.session AS s SET drain_requested = true
+   WHERE s.id = p_id AND s.name = p_name AND s.ended_at IS NULL AND s.expires_at > session_lock.clock();
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  PERFORM session_lock.tell(ARRAY[p_id]);
+  RETURN true;
+END
 $function$;
 
 -- On behalf of a session that has nothing to do and found nothing to claim: those that hold more than their share of what there
@@ -439,7 +501,7 @@ AS $function$
                            WHEN s.name <> p_name THEN 'foreign'
                            WHEN s.ended_at IS NOT NULL THEN 'ended'
                            WHEN s.expires_at <= p_now THEN 'expired'
-                           WHEN s.draining THEN 'draining'
+                           WHEN s.draining OR s.drain_requested THEN 'draining'
                            ELSE 'live'
                          END,
                          'beat_ago', extract(epoch FROM p_now - coalesce(s.beat_at, s.started_at)),
@@ -455,7 +517,7 @@ AS $function$
                             FROM session_lock.failure AS f
                            WHERE f.name = p_name AND f.task_key = p_key), '[]')
   )
-    FROM (SELECT count(*) AS number, count(*) FILTER (WHERE s.draining) AS draining
+    FROM (SELECT count(*) AS number, count(*) FILTER (WHERE s.draining OR s.drain_requested) AS draining
             FROM session_lock.session AS s
            WHERE s.name = p_name AND s.swept_at IS NULL AND s.ended_at IS NULL AND s.expires_at > p_now) AS live
 $function$;
@@ -469,9 +531,14 @@ REVOKE ALL ON FUNCTION
   session_lock.sweep_sessions(bigint[], bigint[], timestamptz),
   session_lock.sharing_with(bigint[], integer[], text),
   session_lock.note_look(bigint, boolean, bigint, timestamptz),
+  session_lock.seen_idle(bigint),
   session_lock.ask_for_tasks(bigint[], integer[], bigint, bigint[], bigint[], timestamptz),
   session_lock.asked_lately(bigint[], timestamptz),
   session_lock.tell(bigint[]),
+  session_lock.tell_all(text),
+  session_lock.pause_mapping(text),
+  session_lock.resume_mapping(text),
+  session_lock.drain_session(text, bigint),
   session_lock.forget_cancelled(bigint, text[]),
   session_lock.wake(text, boolean),
   session_lock.wake_on_insert(),

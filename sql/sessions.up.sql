@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
   draining        boolean NOT NULL DEFAULT false,           -- takes no more work; not counted in the shares
   drain_requested boolean NOT NULL DEFAULT false,           -- somebody asked it to drain; it hears so at its next keepalive
   idle            boolean NOT NULL DEFAULT false,           -- its last look left it with room: a quiet wake-up is for it
+  idle_from       xid8,                                     -- and transactions from this one on have begun when that was to be seen
   give_back       integer NOT NULL DEFAULT 0,               -- unstarted tasks that others ask it to release
   asked_at        timestamptz,                              -- when they did so last
   running         integer NOT NULL DEFAULT 0,               -- tasks in calls of its tasker, at its last keepalive; for people
@@ -34,10 +35,12 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
 -- A table of an earlier version gets what it lacks; asked first, since ALTER TABLE would hold up all keepalives.
 DO $function$
 BEGIN
-  IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
-                   JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
-                  WHERE t.oid = pg_typeof(NULL::session_lock.session) AND a.attname = 'beat_at' AND NOT a.attisdropped) THEN
-    ALTER TABLE session_lock.session ADD COLUMN beat_at timestamptz;
+  IF (SELECT count(*) FROM pg_catalog.pg_attribute AS a
+        JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
+       WHERE t.oid = pg_typeof(NULL::session_lock.session) AND a.attname IN ('beat_at', 'idle_from') AND NOT a.attisdropped) < 2 THEN
+    ALTER TABLE session_lock.session
+      ADD COLUMN IF NOT EXISTS beat_at timestamptz,
+      ADD COLUMN IF NOT EXISTS idle_from xid8;
   END IF;
 END
 $function$;

@@ -72,14 +72,14 @@ $function$;
 --   'state'    once, last: next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left
 --              (seconds), task_share (how many tasks the session may hold; NULL where the share does not bind: there is
 --              plenty, or nobody to share with), walked (seconds that it took to look through all that is due; NULL if the look
---              began at a position); outcome is 'limited' if a limit of the mapping has held tasks back.
+--              began at a position), heard (until next_due each task that comes wakes who listens, so nobody need look for it); outcome is 'limited' if a limit of the mapping has held tasks back.
 CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
   p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_over_share boolean, p_at_once integer,
   p_finished __key_type__[], p_tokens bigint[]
 ) RETURNS TABLE (
   kind text, task_key __key_type__, task_token bigint, task_attempt integer, outcome text,
   task_position text, next_due double precision, lease_left double precision, task_share integer, task_alone boolean,
-  walked double precision, __columns__ text
+  walked double precision, heard boolean, __columns__ text
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
 AS $function$
@@ -120,6 +120,7 @@ DECLARE
   from_start boolean := p_position IS NULL;
   since      timestamptz;
   walked     double precision;
+  heard      boolean := false;
 BEGIN
   -- Ended sessions are read in one statement and used in the next; that is sound only if the next one sees more.
   IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -148,7 +149,8 @@ BEGIN
       FROM session_lock.finish_tasks__set__(p_id, p_nonce, p_finished, p_tokens) AS f;
     RETURN QUERY
     SELECT 'outcome'::text, f.key, NULL::bigint, NULL::integer, f.outcome,
-           NULL::text, NULL::double precision, NULL::double precision, NULL::integer, NULL::boolean, NULL::double precision, __no_columns__
+           NULL::text, NULL::double precision, NULL::double precision, NULL::integer, NULL::boolean, NULL::double precision, NULL::boolean,
+           __no_columns__
       FROM unnest(my.keys, my.outcomes) AS f (key, outcome);
     my.keys := '{}';
   END IF;
@@ -291,7 +293,7 @@ BEGIN
     )
     SELECT 'task'::text, c.key, c.token, c.attempt, CASE WHEN c.key = ANY (my.cancelled) THEN 'cancelled' WHEN c.key = ANY (my.rescued) THEN 'rescued' END,
            c.position, NULL::double precision, NULL::double precision, NULL::integer, c.alone,
-           NULL::double precision, __claimed_columns__
+           NULL::double precision, NULL::boolean, __claimed_columns__
       FROM claimed AS c
      ORDER BY c.rank;
   END IF;
@@ -325,6 +327,19 @@ BEGIN
       END;
     END IF;
   END IF;
+  --   Where nothing that is due is left to others, it need not look again for what it will be told: of tasks that are inserted where a
+  --   trigger or enqueue wakes, and given back. When the next one is due it must know.
+  IF my.want > 0 AND cardinality(my.keys) = 0 AND my.from_start AND NOT my.limited AND session_lock.seen_idle(p_id)
+     AND (__due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL)
+     AND (__always_wakes__ OR EXISTS (
+       SELECT FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid
+        WHERE g.tgrelid = to_regclass(__table_text__) AND g.tgname = __wake_trigger_text__ AND g.tgenabled IN ('O', 'A') AND c.relkind = 'r'
+     ))
+  THEN
+    my.heard := NOT EXISTS (
+      SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND t.__session_id__ IS DISTINCT FROM my.id
+    );
+  END IF;
   IF my.want > 0 AND cardinality(my.keys) < my.want AND my.from_start AND (__counts_held__ OR NOT my.limited) THEN
     SELECT coalesce(array_agg(holder.id), '{}'), coalesce(array_agg(holder.held), '{}') INTO my.named, my.counts
       FROM (
@@ -355,7 +370,8 @@ BEGIN
   RETURN QUERY
   SELECT 'state'::text, NULL::__key_type__, NULL::bigint, NULL::integer, CASE WHEN my.limited THEN 'limited' END,
          NULL::text, get_work__set__.next_due, extract(epoch FROM my.expires - my.clock)::double precision, my.share,
-         NULL::boolean, CASE WHEN my.from_start THEN my.walked + extract(epoch FROM session_lock.clock() - my.since) END, __no_columns__;
+         NULL::boolean, CASE WHEN my.from_start THEN my.walked + extract(epoch FROM session_lock.clock() - my.since) END, my.heard,
+         __no_columns__;
 END
 $function$;
 
@@ -555,6 +571,8 @@ BEGIN
   IF p_wake THEN
     -- Also those that have no room: what is given back may lie before the position from which they look.
     PERFORM session_lock.wake(my.name);
+  ELSIF cardinality(my.held) > cardinality(my.discarded) THEN
+    PERFORM session_lock.wake(my.name, true);  -- who has room and does not poll must know when it is due
   END IF;
 
   RETURN QUERY

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from session_lock.cli import bench, deploy, doctor, requests, sessions, sql, why
+from session_lock.cli import bench, deploy, doctor, operating, requests, sessions, sql, why
 from session_lock.cli.common import Commands, complain, library_version
 from session_lock.errors import SessionLockError
 
@@ -59,6 +59,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     deploy.add_parsers(commands)
     requests.add_parsers(commands)
     sessions.add_parsers(commands)
+    operating.add_parsers(commands)
     why.add_parsers(commands)
     doctor.add_parsers(commands)
     bench.add_parser(commands)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
 import sys
 from pathlib import Path
 
@@ -27,5 +27,6 @@ def _run(arguments: argparse.Namespace) -> int:
         not (ROOT / "tests" / "benchmarks" / "__main__.py").is_file(),
         "the benchmarks are no part of the installed package: clone the repository, and run `uv run session-lock bench` there",
     )
-    command = [sys.executable, "-m", "tests.benchmarks", *arguments.rest]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode  # noqa: S603 (our own)
+    # In place of this process, so that Ctrl-C is for it alone, which then tells what it has.
+    os.chdir(ROOT)
+    os.execv(sys.executable, [sys.executable, "-m", "tests.benchmarks", *arguments.rest])  # noqa: S606 (our own)

@@ -40,7 +40,7 @@ async def sessions(case: Case) -> AsyncIterator[Finding]:
         yield Finding(
             severity="warning",
             text=f"the mapping is paused, for {span(row['paused'])} now: no task is claimed",
-            remedy=f"DELETE FROM {schema}.pause WHERE name = '{quote_inside_literal(case.wanted.name)}'",
+            remedy=f"SELECT {schema}.resume_mapping('{quote_inside_literal(case.wanted.name)}')",
             evidence={"seconds": row["paused"]},
         )
     if row["live"] and row["live"] == row["draining"]:

@@ -30,9 +30,9 @@ class Telemetry:
     def __init__(
         self,
         name: str,
-        *,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        *,
         idle_spans: bool = True,
     ) -> None:
         self.name = name

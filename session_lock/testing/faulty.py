@@ -146,6 +146,7 @@ class FaultyDatabase(Generic[T]):
         self.lease: Lease | None = None
         """Of the session that was started last."""
         self._cut: list[Fault] = []
+        self._wakes: list[Callable[[], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # What goes wrong ----------------------------------------------------------------------------------------
@@ -176,12 +177,20 @@ class FaultyDatabase(Generic[T]):
     def partition(self) -> None:
         """The network drops all, both ways, without a word: calls hang, replies under way and wake-ups are lost."""
         if not self._cut:
+            self._wake_all()
             self._cut = [Fault("*", delay=FOREVER), Fault("*", delay=FOREVER, committed=True)]
 
     def heal(self) -> None:
         """The partition and all faults end. What hangs already goes on hanging, until its caller gives up."""
-        self._cut.clear()
+        if self._cut:
+            self._cut.clear()
+            self._wake_all()
         self.faults.clear()
+
+    def _wake_all(self) -> None:
+        """As a connection that listens does when it is lost, and when it is back."""
+        for wake in list(self._wakes):
+            wake()
 
     def count(self, verb: Verb) -> int:
         """How often it was called."""
@@ -264,9 +273,20 @@ class FaultyDatabase(Generic[T]):
 
     def listening(
         self, wake: Callable[[], None], *, lease: Lease | None = None, asked: Callable[[], None] | None = None
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[Callable[[], bool] | None]:
         heard = None if asked is None else self._unless_cut(asked)
-        return self.inner.listening(self._unless_cut(wake), lease=lease, asked=heard)
+        return self._listening(self.inner.listening(self._unless_cut(wake), lease=lease, asked=heard), wake)
+
+    @asynccontextmanager
+    async def _listening(
+        self, inner: AbstractAsyncContextManager[Callable[[], bool] | None], wake: Callable[[], None]
+    ) -> AsyncIterator[Callable[[], bool] | None]:
+        async with inner as hears:
+            self._wakes.append(wake)
+            try:
+                yield None if hears is None else lambda: not self._cut and hears()
+            finally:
+                self._wakes.remove(wake)
 
     # What they are made of ----------------------------------------------------------------------------------
 

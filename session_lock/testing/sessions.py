@@ -42,21 +42,33 @@ class MemorySessions(MemoryTable[T]):
         """The session's lease runs out now."""
         self._sessions[session_id].expires_at = -math.inf
 
-    def pause(self) -> None:
-        """Ask all sessions to claim nothing."""
-        self._paused = True
+    async def pause(self) -> bool:
+        """As `PostgresDatabase.pause`."""
+        return await self._pause(True)
 
-    def resume(self) -> None:
-        """Take `pause` back."""
-        self._paused = False
+    async def resume(self) -> bool:
+        """As `PostgresDatabase.resume`."""
+        return await self._pause(False)
 
-    def ask_to_drain(self, session_id: int) -> None:
-        """Ask the session to drain: it hears so at its next keepalive, as of all that follows here."""
-        self._sessions[session_id].drain_requested = True
-        self._tell(session_id)
+    async def _pause(self, paused: bool) -> bool:
+        async with self._round_trip():
+            is_new, self._paused = self._paused is not paused, paused
+            for session in self._sessions.values():
+                self._tell(session.id)
+            return is_new
+
+    async def drain(self, session: int) -> bool:
+        """As `PostgresDatabase.drain`."""
+        async with self._round_trip() as now:
+            found = self._sessions.get(session)
+            if found is None or not found.live(now):
+                return False
+            found.drain_requested = True
+            self._tell(session)
+            return True
 
     def ask_to_give_back(self, session_id: int, count: int) -> None:
-        """Ask the session to release `count` unstarted tasks."""
+        """Ask the session to release `count` unstarted tasks: it hears so at its next keepalive."""
         self._sessions[session_id].give_back = count
         self._tell(session_id)
 

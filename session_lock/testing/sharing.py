@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from session_lock.database import Backlog
 from session_lock.explaining import Facts, SessionShare, explain
+from session_lock.facts import Backlog
 from session_lock.session import Lease
 from session_lock.testing.accepting import MemoryAccepts
 from session_lock.testing.limits import MemoryLimits

@@ -36,6 +36,7 @@ emails = TaskTable(
     columns=("id", "address", "body"),
 )
 slim = replace(emails, columns=("id",))
+other_name = replace(emails, name="other")
 by_address = replace(emails, order_by=("address",))
 wrong_table = replace(emails, table="public.emial")
 wrong_pending = replace(emails, pending="sent_at < now()")
@@ -450,7 +451,7 @@ async def test_an_order_that_does_not_begin_with_the_due_time_is_told_and_gets_i
         ("os; rm:x", "write MODULE:ATTR"),
         (
             "{module}:email",
-            "has no 'email': its mappings are by_address, emails, odd, slim, wrong_pending, wrong_table",
+            "has no 'email': its mappings are by_address, emails, odd, other_name, slim, wrong_pending, wrong_table",
         ),
         ("{module}:number", "is a int, not a TaskTable: its mappings are by_address, emails"),
         ("os:path", "it has no mapping, define a TaskTable there"),

@@ -82,9 +82,9 @@ class Harness(Protocol):
 
     async def advance(self, seconds: float) -> None: ...
     async def expire(self, lease: Lease, *, after: float = 0) -> None: ...
-    async def pause(self) -> None: ...
-    async def resume(self) -> None: ...
-    async def ask_to_drain(self, lease: Lease) -> None: ...
+    async def pause(self) -> bool: ...
+    async def resume(self) -> bool: ...
+    async def ask_to_drain(self, lease: Lease) -> bool: ...
     async def ask_to_give_back(self, lease: Lease, count: int) -> None: ...
     def begin(self) -> AbstractAsyncContextManager[Any]:
         """A transaction on a connection of the caller's own."""
@@ -237,14 +237,14 @@ class MemoryHarness:
         if after:
             self.database.sessions[lease.id - 1].expires_at = self.database.clock() + after
 
-    async def pause(self) -> None:
-        self.database.pause()
+    async def pause(self) -> bool:
+        return await self.database.pause()
 
-    async def resume(self) -> None:
-        self.database.resume()
+    async def resume(self) -> bool:
+        return await self.database.resume()
 
-    async def ask_to_drain(self, lease: Lease) -> None:
-        self.database.ask_to_drain(lease.id)
+    async def ask_to_drain(self, lease: Lease) -> bool:
+        return await self.database.drain(lease.id)
 
     async def ask_to_give_back(self, lease: Lease, count: int) -> None:
         self.database.ask_to_give_back(lease.id, count)
@@ -283,6 +283,7 @@ class PostgresHarness:
     """The library is the role `app`, which has EXECUTE and its own rights on `effect`; the harness is the owner."""
 
     database: PostgresDatabase[Any]
+    _owner: PostgresDatabase[Any]
 
     def __init__(self, admin: asyncpg.Connection, test_database: TestDatabase) -> None:
         self._admin = admin
@@ -310,6 +311,10 @@ class PostgresHarness:
             harness = cls(admin, test_database)
             harness.database = PostgresDatabase(test_database.app_dsn, mapping, decode=decode)
             stack.push_async_callback(harness.database.close)
+            harness._owner = PostgresDatabase(
+                test_database.admin_dsn, mapping
+            )  # who may operate, as no service may
+            stack.push_async_callback(harness._owner.close)
             yield harness
 
     async def add(self, count: int = 1, *, after: float | None = None, address: str = GOOD) -> list[TaskKey]:
@@ -385,14 +390,14 @@ class PostgresHarness:
     async def expire(self, lease: Lease, *, after: float = 0) -> None:
         await self._set(lease, f"expires_at = session_lock.clock() + interval '{after} seconds'")
 
-    async def pause(self) -> None:
-        await self._admin.execute("INSERT INTO session_lock.pause (name) VALUES ('email')")
+    async def pause(self) -> bool:
+        return await self._owner.pause()
 
-    async def resume(self) -> None:
-        await self._admin.execute("DELETE FROM session_lock.pause WHERE name = 'email'")
+    async def resume(self) -> bool:
+        return await self._owner.resume()
 
-    async def ask_to_drain(self, lease: Lease) -> None:
-        await self._set(lease, "drain_requested = true")
+    async def ask_to_drain(self, lease: Lease) -> bool:
+        return await self._owner.drain(lease.id)
 
     async def ask_to_give_back(self, lease: Lease, count: int) -> None:
         await self._set(lease, f"give_back = {count}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from session_lock.database import Backlog
+from session_lock.facts import Backlog
 
 from .conftest import Suite
 

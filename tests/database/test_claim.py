@@ -293,6 +293,19 @@ async def test_a_call_that_claims_nothing_has_no_position(suite: Suite):
 # Finishing in the same call ------------------------------------------------------------------------------
 
 
+async def test_what_a_look_could_not_finish_keeps_its_room(suite: Suite):
+    added = await suite.add(4)
+    lease = await suite.start(capacity=2)
+    first = await suite.work(lease, 2)
+    async with suite.lock(added[0]):
+        again = await suite.work(lease, 2, held=keys(first), finished=[task.claim for task in first.tasks])
+    assert {each.key: each.outcome for each in again.settled} == {
+        added[0]: Outcome.LOCKED,
+        added[1]: Outcome.FINISHED,
+    }
+    assert keys(again) == added[2:3]
+
+
 async def test_get_work_finishes_and_claims_in_one_call(suite: Suite):
     first, second = await suite.add(2)
     lease = await suite.start(capacity=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -162,17 +163,54 @@ async def test_a_cancel_is_told_to_the_holder_alone_and_until_the_task_is_settle
 
 async def test_a_request_to_drain_stays(suite: Suite):
     lease, other = await suite.start(), await suite.start()
-    await suite.ask_to_drain(lease)
+    assert [await suite.ask_to_drain(lease) for _ in range(2)] == [True, True]
     assert [(await suite.bump(lease)).drain for _ in range(2)] == [True, True]
+    assert not (await suite.bump(other)).drain
+
+
+@pytest.mark.parametrize("how", ["expired", "ended"])
+async def test_who_is_gone_is_not_asked_to_drain(suite: Suite, how: str):
+    lease, other = await suite.start(), await suite.start()
+    await (suite.expire(lease) if how == "expired" else suite.end(lease))
+    assert not await suite.ask_to_drain(lease)
+    assert not await suite.ask_to_drain(replace(other, id=other.id + 1000))
     assert not (await suite.bump(other)).drain
 
 
 async def test_a_pause_is_told_as_long_as_it_lasts(suite: Suite):
     lease = await suite.start()
-    await suite.pause()
+    assert [await suite.pause() for _ in range(2)] == [True, False]
     assert [(await suite.bump(lease)).pause for _ in range(2)] == [True, True]
-    await suite.resume()
+    assert [await suite.resume() for _ in range(2)] == [True, False]
     assert not (await suite.bump(lease)).pause
+
+
+async def test_all_sessions_are_told_of_a_pause_and_one_of_its_drain(suite: Suite):
+    one, two = await suite.start(), await suite.start()
+    woken = [asyncio.Event(), asyncio.Event()]
+    told: list[int] = []
+    async with (
+        suite.database.listening(woken[0].set, lease=one, asked=lambda: told.append(1)),
+        suite.database.listening(woken[1].set, lease=two, asked=lambda: told.append(2)),
+    ):
+        await suite.until_heard(*woken)
+        told.clear()  # of what may have been missed before
+
+        async def heard() -> list[int]:
+            async with asyncio.timeout(20):
+                while not told:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            found = sorted(told)
+            told.clear()
+            return found
+
+        await suite.pause()
+        assert await heard() == [1, 2]
+        await suite.resume()
+        assert await heard() == [1, 2]
+        await suite.ask_to_drain(two)
+        assert await heard() == [2]
 
 
 async def test_draining_is_kept(suite: Suite):

@@ -201,7 +201,7 @@ async def test_a_session_has_it(suite: Suite):
     assert (round(found.session.beat_ago), round(found.session.left)) == (2, 28)
     await suite.database.cancel(key)
     assert (await suite.database.why(key)).why.endswith("; it is asked to cancel the task")
-    await suite.bump(session, draining=True)
+    await suite.ask_to_drain(session)
     found = await suite.database.why(key)
     assert (found.state, found.session.state) == ("held", "draining")
     assert found.why.endswith("; it is draining")
@@ -262,6 +262,9 @@ async def test_its_session_has_ended_or_was_deleted_or_is_another_mapping_s(suit
 async def test_nobody_is_there_or_all_are_draining_or_it_is_paused(suite: Suite):
     key = await add_one(suite)
     assert await told(suite, key) == ("waiting", "no session is live: no Runner of this mapping runs")
+    session = await suite.start()
+    await suite.ask_to_drain(session)  # it may not have heard so yet
+    assert await told(suite, key) == ("waiting", "all sessions that live are draining")
     session = await suite.start()
     await suite.bump(session, draining=True)
     assert await told(suite, key) == ("waiting", "all sessions that live are draining")

@@ -29,7 +29,6 @@ async def run_until_settled(database: MemoryDatabase, runner: Runner) -> None:
 def test_the_policy_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     page = Page("retries.md")
     page.run(holding="patient = Retry(")
-    page.run(holding="def health(")
     assert page.done
     database = MemoryDatabase({1: "limited", 2: "nowhere", 3: "broken", 4: "good"})
     attempts: dict[str, list[float]] = {}
@@ -44,7 +43,6 @@ def test_the_policy_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("random.uniform", lambda least, most: most)
     runner = page["make_runner"](database, send)
-    assert page["health"](runner) == ({"ready": False}, 503)
     run_virtual(run_until_settled(database, runner))
     assert database.finished == [4, 1]
     assert database.discarded == [2, 3]

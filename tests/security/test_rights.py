@@ -92,7 +92,7 @@ async def test_t5_a_service_may_call_what_it_needs_and_nothing_else(functions):
     assert given == FOR_SERVICES - {"schema_version"}
     for_all = {each["name"] for each in functions if each["for_all"]}
     assert for_all <= OF_NO_ACCOUNT | {"schema_version"}, for_all
-    assert "adopt" not in given | for_all
+    assert not {"adopt", "pause_mapping", "resume_mapping", "drain_session"} & (given | for_all)
 
 
 async def test_t5_why_tells_a_service_nothing_of_a_row_and_not_what_its_taskers_raised(lab):

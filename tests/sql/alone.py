@@ -100,6 +100,8 @@ def _changed(change: Change) -> str:
 def _value(name: str, value: Any, at: datetime) -> Any:
     if name == "session_id" and value and value >= 100:
         return "of the new session"
+    if name == "idle_from" and value:
+        return "on"
     if name not in TIMES or value in (None, "infinity"):
         return value
     seconds = round((datetime.fromisoformat(value) - at).total_seconds())

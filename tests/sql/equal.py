@@ -10,6 +10,7 @@ FORGETS = "forget_cancelled asks the same again, under the row's lock"
 PAIRS = "session and key are compared in pairs, so that each of the two conditions implies the other"
 
 EQUAL: dict[str, str] = {
+    "get_work: no `LIMIT my.want`": "the LIMIT around it ends the walk as soon, and a row is locked only when it is asked for",
     "sessions_of: without `AND s.swept_at IS NULL` (2)": UNENDED,
     "sessions_of: not so `AS MATERIALIZED`": INLINED,
     "sweep_sessions: without `AND s.id <> ALL (p_named)`": "what is swept although a task names it comes back in the next statement of the same call",

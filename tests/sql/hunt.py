@@ -36,6 +36,7 @@ from tests.support import EMAILS
 TABLE = Path("docs/reference/sql-mutants.md")
 TESTS = [
     "tests/sql/test_schedules.py",
+    "tests/sql/test_position.py",
     "tests/sql/test_requests.py",
     "tests/sql/test_accepts.py",
     "tests/sql/test_limit_schedules.py",

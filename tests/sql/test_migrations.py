@@ -690,10 +690,11 @@ async def test_the_schema_of_a_newer_library_that_serves_this_one_is_used_and_le
 
 
 @pytest.mark.fault("D30")
-async def test_the_sessions_of_an_earlier_schema_get_the_columns_that_they_lack(admin):
+@pytest.mark.parametrize("column", ["beat_at", "idle_from"])
+async def test_the_sessions_of_an_earlier_schema_get_the_columns_that_they_lack(admin, column):
     """And those of it go on."""
     await install(admin, EMAILS)
-    await admin.execute("ALTER TABLE session_lock.session DROP COLUMN beat_at")
+    await admin.execute(f"ALTER TABLE session_lock.session DROP COLUMN {column}")
     await version(admin, SCHEMA_VERSION - 1, SCHEMA_VERSION - 1)
     session = await admin.fetchrow(
         "SELECT id, nonce FROM session_lock.start_session('email', '', 10, 30, 'old-host:7', '', '')"

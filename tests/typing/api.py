@@ -10,6 +10,7 @@ import asyncpg
 from session_lock import (
     Batch,
     Discard,
+    Health,
     PostgresDatabase,
     Release,
     Runner,
@@ -89,6 +90,7 @@ async def main() -> None:
     async with Runner(typed, send) as runner:
         assert_type(runner, Runner[Email])
         assert_type(runner.failed, BaseException | None)
+    assert_type(runner.health(), Health)
     group = RunnerGroup(runner, Runner(MemoryDatabase[Email]({}), send), concurrency=2, on_failure=print)
 
     async def find() -> MemoryDatabase[Email]:

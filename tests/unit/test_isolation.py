@@ -568,9 +568,9 @@ async def test_whatever_happens_while_a_suspect_waits_or_runs_it_comes_to_its_tu
         case "give back":
             database.ask_to_give_back(1, 5)
         case "pause":
-            database.pause()
+            await database.pause()
             await asyncio.sleep(12)
-            database.resume()
+            await database.resume()
     if how in {"stop", "cancel"}:
         await asyncio.wait({run})
         assert_free(database)

@@ -366,7 +366,7 @@ async def test_give_back_releases_the_latest_unstarted_tasks() -> None:
         await asyncio.sleep(0.1)
         held = [row.key for row in database._tasks.values() if row.session_id]
         assert held == list(range(1, 11))
-        database.pause()
+        database.fail("get_work")  # which would have them back
         database.ask_to_give_back(1, 4)
         await until(lambda: database.count("release_tasks"))
         await asyncio.sleep(0.1)
@@ -382,15 +382,53 @@ async def test_give_back_releases_the_latest_unstarted_tasks() -> None:
 async def test_a_paused_mapping_claims_nothing_until_it_goes_on() -> None:
     database = table(0)
     async with running(Runner(database, do_all, settings())):
-        database.pause()
+        await database.pause()
         await asyncio.sleep(6)
         looks = database.count("get_work")
         database.add(1, "x")
         await asyncio.sleep(60)
         assert database.count("get_work") == looks
         assert database.finished == []
-        database.resume()
+        await database.resume()
         await until(lambda: database.finished, within=8)
+
+
+@virtual
+async def test_who_is_paused_gives_back_at_once_what_it_has_not_begun_and_ends_what_it_runs() -> None:
+    database, tasker = table(20), Sleeper(30)
+    config = settings(batch_size=2, concurrency=2, tasks_per_session=10)
+    async with running(Runner(database, tasker, config)):
+        await until(lambda: len(tasker.begun) == 2)
+        await asyncio.sleep(0.1)
+        assert len([row for row in database._tasks.values() if row.session_id]) == 10
+        assert await database.pause()
+        await asyncio.sleep(0.1)  # told, so it does not wait for its keepalive
+        assert [row.key for row in database._tasks.values() if row.session_id] == [1, 2, 3, 4]
+        assert {row.attempts for row in database._tasks.values() if row.session_id is None} == {0}
+        await asyncio.sleep(100)
+        assert sorted(database.finished) == [1, 2, 3, 4]
+        assert len(tasker.begun) == 2
+        assert not await database.pause()
+        assert await database.resume()
+        resumed = now()
+        await until(lambda: len(tasker.begun) == 4)
+        assert now() - resumed < 0.1
+        assert not await database.resume()
+
+
+@virtual
+async def test_a_look_that_was_under_way_at_the_pause_begins_nothing() -> None:
+    database, tasker = table(3), Sleeper(1)
+    database.delay("get_work", 2, committed=True)
+    async with running(Runner(database, tasker, settings())):
+        await until(lambda: database.count("get_work"))
+        await asyncio.sleep(1)
+        assert await database.pause()
+        await asyncio.sleep(20)
+        assert tasker.begun == []
+        assert [row.session_id for row in database._tasks.values()] == [None] * 3
+        await database.resume()
+        await until(lambda: len(database.finished) == 3)
 
 
 @virtual
@@ -398,7 +436,7 @@ async def test_a_request_to_drain_is_a_stop() -> None:
     database, tasker = table(1), Sleeper(12)
     run = asyncio.create_task(Runner(database, tasker, settings()).run())
     await until(lambda: tasker.begun)
-    database.ask_to_drain(1)
+    await database.drain(1)
     await run
     assert database.finished == [1]
     assert now() == pytest.approx(12, abs=0.2)

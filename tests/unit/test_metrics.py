@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from session_lock import DatabaseError, Runner, RunnerGroup, SchemaError, SessionLost, each
-from session_lock.database import Backlog
+from session_lock.facts import Backlog
 from session_lock.telemetry.meters import meter_of
 from session_lock.telemetry.words import METRICS, OPERATIONS
 from tests.docs.examples import ROOT

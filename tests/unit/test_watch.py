@@ -56,7 +56,7 @@ async def test_keepalives_in_a_thread_keep_the_memory_database_to_its_own_loop()
 
     async def until_it_drains(task: Any) -> None:
         threads.clear()
-        database.ask_to_drain(1)
+        await database.drain(1)
         while not database.sessions[0].draining:
             await asyncio.sleep(0.01)
 

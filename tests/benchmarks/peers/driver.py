@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.peers.environments import CACHE, make_environment, version_in
+from tests.benchmarks.peers.environments import CACHE, is_made, make_environment, version_in
 from tests.benchmarks.peers.processes import PeerError, running
 
 ADAPTERS = Path(__file__).parent / "adapters"
@@ -69,6 +69,10 @@ class Peer:
 
     adapters: Path = field(default=ADAPTERS, repr=False)
     cache: Path = field(default=CACHE, repr=False)
+
+    @property
+    def installed(self) -> bool:
+        return is_made(self._environment, self.requirements)
 
     @property
     def version(self) -> str:

@@ -28,21 +28,31 @@ async def make_environment(folder: Path, python: tuple[int, int], requirements: 
     """Make it unless it is there. Raises PeerError where there is no such Python, or what is required does not install."""
     # All with the same Python, except those that need a newer one.
     interpreter = sys.executable if sys.version_info >= python else f">={python[0]}.{python[1]}"
-    made, recipe = folder / "made", json.dumps([sys.version, *requirements])
-    if made.exists() and made.read_text() == recipe:
+    if is_made(folder, requirements):
         return
+    made = folder / "made"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         async with asyncio.timeout(PATIENCE):
             await _uv(folder, "venv", "--allow-existing", "--python", interpreter, folder)
             await _uv(folder, "pip", "install", "--python", folder / "bin" / "python", *requirements)
-        made.write_text(recipe)
+        made.write_text(_recipe(requirements))
     except TimeoutError:
         raise PeerError(f"it was not installed within {PATIENCE:.0f} s") from None
     finally:
         if not made.exists():
             shutil.rmtree(folder)
+
+
+def is_made(folder: Path, requirements: Sequence[str]) -> bool:
+    """Whether it is there, and was made of the same."""
+    made = folder / "made"
+    return made.exists() and made.read_text() == _recipe(requirements)
+
+
+def _recipe(requirements: Sequence[str]) -> str:
+    return json.dumps([sys.version, *requirements])
 
 
 def version_in(folder: Path, name: str) -> str:

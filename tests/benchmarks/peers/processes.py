@@ -25,11 +25,20 @@ class Process:
     _process: asyncio.subprocess.Process
     _errors: IO[bytes]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def tell(self, line: str) -> None:
         assert self._process.stdin is not None
         with suppress(ConnectionError):  # what it died of is told by its answer
             self._process.stdin.write(f"{line}\n".encode())
             await self._process.stdin.drain()
+
+    def no_more(self) -> None:
+        """It is told nothing from here on."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     async def answer(self) -> str:
         """Its next line. Raises PeerError with what it complained of if it ends without one."""

@@ -21,6 +21,7 @@ import sys
 import threading
 import traceback
 from abc import ABC, abstractmethod
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -127,7 +128,7 @@ async def _serve(adapter: Adapter, request: dict[str, Any]) -> None:
             case "drain":
                 await _drain(adapter, request["tasks"], go)
             case "latency":
-                await _latency(adapter, request["samples"])
+                _say({"milliseconds": await latency(adapter, request["samples"])})
     except BaseException as error:
         traceback.print_exc()
         print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
@@ -157,10 +158,16 @@ async def _drain(adapter: Adapter, tasks: int, go: asyncio.Event) -> None:
     while await adapter.unfinished():
         await asyncio.sleep(LOOK)
     taken = {"seconds": perf_counter() - begun, "cpu": _cpu() - cpu}
-    _say(taken | {"rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT})
+    _say(taken | {"rss": peak_memory()})
 
 
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+def peak_memory() -> int:
+    """The most bytes that this process has had."""
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not by getrusage, which tells the most of this process and of the one that has started it.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def _cpu() -> float:
@@ -168,7 +175,8 @@ def _cpu() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-async def _latency(adapter: Adapter, samples: int) -> None:
+async def latency(adapter: Adapter, samples: int) -> list[float]:
+    """Milliseconds from before a task is enqueued to the start of its body, on an idle system."""
     work = asyncio.create_task(adapter.work())
     await asyncio.sleep(IDLE)
     taken = []
@@ -179,4 +187,5 @@ async def _latency(adapter: Adapter, samples: int) -> None:
         await adapter.enqueue_one()
         await ran.reached(work)
         taken.append((ran.at - before) * 1000)
-    _say({"milliseconds": taken[WARM_UP:]})
+    work.cancel()
+    return taken[WARM_UP:]

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol
 
 from session_lock.errors import SchemaError
-from session_lock.names import quote_inside_literal, quote_name
+from session_lock.names import quote_inside_literal
 from session_lock.table import Shape, TaskTable, install_command
 
 KEY_TYPES = {
@@ -182,7 +182,7 @@ async def check_name_is_free(connection: Connection, table: TaskTable, functions
     """Refuse a mapping that is called as one of another table is: their sessions would be one group, and share the tasks of
     both. `functions` is its set. The table of another one is told by the functions that were installed for it.
     """
-    ours = ".".join(quote_name(part) for part in table.qualified)
+    ours = table.quoted
     rows = await connection.fetch(
         r"""
         WITH other (source) AS MATERIALIZED (

@@ -163,6 +163,8 @@ class Work(Generic[T_co]):
     """Seconds that it took to look through all that is due; None if the look began at a position, and so has not seen all."""
     heard: bool = False
     """Whether until `next_due` whatever comes to be claimable wakes those who listen: who does need not look for it."""
+    sharing: int | None = None
+    """How many sessions there are that may be given work; None: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

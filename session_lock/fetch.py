@@ -96,8 +96,7 @@ async def listen(hold: Hold[T]) -> None:
         database = hold.database
         hold.replaced.clear()
         try:
-            async with database.listening(hold.woken, lease=hold.lease, asked=hold.beat_now.set) as hears:
-                hold.hears = hears or _never
+            async with database.listening(hold.woken, lease=hold.lease, asked=hold.beat_now.set) as hold.hears:
                 await hold.replaced.wait()
         except Exception as error:  # noqa: BLE001 (a database that does not keep its contract)
             logger.warning(
@@ -105,11 +104,7 @@ async def listen(hold: Hold[T]) -> None:
             )
             await hold.replaced.wait()
         finally:
-            hold.hears = _never
-
-
-def _never() -> bool:
-    return False
+            hold.hears = None
 
 
 async def _look(
@@ -182,6 +177,7 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
         hold.telemetry.count(words.CONSUMED, len(work.tasks))
     if work.share is not None or position is None:
         hold.share = work.share
+    hold.is_alone = work.sharing == 1
     if work.share is not None:
         hold.scarcity.found()
     elif work.tasks:
@@ -200,7 +196,7 @@ async def _let_slots_begin() -> None:
 def _poll_interval(hold: Hold[Any], work: Work[Any]) -> float:
     """Seconds until the next look, if nobody says anything before."""
     seconds = hold.settings.poll_interval
-    if work.heard and hold.hears():
+    if work.heard and hold.hears is not None and hold.hears():
         seconds = max(seconds, hold.settings.idle_poll_interval)
     return seconds * random.uniform(0.8, 1.2)
 

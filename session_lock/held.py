@@ -64,6 +64,7 @@ class HeldTasks(Holder, Generic[T]):
         self.capacity = capacity
         self.busy = 0  # slots that have a batch
         self.limited = False  # the last look was held back by a limit, so a finish may let more through
+        self.is_alone = False  # no other session was given work at the last look
         self.held: dict[TaskKey, Task[T]] = {}  # claimed and not yet recorded, in claim order
         self.ready: deque[Task[T]] = deque()  # of these: not begun
         self.running: dict[asyncio.Task[Any], Batch[T]] = {}  # of these: in a call of the tasker

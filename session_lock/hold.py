@@ -84,7 +84,7 @@ class Hold(Room[T]):
         self.freed = False  # something was recorded since the last look began
         self.failed_looks = 0  # calls of get_work in a row that failed
         self.asked = asyncio.Event()  # somebody asks for a look at once
-        self.hears: Callable[[], bool] = lambda: False  # whether wake-ups come through
+        self.hears: Callable[[], bool] | None = None  # whether wake-ups come through; None: nobody knows
         self.beat_now = asyncio.Event()
         self.replaced = asyncio.Event()  # another object stands for the database now
         self.in_doubt = asyncio.Event()  # the database has not answered: it may be elsewhere

@@ -56,6 +56,7 @@ class Reader(Generic[T]):
             limited=state["outcome"] is not None,
             walked=state["walked"],
             heard=bool(state["heard"]),
+            sharing=state["sharing"],
         )
 
     def unreadable(self, rows: Sequence[Row], error: Exception) -> Work[T]:

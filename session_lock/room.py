@@ -45,10 +45,13 @@ class Room(HeldTasks[T]):
         return room
 
     def along(self) -> int:
-        """How many finished tasks a look would take along, and so make room for. Not where a limit may be in the way: who has
-        locked rows does not wait for it.
+        """How many finished tasks a look would take along, and so make room for.
+
+        Not where a limit may be in the way: who has locked rows does not wait for it. Nor beside other sessions: SKIP LOCKED does
+        wait for whoever changes a row for the second time since the statement began, so two that have finished some in the same
+        transaction could wait for each other.
         """
-        return 0 if self.limited else self.outbox.along
+        return self.outbox.along if self.is_alone and not self.limited else 0
 
     def hand_over(self, count: int) -> None:
         """Others have nothing to do and ask for so many: release as many that will not be begun here soon."""

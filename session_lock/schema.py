@@ -110,7 +110,7 @@ def fill(text: str, words: dict[str, str]) -> str:
 def names(table: TaskTable) -> dict[str, str]:
     """Those of the words that the mapping alone determines."""
     claim = table.claim_columns
-    qualified = ".".join(quote_name(part) for part in table.qualified)
+    qualified = table.quoted
     return {
         "table": qualified,
         "table_text": quote_literal(qualified),
@@ -244,7 +244,7 @@ def mapping_files(table: TaskTable, kind: str) -> tuple[str, ...]:
 
 ENVELOPE = (
     "kind", "task_key", "task_token", "task_attempt", "outcome", "task_position", "next_due", "lease_left", "task_share",
-    "task_alone", "walked", "heard",
+    "task_alone", "walked", "heard", "sharing",
 )  # fmt: skip
 """The first columns of what get_work returns; the mapping's own follow."""
 

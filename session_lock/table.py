@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, fields
 
 from session_lock.errors import SettingsError
 from session_lock.limits import AnyLimit, Rules, as_limits, rules_of
-from session_lock.names import BODY_QUOTE, check_name, is_storable, split_direction, split_name, squeeze
+from session_lock.names import (
+    BODY_QUOTE,
+    check_name,
+    is_storable,
+    quote_name,
+    split_direction,
+    split_name,
+    squeeze,
+)
 from session_lock.versions import check_readable
 
 
@@ -157,6 +165,11 @@ class TaskTable:
     def qualified(self) -> tuple[str, str]:
         """Schema and table, unquoted."""
         return split_name(self.table)
+
+    @property
+    def quoted(self) -> str:
+        """The same as SQL names it."""
+        return ".".join(quote_name(part) for part in self.qualified)
 
     @property
     def order(self) -> tuple[tuple[str, bool], ...]:

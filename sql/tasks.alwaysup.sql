@@ -72,14 +72,15 @@ $function$;
 --   'state'    once, last: next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left
 --              (seconds), task_share (how many tasks the session may hold; NULL where the share does not bind: there is
 --              plenty, or nobody to share with), walked (seconds that it took to look through all that is due; NULL if the look
---              began at a position), heard (until next_due each task that comes wakes who listens, so nobody need look for it); outcome is 'limited' if a limit of the mapping has held tasks back.
+--              began at a position), heard (until next_due each task that comes wakes who listens, so nobody need look for it), sharing (how many
+--              sessions there are that may be given work); outcome is 'limited' if a limit of the mapping has held tasks back.
 CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
   p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_over_share boolean, p_at_once integer,
   p_finished __key_type__[], p_tokens bigint[]
 ) RETURNS TABLE (
   kind text, task_key __key_type__, task_token bigint, task_attempt integer, outcome text,
   task_position text, next_due double precision, lease_left double precision, task_share integer, task_alone boolean,
-  walked double precision, heard boolean, __columns__ text
+  walked double precision, heard boolean, sharing integer, __columns__ text
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
 AS $function$
@@ -150,7 +151,7 @@ BEGIN
     RETURN QUERY
     SELECT 'outcome'::text, f.key, NULL::bigint, NULL::integer, f.outcome,
            NULL::text, NULL::double precision, NULL::double precision, NULL::integer, NULL::boolean, NULL::double precision, NULL::boolean,
-           __no_columns__
+           NULL::integer, __no_columns__
       FROM unnest(my.keys, my.outcomes) AS f (key, outcome);
     my.keys := '{}';
   END IF;
@@ -293,7 +294,7 @@ BEGIN
     )
     SELECT 'task'::text, c.key, c.token, c.attempt, CASE WHEN c.key = ANY (my.cancelled) THEN 'cancelled' WHEN c.key = ANY (my.rescued) THEN 'rescued' END,
            c.position, NULL::double precision, NULL::double precision, NULL::integer, c.alone,
-           NULL::double precision, NULL::boolean, __claimed_columns__
+           NULL::double precision, NULL::boolean, NULL::integer, __claimed_columns__
       FROM claimed AS c
      ORDER BY c.rank;
   END IF;
@@ -371,7 +372,7 @@ BEGIN
   SELECT 'state'::text, NULL::__key_type__, NULL::bigint, NULL::integer, CASE WHEN my.limited THEN 'limited' END,
          NULL::text, get_work__set__.next_due, extract(epoch FROM my.expires - my.clock)::double precision, my.share,
          NULL::boolean, CASE WHEN my.from_start THEN my.walked + extract(epoch FROM session_lock.clock() - my.since) END, my.heard,
-         __no_columns__;
+         cardinality(my.sharing), __no_columns__;
 END
 $function$;
 

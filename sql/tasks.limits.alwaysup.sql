@@ -65,8 +65,9 @@ $function$;
 --   p_waits   whether it may wait for the locks of others
 --   p_version its version, if the mapping asks for one (accepts)
 --
--- from_start: too few from the position on, so it has looked from the start. limited: a limit has held tasks back. next_at: when the first of them is due (ordered) or may start (rate). not_before:
--- before that none may be claimed at all, infinity if time alone does not help.
+-- from_start: too few from the position on, so it has looked from the start. limited: a limit has held tasks back. next_at: when
+-- the first of them is due (ordered) or may start (rate). not_before: before that none may be claimed at all, infinity if time
+-- alone does not help.
 CREATE OR REPLACE FUNCTION session_lock.pick__set__(
   p_id bigint, p_want integer, p_held __key_type__[], p_ended bigint[], p_now timestamptz, p_start text, p_waits boolean,
   p_version numeric[],

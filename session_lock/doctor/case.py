@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeAlias
 from session_lock.connections import Connect, Connection
 from session_lock.errors import SessionLockError
 from session_lock.migrations.sandbox import rolled_back
-from session_lock.names import quote_name
 from session_lock.server import Wanted
 from session_lock.sqlstate import is_driver_error
 from session_lock.table import TaskTable
@@ -95,8 +94,3 @@ def hurried(look: Look) -> Look:
                 yield finding
 
     return within
-
-
-def source(table: TaskTable) -> str:
-    """The task table, as SQL names it."""
-    return ".".join(quote_name(part) for part in table.qualified)

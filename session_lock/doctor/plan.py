@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from session_lock.catalog import read_shape
-from session_lock.doctor.case import Case, Finding, hurried, source
+from session_lock.doctor.case import Case, Finding, hurried
 from session_lock.migrations.sandbox import set_locally
 from session_lock.names import quote_name
 from session_lock.schema import render
@@ -62,7 +62,7 @@ async def plan(case: Case) -> AsyncIterator[Finding]:
         yield Finding(
             severity="warning",
             text=f"{text}, by the index {index}: it walks past rows that are dead, held or not due",
-            remedy=f"VACUUM {source(table)}, once nothing holds it up",
+            remedy=f"VACUUM {table.quoted}, once nothing holds it up",
             evidence=evidence,
         )
         return
@@ -72,7 +72,7 @@ async def plan(case: Case) -> AsyncIterator[Finding]:
         severity="warning",
         text=f"{text}, and not by the index {index} but by {ways}"
         + (f"; set are {changed}" if changed else ""),
-        remedy=f"ANALYZE {source(table)}" + ("; and reset those settings" if changed else ""),
+        remedy=f"ANALYZE {table.quoted}" + ("; and reset those settings" if changed else ""),
         evidence={**evidence, "settings": {row["name"]: row["setting"] for row in settings}},
     )
 

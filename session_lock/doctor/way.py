@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from session_lock.connections import Connection, open_connection
-from session_lock.doctor.case import Case, Finding, Severity, said, source
+from session_lock.doctor.case import Case, Finding, Severity, said
 from session_lock.errors import SessionLockError
 from session_lock.listener import round_trip
 from session_lock.names import quote_name
@@ -211,6 +211,6 @@ async def time_zone(case: Case) -> AsyncIterator[Finding]:
                 severity="warning",
                 text=f"{table.table}.{row['name']} has no time zone, and that of the service's connections is {row['zone']}: what now() writes "
                 "there depends on who writes it, and is ambiguous where clocks are put back",
-                remedy=f"ALTER TABLE {source(table)} ALTER COLUMN {quote_name(row['name'])} TYPE timestamptz -- which rewrites it",
+                remedy=f"ALTER TABLE {table.quoted} ALTER COLUMN {quote_name(row['name'])} TYPE timestamptz -- which rewrites it",
                 evidence={"column": row["name"], "zone": row["zone"]},
             )

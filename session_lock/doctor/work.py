@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from session_lock.catalog import read_shape
-from session_lock.doctor.case import Case, Finding, hurried, source
+from session_lock.doctor.case import Case, Finding, hurried
 from session_lock.doctor.way import SKEW
 from session_lock.migrations import pending_summary
 from session_lock.migrations.pruning import FAILURES_KEPT, SESSIONS_KEPT
@@ -87,7 +87,7 @@ async def claims(case: Case) -> AsyncIterator[Finding]:
     rows = await case.connection.fetch(
         f"""
         SELECT claim.holder AS session, s.name AS mapping, count(*) AS tasks
-          FROM (SELECT t.{holder} AS holder FROM {source(table)} AS t WHERE ({pending}) AND t.{holder} IS NOT NULL LIMIT {COUNTED}) AS claim
+          FROM (SELECT t.{holder} AS holder FROM {table.quoted} AS t WHERE ({pending}) AND t.{holder} IS NOT NULL LIMIT {COUNTED}) AS claim
           LEFT JOIN {case.wanted.schema}.session AS s ON s.id = claim.holder
          WHERE s.name IS DISTINCT FROM $1
          GROUP BY claim.holder, s.name
@@ -106,7 +106,7 @@ async def claims(case: Case) -> AsyncIterator[Finding]:
         yield Finding(
             severity="error" if foreign else "warning",
             text=f"pending tasks ({row['tasks']:,}) name session {row['session']}, {whose}",
-            remedy=f"UPDATE {source(table)} AS t SET {holder} = NULL WHERE t.{holder} = {row['session']}",
+            remedy=f"UPDATE {table.quoted} AS t SET {holder} = NULL WHERE t.{holder} = {row['session']}",
             evidence=dict(row),
         )
 

@@ -35,7 +35,7 @@ async def check_assignments(probe: Probe, word: str, given: str) -> None:
         raise SchemaError(
             f"{subject} sets the key {table.key!r}, by which its outcome is found: leave it alone"
         )
-    source = ".".join(quote_name(part) for part in table.qualified)
+    source = table.quoted
     if refused := probe.refused(
         await attempt(probe.connection, f"EXPLAIN UPDATE {source} AS t SET {text} WHERE false")
     ):

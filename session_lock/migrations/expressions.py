@@ -42,7 +42,7 @@ class Probe:
 
 async def make_probe(connection: Connection, table: TaskTable) -> None:
     """Within a transaction that is rolled back."""
-    source = ".".join(quote_name(part) for part in table.qualified)
+    source = table.quoted
     types = ("bigint", "bigint", "integer", "timestamptz")
     added = ", ".join(
         f"ADD COLUMN IF NOT EXISTS {quote_name(column)} {type_}"

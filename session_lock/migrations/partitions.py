@@ -53,7 +53,7 @@ async def incomplete(connection: Connection, table: TaskTable, name: str) -> str
                             WHERE i.indrelid = p.relid AND i.indisvalid)
          ORDER BY NOT p.isleaf, n.nspname, c.relname
         """,
-        ".".join(quote_name(part) for part in table.qualified),
+        table.quoted,
         f"{quote_name(table.qualified[0])}.{quote_name(name)}",
     )
     return f"is missing or invalid in {rows[0]['partition']}" if rows else ""
@@ -72,7 +72,7 @@ async def check_partition_rights(connection: Connection, table: TaskTable) -> No
          WHERE NOT (pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(n.oid, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE'))
          ORDER BY n.nspname, c.relname
         """,
-        ".".join(quote_name(part) for part in table.qualified),
+        table.quoted,
     )
     for row in rows:
         if not row["owns"]:

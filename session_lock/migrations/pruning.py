@@ -99,7 +99,7 @@ async def _sets(connection: Connection, table: TaskTable, current: str) -> dict[
         table.schema,
         current[:-9],
     )
-    source = ".".join(quote_name(part) for part in table.qualified)
+    source = table.quoted
     title = f"'{quote_inside_literal(table.name)}'::text"
     ours = {
         row["set"]

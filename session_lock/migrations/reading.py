@@ -39,7 +39,7 @@ class Pending:
 
 async def pending_summary(connection: Connection, table: TaskTable) -> Pending:
     """Count the pending rows, up to 100,000, and tell the age of the oldest where the claim columns are there already."""
-    source, pending = _source(table), one_line_safe(table.pending)
+    source, pending = table.quoted, one_line_safe(table.pending)
     with sentences(f"{table.table} could not be read"):
         async with at_hand(connection, table), rolled_back(connection, patience="5s"):
             await read_shape(connection, table)
@@ -102,13 +102,9 @@ def _peek(table: TaskTable, *, installed: bool) -> tuple[str, list[Any]]:
         selected += f", ({one_line_safe(table.accepts)})::text AS accepts"
     ordered = ", ".join(f"t.{quote_name(column)}{' DESC' if down else ''}" for column, down in order)
     return (
-        f"SELECT {selected} FROM {_source(table)} AS t WHERE {where} ORDER BY {ordered} LIMIT $1",
+        f"SELECT {selected} FROM {table.quoted} AS t WHERE {where} ORDER BY {ordered} LIMIT $1",
         arguments,
     )
-
-
-def _source(table: TaskTable) -> str:
-    return ".".join(quote_name(part) for part in table.qualified)
 
 
 async def _is_ours(connection: Connection, table: TaskTable) -> bool:

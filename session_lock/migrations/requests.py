@@ -39,7 +39,7 @@ async def parked(connection: Connection, table: TaskTable, limit: int = 10) -> S
     claim = table.claim_columns
     columns = list(dict.fromkeys((table.key, *table.columns, claim.attempts)))
     selected = ", ".join(f"t.{quote_name(column)}::text AS {quote_name(column)}" for column in columns)
-    source = ".".join(quote_name(part) for part in table.qualified)
+    source = table.quoted
     key = f"t.{quote_name(table.key)}"
     query = (
         f"SELECT {selected}, (SELECT f.error FROM {quote_name(table.schema)}.failure AS f WHERE f.name = $2 AND f.task_key = {key}::text"

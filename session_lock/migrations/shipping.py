@@ -13,7 +13,7 @@ from session_lock.table import Shape, TaskTable, due_index_name, function_set, h
 
 
 async def is_there(connection: Connection, table: TaskTable) -> bool:
-    name = ".".join(quote_name(part) for part in table.qualified)
+    name = table.quoted
     return bool(await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name))
 
 

@@ -2,7 +2,8 @@
 
 It does what the functions in `sql/` do, and passes the same suite. Its clock is the running event loop's, so it works
 in virtual time. Several Runners of one process share one object. What it leaves out: it forgets nothing, so there is no
-sweep of ended sessions, and its data is what you gave it, not a copy.
+sweep of ended sessions, and its data is what you gave it, not a copy. It does not say that sessions are told of all that comes, so
+Runners poll.
 """
 
 from __future__ import annotations
@@ -173,6 +174,7 @@ class MemoryDatabase(MemoryShares[T]):
                 share=share,
                 limited=picked.limited,
                 walked=0.0 if whole else None,
+                sharing=len(sharing),
             )
 
     async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:

@@ -167,7 +167,7 @@ CREATE OR REPLACE FUNCTION session_lock.get_work_packing(
 ) RETURNS TABLE (
   kind text, task_key bigint, task_token bigint, task_attempt integer, outcome text,
   task_position text, next_due double precision, lease_left double precision, task_share integer, task_alone boolean,
-  walked double precision, heard boolean, id bigint, customer text, placed_at timestamptz
+  walked double precision, heard boolean, sharing integer, id bigint, customer text, placed_at timestamptz
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
 AS $function$
@@ -257,7 +257,7 @@ BEGIN
     SELECT 'task'::text, t.id, t.claim_token, t.attempts, NULL::text,
            NULL::text, NULL::double precision, NULL::double precision, NULL::integer,
            CASE WHEN t.attempts > 2 THEN session_lock.is_suspect(v_name, t.id::text) END,  -- to be run alone
-           NULL::double precision, NULL::boolean, t.id, c.name, t.placed_at
+           NULL::double precision, NULL::boolean, NULL::integer, t.id, c.name, t.placed_at
       FROM unnest(v_keys) WITH ORDINALITY AS claim (key, rank)
       JOIN (shop.orders AS t JOIN shop.customer AS c ON c.id = t.customer_id) ON t.id = claim.key
      ORDER BY claim.rank;
@@ -301,6 +301,7 @@ BEGIN
   outcome := NULL;
   lease_left := extract(epoch FROM v_expires - v_clock);
   task_share := v_share;
+  sharing := cardinality(v_sharing);
   RETURN NEXT;
 END
 $function$;

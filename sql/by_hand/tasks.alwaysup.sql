@@ -3,7 +3,7 @@
 --
 -- What you may change is what a task is, what finishes it, and in which order tasks come. Keep these rules, or tasks are
 -- lost or done twice (each of them was learned from a fault that somebody had):
---   * Signatures and the first twelve result columns of get_work stay as they are: the Runner calls them.
+--   * Signatures and the first thirteen result columns of get_work stay as they are: the Runner calls them.
 --   * Lock order: the own session first (hold_session does it), then task rows, several of them in the order of the key or
 --     with SKIP LOCKED. What other tables you write, write after that.
 --   * The fence: finish, release and discard only what is `held` by standing_TODO_NAME: my session, my token, still pending.
@@ -123,7 +123,7 @@ CREATE OR REPLACE FUNCTION session_lock.get_work_TODO_NAME(
 ) RETURNS TABLE (
   kind text, task_key TODO_KEY_TYPE, task_token bigint, task_attempt integer, outcome text,
   task_position text, next_due double precision, lease_left double precision, task_share integer, task_alone boolean,
-  walked double precision, heard boolean, TODO_COLUMNS text
+  walked double precision, heard boolean, sharing integer, TODO_COLUMNS text
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
 AS $function$
@@ -209,7 +209,7 @@ BEGIN
     SELECT 'task'::text, t.TODO_KEY, t.claim_token, t.attempts, NULL::text,
            NULL::text, NULL::double precision, NULL::double precision, NULL::integer,
            CASE WHEN t.attempts > 2 THEN session_lock.is_suspect(v_name, t.TODO_KEY::text) END,  -- to be run alone
-           NULL::double precision, NULL::boolean, TODO_SELECT
+           NULL::double precision, NULL::boolean, NULL::integer, TODO_SELECT
       FROM unnest(v_keys) WITH ORDINALITY AS claim (key, rank)
       JOIN TODO_TASKS AS t ON t.TODO_KEY = claim.key
      ORDER BY claim.rank;
@@ -251,6 +251,7 @@ BEGIN
   outcome := NULL;
   lease_left := extract(epoch FROM v_expires - v_clock);
   task_share := v_share;
+  sharing := cardinality(v_sharing);
   RETURN NEXT;
 END
 $function$;

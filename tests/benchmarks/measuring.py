@@ -18,6 +18,7 @@ import psutil
 from tests.benchmarks.client import WARM_UP
 from tests.benchmarks.ground import ROOT, Ground, Rows, Used
 from tests.benchmarks.peers.processes import Process, running
+from tests.support import connected
 
 Figures = dict[str, Any]
 """Of one measurement, each by its name: "rate" is tasks (or calls) a second, "wal" bytes of a task .."""
@@ -45,9 +46,9 @@ class Cell:
     async def measure(self, ground: Ground) -> Figures:
         # The clients start while the database is copied.
         async with _processes(self) as clients, ground.database(self.rows) as dsn, AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(_connected(dsn))
+            connection = await stack.enter_async_context(connected(dsn))
             if self.snapshot:
-                holder = await stack.enter_async_context(_connected(dsn))
+                holder = await stack.enter_async_context(connected(dsn))
                 await holder.execute(
                     "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM public.email LIMIT 1"
                 )
@@ -214,12 +215,3 @@ async def _ended(client: Process) -> Any:
 def _cpu(clients: Sequence[Process]) -> float:
     times = [psutil.Process(client.pid).cpu_times() for client in clients]
     return sum(each.user + each.system for each in times)
-
-
-@asynccontextmanager
-async def _connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        yield connection
-    finally:
-        connection.terminate()

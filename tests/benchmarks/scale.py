@@ -12,8 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
@@ -22,7 +21,7 @@ import asyncpg
 from session_lock import Batch, PostgresDatabase, Runner, RunnerGroup, Settings, Task, each
 from session_lock.embedded import temp_postgres
 from tests.chaos.pgbouncer import pgbouncer
-from tests.support import EMAIL_TABLE, EMAILS, apply_mapping
+from tests.support import EMAIL_TABLE, EMAILS, apply_mapping, connected
 
 TASKS = 60_000
 
@@ -83,15 +82,6 @@ async def seconds(dsn: str, tasks: int, processes: int) -> float:
         while await connection.fetchval("SELECT EXISTS (SELECT FROM public.email WHERE sent_at IS NULL)"):
             await asyncio.sleep(0.02)
         return (await connection.fetchval("SELECT max(sent_at) FROM public.email") - begun).total_seconds()
-
-
-@asynccontextmanager
-async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection[Any]]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def drain(dsns: list[str], processes: int, batch_size: int, through: list[str] | None = None) -> float:

@@ -791,7 +791,7 @@ async def test_doctor_says_what_is_wrong_and_what_mends_it(cli, admin, database,
     assert await cli("doctor", "MAPPING", *service) == 1
     assert cli.out.splitlines()[:2] == [
         "warning: the mapping is paused, for 3 hours now: no task is claimed",
-        "  DELETE FROM \"session_lock\".pause WHERE name = 'email'",
+        "  SELECT \"session_lock\".resume_mapping('email')",
     ]
 
     await admin.execute("UPDATE session_lock.session SET ended_at = now()")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import asyncpg
 import pytest
@@ -35,17 +34,14 @@ mails = TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at =
 
 async def test_what_is_shown_is_printed(
     database: TestDatabase,
-    tmp_path: Path,
+    write_jobs: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     [(words, output)] = re.findall(
         r'^\$ session-lock (.*) "\$SERVICE"\n((?:(?!```).*\n)+)', PAGE.text, flags=re.MULTILINE
     )
-    (tmp_path / "jobs.py").write_text(JOBS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "jobs", raising=False)
+    write_jobs(JOBS)
     monkeypatch.setattr(server, "WRONG", {})  # this server is made for tests
     names: dict[str, TaskTable] = {}
     exec(JOBS, names)
@@ -62,7 +58,6 @@ async def test_what_is_shown_is_printed(
         assert await asyncio.to_thread(main, arguments) == 2
     finally:
         await admin.close()
-        sys.modules.pop("jobs", None)
     printed = capsys.readouterr().out.replace(database.name, "shop")
     # That the owner is a superuser here is said too, as the last thing.
     assert printed.partition("note: the functions run as")[0].splitlines() == output.splitlines()[:6]

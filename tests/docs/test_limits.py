@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import asyncpg
 import pytest
@@ -76,12 +75,9 @@ def test_the_database_for_tests(page: Page) -> None:
 
 
 async def test_the_commands(
-    page: Page, database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Page, database: TestDatabase, write_jobs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "jobs.py").write_text("\n".join(page.blocks))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "jobs", raising=False)
+    write_jobs("\n".join(page.blocks))
     monkeypatch.setenv("DATABASE_URL", database.admin_dsn)
     admin = await asyncpg.connect(database.admin_dsn)
     await admin.execute(re.search(r"# (CREATE TABLE .*)", page.blocks[0])[1])

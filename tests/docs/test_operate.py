@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import asyncpg
 import pytest
@@ -25,14 +24,10 @@ JOBS = 'from session_lock import TaskTable\nmails = TaskTable("mail", key="id", 
 
 async def test_what_it_shows_and_grants(
     database: TestDatabase,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    write_jobs: Callable[[str], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "jobs.py").write_text(JOBS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
-    monkeypatch.delitem(sys.modules, "jobs", raising=False)
+    write_jobs(JOBS)
     names: dict[str, TaskTable] = {}
     exec(JOBS, names)
     admin = await asyncpg.connect(database.admin_dsn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,13 +31,14 @@ def page() -> Page:
 
 @pytest.fixture
 async def admin(
-    page: Page, database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Page,
+    database: TestDatabase,
+    write_jobs: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> asyncpg.Connection:
-    (tmp_path / "jobs.py").write_text(page.blocks[0])
+    write_jobs(page.blocks[0])
     (tmp_path / "migrations").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "jobs", raising=False)
     monkeypatch.setenv("DATABASE_URL", database.admin_dsn)
     admin = await asyncpg.connect(database.admin_dsn)
     if admin.get_server_version().major < 18:

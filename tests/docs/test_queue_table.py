@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import asyncpg
 import pytest
@@ -22,17 +21,14 @@ from tests.docs.pages import Page
 
 async def test_everything_that_the_page_does(
     database: TestDatabase,
-    tmp_path: Path,
+    write_jobs: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     page = Page("queue-table.md")
     set_up_django()
     page.run(holding='queue("jobs")')
-    (tmp_path / "jobs.py").write_text(page.blocks[0])
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "jobs", raising=False)
+    write_jobs(page.blocks[0])
     monkeypatch.setenv("DATABASE_URL", database.admin_dsn)
     admin = await asyncpg.connect(database.admin_dsn)
 
@@ -104,7 +100,6 @@ async def test_everything_that_the_page_does(
         await admin.execute(text)
         assert await admin.fetchval("SELECT to_regclass('jobs')") is None
     finally:
-        sys.modules.pop("jobs", None)
         await admin.close()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
-import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -89,19 +89,17 @@ def test_the_names_in_the_text_exist() -> None:
 
 async def test_the_steps_of_adopting_it_work(
     database: TestDatabase,
+    write_jobs: Callable[[str], None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """All of the commands in the text, in its order, on a table that is there, with rows that were there before."""
     mapping = re.search(r"^mails = TaskTable\(.*\)$", blocks("python")[0], flags=re.MULTILINE)[0]
-    (tmp_path / "jobs.py").write_text(f"from session_lock import TaskTable\n{mapping}\n")
+    write_jobs(f"from session_lock import TaskTable\n{mapping}\n")
     (tmp_path / "migrations").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("DATABASE_URL", database.admin_dsn)
     monkeypatch.delenv("SESSION_LOCK_DSN", raising=False)
-    monkeypatch.delitem(sys.modules, "jobs", raising=False)
 
     async def run(*words: str) -> tuple[int, str]:
         status = await asyncio.to_thread(main, words)  # which runs a loop of its own
@@ -134,7 +132,6 @@ async def test_the_steps_of_adopting_it_work(
         status, output = await run("check", "jobs:mails")
         assert status == 1, output  # "what is wrong (exit 1)"
     finally:
-        sys.modules.pop("jobs", None)
         await admin.close()
     assert {word for word, _ in ran} == {"install", "sql", "peek", "check", "prune"}
     assert "3 rows" in ran[0][1], "install does not say how many rows are pending"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import asyncpg
 import pytest
@@ -26,13 +25,11 @@ mails = TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at =
 
 async def test_the_commands(
     database: TestDatabase,
-    tmp_path: Path,
+    write_jobs: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "jobs.py").write_text(JOBS)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "jobs", raising=False)
+    write_jobs(JOBS)
     monkeypatch.setenv("DATABASE_URL", database.admin_dsn)
     admin = await asyncpg.connect(database.admin_dsn)
     await admin.execute("CREATE TABLE mail (id bigint PRIMARY KEY, address text, sent_at timestamptz)")

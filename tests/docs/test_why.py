@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import fields
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -41,14 +39,9 @@ async def set_clock(admin: asyncpg.Connection, ago: int) -> None:
 
 
 @pytest.fixture
-async def mails(
-    database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[TestDatabase]:
+async def mails(database: TestDatabase, write_jobs: Callable[[str], None]) -> AsyncIterator[TestDatabase]:
     """The table of the page, with its two tasks; and its moment."""
-    (tmp_path / "jobs.py").write_text(JOBS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "jobs", raising=False)
+    write_jobs(JOBS)
     names: dict[str, TaskTable] = {}
     exec(JOBS, names)
     admin = await asyncpg.connect(database.admin_dsn)
@@ -75,7 +68,6 @@ async def mails(
             await set_clock(admin, 0)
             yield database
     finally:
-        sys.modules.pop("jobs", None)
         await admin.close()
 
 

@@ -520,12 +520,16 @@ def test_wake_ups_do_not_reach_who_is_partitioned() -> None:
             memory.add(1, "a")
             await asyncio.sleep(0.1)
             assert woken
+            woken.clear()
             database.partition()
+            assert woken == [1]  # as where the connection that listens is found dead
             woken.clear()
             memory.add(2, "a")
             await asyncio.sleep(0.1)
             assert woken == []
             database.heal()
+            assert woken == [1]  # for what was not heard until now
+            woken.clear()
             memory.add(3, "a")
             await asyncio.sleep(0.1)
             assert woken

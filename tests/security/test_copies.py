@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -18,21 +16,12 @@ from session_lock.session import Lease
 from tests.chaos.standby import make_synchronous, standby_of
 from tests.conftest import APP_ROLE, TestDatabase, fresh_database, prepare_template
 from tests.docs.examples import ROOT
-from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
+from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping, connected
 
 ROWS = (
     "SELECT t::text FROM public.email AS t UNION ALL SELECT s::text FROM session_lock.session AS s"
     " UNION ALL SELECT o::text FROM session_lock.origin AS o"
 )
-
-
-@asynccontextmanager
-async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def start(database: PostgresDatabase) -> Lease:

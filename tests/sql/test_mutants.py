@@ -27,10 +27,11 @@ async def test_each_mutant_can_be_installed(database):
 
 
 async def test_a_sample_is_killed_again(database):
+    # Which of several rows an UPDATE takes that match depends on the plan: one of these may be seen by luck alone.
     said = {
         name: killer
         for name, killer in table().items()
-        if killer.startswith(("alone", "crossing")) and "clock:" not in name
+        if killer.startswith(("alone", "crossing")) and "clock:" not in name and "= r.key" not in name
     }
     async with field_on(database) as field:
         for name, killer in islice(said.items(), 0, None, 5):

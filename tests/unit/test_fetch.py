@@ -453,3 +453,41 @@ async def test_a_finish_that_is_recorded_while_a_look_is_under_way_is_not_forgot
         database.add(2, CANARY)  # which wakes: a look begins
         await until(lambda: len(done) == 2, within=30)
         assert 2.2 < done[0] < 2.7, "the first was done while that look was under way"
+
+
+# What is finished goes along ---------------------------------------------------------------------------------
+
+
+@virtual
+async def test_what_is_finished_goes_along_with_a_look_unless_others_share() -> None:
+    """Two that have finished some in the transaction of their claim could wait for each other."""
+    database = table(2000)
+    quick = settings(batch_size=5, concurrency=2, prefetch=0)
+    async with running(Runner(database, Sleeper(0.01), quick)):
+        await until(lambda: len(database.finished) >= 200)
+        alone = [bool(call["finished"]) for call in database.arguments("get_work")]
+        async with running(Runner(database, Sleeper(0.01), quick)):
+            await asyncio.sleep(0.1)
+            looks = len(database.arguments("get_work"))
+            await until(lambda: len(database.finished) >= 600)
+            shared = [bool(call["finished"]) for call in database.arguments("get_work")][looks:]
+    assert alone.count(True) > len(alone) / 2
+    assert not any(shared)
+
+
+@virtual
+async def test_what_is_finished_does_not_wait_for_a_look_that_takes_long() -> None:
+    class Walking(Faulty):
+        async def get_work(self, *args: Any, **options: Any) -> Any:
+            work = await super().get_work(*args, **options)
+            return work if work.walked is None else replace(work, walked=0.1)
+
+    database = Walking(MemoryDatabase((key, CANARY) for key in range(2000)))
+    async with running(Runner(database, Sleeper(0.05), settings(batch_size=5, concurrency=2, prefetch=0))):
+        await until(lambda: len(database.finished) == 2000)
+    looks = database.arguments("get_work")
+    from_start = [call for call in looks if call["position"] is None]
+    assert 3 <= len(from_start) < len(looks) / 10
+    assert [call["finished"] for call in from_start[2:]] == [[]] * (
+        len(from_start) - 2
+    )  # known from two of them on

@@ -21,7 +21,7 @@ def test_the_defaults_satisfy_the_relations_and_are_those_of_the_documentation()
     settings = Settings()
     assert dataclasses.asdict(settings) == {
         "lease_ttl": 30, "keepalive_interval": 5, "call_timeout": 3, "cancel_grace": 5, "guard": 1, "poll_interval": 1,
-        "patience": 1, "drain_timeout": 15, "shutdown_timeout": 5, "batch_size": 100, "concurrency": 10,
+        "idle_poll_interval": 30, "patience": 1, "drain_timeout": 15, "shutdown_timeout": 5, "batch_size": 100, "concurrency": 10,
         "prefetch": None, "prefetch_time": 1, "tasks_per_session": None, "start_jitter": None, "on_stuck": "abandon", "keepalive": "loop", "loop_stall": 10,
         "task_timeout": None, "breaker_failures": 10, "retry": dataclasses.asdict(Retry()),
     }  # fmt: skip

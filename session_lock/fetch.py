@@ -96,7 +96,9 @@ async def listen(hold: Hold[T]) -> None:
         database = hold.database
         hold.replaced.clear()
         try:
-            async with database.listening(hold.woken, lease=hold.lease, asked=hold.beat_now.set) as hold.hears:
+            async with database.listening(
+                hold.woken, lease=hold.lease, asked=hold.beat_now.set
+            ) as hold.hears:
                 await hold.replaced.wait()
         except Exception as error:  # noqa: BLE001 (a database that does not keep its contract)
             logger.warning(

@@ -51,5 +51,6 @@ async def measure(hold: Hold[Any]) -> None:
                 "session %d cannot tell the backlog: %s",
                 hold.lease.id,
                 type(error).__name__,
+                extra=hold.about(),
             )
         await asyncio.sleep(INTERVAL * random.uniform(0.9, 1.1))

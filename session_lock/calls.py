@@ -10,7 +10,7 @@ import asyncpg
 from session_lock.asking import why, why_by_hand
 from session_lock.connections import Connect, Connection, Connections, readable
 from session_lock.explaining import SessionShare, explained
-from session_lock.facts import Why
+from session_lock.facts import Backlog, Why
 from session_lock.operating import drain, pause, resume
 from session_lock.server import Server, Wanted, meet
 from session_lock.session import Lease
@@ -46,6 +46,11 @@ class Calls:
         """Close the connections, as leaving `async with database:` does. A Runner does not: several may share them."""
         for connections in (self._work, self._keepalive, self._transactions):
             await connections.close(timeout=1)
+
+    async def backlog(self, lease: Lease) -> Backlog | None:
+        """What waits to be claimed; None if another session is told."""
+        rows = await self._call(self._work, "backlog", lease.id)
+        return Backlog(*rows[0]) if rows else None
 
     async def shares(self) -> Sequence[SessionShare]:
         """The sessions of the mapping: what each holds and may hold, and why it got no more."""

@@ -45,6 +45,10 @@ class ClaimedTask(NamedTuple, Generic[T_co]):
     """Whether its session expired under it so often that it may be what kills processes: to be run with nothing beside it."""
     cancelled: bool = False
     """Whether it is to be discarded and not run: a session that has ended was asked to cancel it."""
+    traceparent: str | None = None
+    """W3C trace context of whoever has put it in, if the mapping has a column `traceparent`."""
+    rescued: bool = False
+    """Whether the session that had it has expired."""
 
     def __repr__(self) -> str:  # without the row, which is nobody's business
         return f"ClaimedTask({self.claim}, attempt={self.attempt})"

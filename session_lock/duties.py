@@ -25,7 +25,7 @@ from session_lock.session import Lease
 from session_lock.settings import Settings
 from session_lock.tasker import awaitable, check, each, in_thread, is_synchronous
 from session_lock.tasks import Discard, Release, Task, TaskKey
-from session_lock.telemetry import TracerProvider
+from session_lock.telemetry import MeterProvider, TracerProvider
 
 __all__ = ["DUTIES", "Due", "Duties", "Duty", "PostgresDuties", "cron", "duty_table", "every"]
 
@@ -91,6 +91,7 @@ class Duties(Runner[Due]):
         app_version: str = "",
         on_failure: Callable[[BaseException], object] | None = None,
         tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
         idle_spans: bool = True,
     ) -> None:
         for duty in duties:
@@ -116,7 +117,7 @@ class Duties(Runner[Due]):
             settings = replace(settings, tasks_per_session=settings.concurrency)
         super().__init__(
             cast("Database[Due]", self._planned), each(self._do), settings,
-            name=name, app_version=app_version, on_failure=on_failure, tracer_provider=tracer_provider, idle_spans=idle_spans,
+            name=name, app_version=app_version, on_failure=on_failure, tracer_provider=tracer_provider, meter_provider=meter_provider, idle_spans=idle_spans,
         )  # fmt: skip
 
     async def run(self) -> None:

@@ -1,11 +1,12 @@
-"""What is known of one task: why it does not run, or who has it."""
+"""What is known of one task: why it does not run, or who has it; and of all that wait."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from session_lock.session import Lease
 from session_lock.wording import span
 
 State: TypeAlias = Literal[
@@ -143,3 +144,19 @@ class Why:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class Backlog(NamedTuple):
+    """What waits to be claimed."""
+
+    tasks: int
+    """How many are due and held by no live session; 10,000 stands for more."""
+    oldest: float
+    """For how many seconds the oldest of these has been due; 0 if there is none."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A `Database` that can tell what waits, now and then and where there is a meter. None: another session is told."""
+
+    async def backlog(self, lease: Lease) -> Backlog | None: ...

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from session_lock import session
@@ -14,7 +15,8 @@ from session_lock.errors import DatabaseError, SessionLost
 from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
 from session_lock.moving import still_here
-from session_lock.recording import answered
+from session_lock.recording import answered, settling
+from session_lock.telemetry import words
 from session_lock.waiting import wait_for
 from session_lock.whence import Whence
 from session_lock.wording import describe, level_of
@@ -94,7 +96,9 @@ async def listen(hold: Hold[T]) -> None:
         database = hold.database
         hold.replaced.clear()
         try:
-            async with database.listening(hold.look, lease=hold.lease, asked=hold.beat_now.set) as hold.hears:
+            async with database.listening(
+                hold.woken, lease=hold.lease, asked=hold.beat_now.set
+            ) as hold.hears:
                 await hold.replaced.wait()
         except Exception as error:  # noqa: BLE001 (a database that does not keep its contract)
             logger.warning(
@@ -150,13 +154,18 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
         "finished": claims_of(task for task, _ in settlements), **scarce,
     }  # fmt: skip
     sent_at = session.lease_clock()
+    woken_at, hold.woken_at = hold.woken_at, None
     try:
-        with hold.telemetry.phase(
-            "fetch", may_be_idle=not settlements, session_id=hold.lease.id, room=room
-        ) as phase:
+        with (
+            settling(hold, "finish", settlements) if settlements else nullcontext(),
+            hold.telemetry.phase("receive", may_be_idle=True, session_id=hold.lease.id, room=room) as phase,
+        ):
             work = await hold.call("get_work", hold.database.get_work(hold.lease, **options))
             phase.idle = not work.tasks
-            phase.set(tasks=len(work.tasks))
+            phase.count(len(work.tasks))
+            if hold.telemetry.heard and (rescued := sum(task.rescued for task in work.tasks)):
+                phase.event(words.RESCUE, tasks=rescued)
+                hold.telemetry.count(words.RESCUED, rescued)
     except BaseException:
         if settlements:  # it may be done: that is found when they are asked again
             hold.outbox.put_back(settlements)
@@ -165,6 +174,11 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
         answered(hold, settlements, work.settled)
     hold.renewed(sent_at, work.left)
     hold.limited = work.limited
+    if work.tasks:
+        hold.begins_since = woken_at
+        hold.telemetry.count(words.CONSUMED, len(work.tasks))
+    if work.share is not None or position is None:
+        hold.share = work.share
     hold.is_alone = work.sharing == 1
     if work.share is not None:
         hold.scarcity.found()

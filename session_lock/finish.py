@@ -16,7 +16,7 @@ from session_lock.errors import DatabaseError, SessionLost
 from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
 from session_lock.outbox import AT_ONCE, LOCKED_PAUSE, Settlement
-from session_lock.recording import answered, handback
+from session_lock.recording import answered, handback, settling
 from session_lock.tasks import Finish, HandOver
 from session_lock.waiting import wait_for
 from session_lock.wording import describe, level_of
@@ -92,7 +92,7 @@ async def _call(
     settlements: list[Settlement[T]],
     verb: Callable[[], Coroutine[Any, Any, Sequence[Settled]]],
 ) -> None:
-    with hold.telemetry.phase(phase_name, session_id=hold.lease.id, tasks=len(settlements)) as phase:
+    with settling(hold, phase_name, settlements) as phase:
         settled = await hold.call(f"{phase_name}_tasks", verb())
         phase.set(lost=sum(each.outcome is Outcome.LOST for each in settled))
     answered(hold, settlements, settled)

@@ -32,6 +32,7 @@ from session_lock.tasks import (
     TaskKey,
     Verdict,
 )
+from session_lock.telemetry import Telemetry
 from session_lock.turns import Turns
 from session_lock.waiting import wait_for
 from session_lock.wording import describe
@@ -48,6 +49,8 @@ LOST = (SessionLost, TaskLost)
 
 class HeldTasks(Holder, Generic[T]):
     """Each is ready, then running, then settled with a verdict, and leaves when that is recorded."""
+
+    telemetry: Telemetry
 
     def __init__(
         self, lease: Lease, settings: Settings, *, breaker: Breaker, pace: Pace, turns: Turns, capacity: int
@@ -125,7 +128,7 @@ class HeldTasks(Holder, Generic[T]):
         """A key that is here already was freed meanwhile: its older claim is over."""
         claim = claimed.claim
         data: Any = claimed.data
-        task = Task(claim.key, data, claimed.attempt, claim.token, self.lease.id, self)
+        task = Task(claim.key, data, claimed.attempt, claim.token, self.lease.id, self, claimed.traceparent)
         older = self.held.get(claim.key)
         if older is not None and older in self.ready:
             self.ready.remove(older)
@@ -134,12 +137,8 @@ class HeldTasks(Holder, Generic[T]):
             self.keep(task, CANCELLED)
         elif claimed.attempt > self._most_attempts:
             # The last one was no failure, or it would have been given up: who had it died. That may not be its fault.
-            self.keep(
-                task,
-                Park(
-                    f"given up after {claimed.attempt - 1} attempts, the last of which ended with its session"
-                ),
-            )
+            told = f"given up after {claimed.attempt - 1} attempts, the last of which ended with its session"
+            self.keep(task, Park(told))
         elif claimed.error is not None:
             level = logging.DEBUG if self._decode_failed else logging.WARNING
             logger.log(
@@ -217,6 +216,7 @@ class HeldTasks(Holder, Generic[T]):
         """The task has failed, unless there is a verdict on it already."""
         if not self.keep(task, self.after_failure(task, story, error)) or isinstance(error, LOST):
             return
+        self.telemetry.failed(error)
         opened = self.breaker.failed(task.key)
         if opened:
             logger.error(
@@ -280,13 +280,14 @@ class HeldTasks(Holder, Generic[T]):
         self._begun.difference_update(task for task in batch if task.key not in self.abandoned)
         self._settled.difference_update(task for task in batch if self.held.get(task.key) is not task)
 
-    def recorded(self, tasks: Iterable[Task[T]]) -> None:
+    def recorded(self, tasks: Collection[Task[T]]) -> None:
         """The database knows: the tasks leave."""
         for task in tasks:
             if self.held.get(task.key) is task:
                 del self.held[task.key]
             if task not in self._begun:
                 self._settled.discard(task)
+        self.telemetry.forget(tasks)
         self.room.set()
         self.ready_or_ending.set()
 

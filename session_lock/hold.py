@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from session_lock.breaker import Breaker
 from session_lock.database import Beat, ClaimedTask, Database, Identity
 from session_lock.errors import DatabaseError, SessionLost, TaskLost
+from session_lock.facts import Backlog
 from session_lock.health import State, Vitals
 from session_lock.held import CANCELLED, claims_of
 from session_lock.pace import Pace
@@ -23,7 +24,7 @@ from session_lock.room import Room
 from session_lock.session import Lease, lease_clock
 from session_lock.settings import Settings
 from session_lock.tasks import Task
-from session_lock.telemetry import Telemetry
+from session_lock.telemetry import Telemetry, words
 from session_lock.turns import Turns
 from session_lock.waiting import Waiters
 from session_lock.watch import Guard
@@ -64,10 +65,10 @@ class Hold(Room[T]):
         sent_at: float,
     ) -> None:
         super().__init__(lease, settings, breaker=breaker, pace=pace, turns=turns, capacity=capacity)
+        self.telemetry = telemetry
         self.database = database
         self.identity = identity
         self._about["mapping"] = identity.mapping
-        self.telemetry = telemetry
         self.guard = guard
         self.vitals = vitals
         self.renewed(sent_at, lease.left)
@@ -76,6 +77,10 @@ class Hold(Room[T]):
         self.drain_until = 0.0  # with an ending: the loop's time at which the running calls are cancelled
         self.failure: BaseException | None = None  # what run() raises when the lease has ended
         self.paused = False
+        self.share: int | None = None  # as the last look was told
+        self.backlog: Backlog | None = None  # if this session is told
+        self.woken_at: float | None = None  # the loop's time of a wake-up since when no look has begun
+        self.begins_since: float | None = None  # and of one that has led to tasks, of which none was begun
         self.freed = False  # something was recorded since the last look began
         self.failed_looks = 0  # calls of get_work in a row that failed
         self.asked = asyncio.Event()  # somebody asks for a look at once
@@ -179,6 +184,11 @@ class Hold(Room[T]):
         if self.ending is None and ending is not Ending.LOST:
             logger.info("session %d drains: %s", self.lease.id, ending.value, extra=self.about("draining"))
         if self.ending is None or (ending is Ending.LOST and self.ending is not Ending.LOST):
+            if ending is Ending.LOST:
+                self.telemetry.count(words.LEASES_LOST, 1)
+            self.telemetry.event(
+                words.LEASE_LOST if ending is Ending.LOST else words.DRAIN, reason=ending.value
+            )
             self.ending = ending
             self.drain_until = asyncio.get_running_loop().time() + self.settings.drain_timeout
             for event in (self.ready_or_ending, self.room, self.asked, self.healed, self.beat_now):
@@ -229,6 +239,18 @@ class Hold(Room[T]):
     def _is_to_be_cancelled(self, task: Task[Any]) -> bool:
         return str(task.key) in self.cancel_keys and task not in self._settled
 
+    def woken(self) -> None:
+        """The database says that there may be new tasks."""
+        if self.woken_at is None:
+            self.woken_at = self._loop.time()
+        self.look()
+
+    def call_begins(self) -> None:
+        """Of the tasker."""
+        if self.begins_since is not None:
+            self.telemetry.record(words.WAKE_UP_DURATION, self._loop.time() - self.begins_since)
+            self.begins_since = None
+
     def look(self) -> None:
         """Fetch now, whatever the poll interval says."""
         self.asked.set()
@@ -272,4 +294,5 @@ class Hold(Room[T]):
         unsettled = [task for task in tasks if task not in self._settled]
         self._settled.update(unsettled)
         self.recorded(unsettled)  # committed: nothing is left to record
+        self.telemetry.settled("finished", len(unsettled))
         self._succeeded()

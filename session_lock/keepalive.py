@@ -15,6 +15,7 @@ from session_lock.beats import keepalive_loop
 from session_lock.errors import DatabaseError, SessionLost
 from session_lock.hold import Ending, Hold
 from session_lock.pulse import Pulse
+from session_lock.telemetry import words
 from session_lock.waiting import wait_for
 from session_lock.wording import level_of
 
@@ -75,8 +76,11 @@ async def _renew(
     delay = settings.keepalive_interval
     failures = 0
     while hold.ending is not Ending.LOST and hold.session.left() > 0:
-        await wait_for(beat_now, delay * random.uniform(0.9, 1.1))
+        planned = delay * random.uniform(0.9, 1.1)
+        due_at = session.lease_clock() + planned
+        await wait_for(beat_now, planned)
         beat_now.clear()
+        hold.telemetry.record(words.KEEPALIVE_DELAY, max(0.0, session.lease_clock() - due_at))
         if pulse is not None:
             silence = pulse.silence()
             pulse.ask()
@@ -92,7 +96,6 @@ async def _renew(
         sent_at = session.lease_clock()
         try:
             with hold.telemetry.phase("keepalive", may_be_idle=True, session_id=hold.lease.id) as phase:
-                phase.idle = True
                 beat = await hold.in_time(
                     "bump_session",
                     hold.database.bump_session(
@@ -102,6 +105,9 @@ async def _renew(
                         running=hold.count_running(),
                     ),
                 )
+                if beat.give_back:
+                    phase.event(words.HAND_OVER, asked=beat.give_back)
+                phase.idle = not beat.give_back
         except SessionLost as error:
             hold.gone()  # for who asks before the loop turns
             tell(hold.lost, error)
@@ -123,6 +129,7 @@ async def _renew(
             delay = settings.keepalive_interval
             continue
         delay, failures = settings.keepalive_interval, 0
+        hold.telemetry.record(words.LEASE_MARGIN, hold.session.left())
         hold.renewed(sent_at, beat.left)
         tell(hold.heard, beat)
         if beat.drain:
@@ -131,10 +138,14 @@ async def _renew(
 
 async def watch_deadline(hold: Hold[Any]) -> None:
     """Lose the session when `cancel_grace` is left of it: its taskers must have ended before others begin."""
+    clock = asyncio.get_running_loop().time
     while True:
         margin = hold.margin()
         if margin <= 0:
             hold.lose(f"its lease was not renewed in time, {hold.session.left():.1f} seconds are left")
             return
         # The deadline's clock goes on in a suspend, the loop's does not: look again now and then.
-        await asyncio.sleep(max(0.001, min(margin, hold.settings.keepalive_interval)))
+        seconds = max(0.001, min(margin, hold.settings.keepalive_interval))
+        turn_at = clock() + seconds
+        await asyncio.sleep(seconds)
+        hold.telemetry.record(words.LOOP_LAG, max(0.0, clock() - turn_at))

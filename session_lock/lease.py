@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from session_lock.database import Database
@@ -14,6 +15,7 @@ from session_lock.finish import finish
 from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
 from session_lock.keepalive import keepalive, watch_deadline
+from session_lock.measuring import figures, measure
 from session_lock.moving import follow
 from session_lock.tasker import AsyncTasker
 from session_lock.wording import describe
@@ -31,6 +33,7 @@ async def live(
     stop: Callable[[], None],
 ) -> None:
     """Live one lease from its first claim to its end. Expected endings are values (`hold.ending`), not exceptions."""
+    hold.telemetry.observe(partial(figures, hold))
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(watch_deadline(hold))
         renewing = group.create_task(keepalive(hold, stop))
@@ -40,6 +43,7 @@ async def live(
             group.create_task(execute(hold, tasker, tasks_per_call)) for _ in range(hold.settings.concurrency)
         ]
         listening = group.create_task(listen(hold))
+        measuring = group.create_task(measure(hold))
         fetching = group.create_task(fetch(hold, find))
 
         await asyncio.wait({fetching})  # 1 from here on nothing is claimed
@@ -48,7 +52,7 @@ async def live(
         hold.stop_recording()
         deadline = asyncio.get_running_loop().time() + hold.settings.shutdown_timeout
         await _await_records(hold, recording)  # 3 they are recorded
-        for phase in (recording, renewing, watching, following):  # 4 the lease was held until here
+        for phase in (recording, renewing, watching, following, measuring):  # 4 the lease was held until here
             phase.cancel()
     await _end(hold, deadline)
 
@@ -76,15 +80,18 @@ async def _await_records(hold: Hold[Any], recording: asyncio.Task[None]) -> None
 
 async def _end(hold: Hold[Any], deadline: float) -> None:
     """End the session, so that its tasks need not wait for the lease to run out; unless somebody still works on one."""
-    if hold.ending is Ending.LOST and hold.session.left() <= 0:
-        return
-    if hold.abandoned:
-        logger.error(
-            "session %d is left to expire with %d abandoned tasks", hold.lease.id, len(hold.abandoned), extra=hold.about(),
-        )  # fmt: skip
-        return
-    hold.session.lost = True  # for who asks whether a task is held: from the call on others may have it
     with hold.telemetry.phase("end", session_id=hold.lease.id, held=len(hold.held)) as phase:
+        hold.telemetry.tell_events(phase)
+        if hold.ending is Ending.LOST and hold.held:
+            hold.telemetry.settled("lost", len(hold.held))
+        phase.asks = not hold.abandoned and not (hold.ending is Ending.LOST and hold.session.left() <= 0)
+        if hold.abandoned:
+            logger.error(
+                "session %d is left to expire with %d abandoned tasks", hold.lease.id, len(hold.abandoned), extra=hold.about(),
+            )  # fmt: skip
+        if not phase.asks:
+            return
+        hold.session.lost = True  # for who asks whether a task is held: from the call on others may have it
         try:
             async with asyncio.timeout_at(deadline):
                 await hold.call(

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from session_lock.errors import SettingsError
-from session_lock.telemetry import current_traceparent
+from session_lock.telemetry import TRACEPARENT, current_traceparent
 
 LONGEST_AFTER = 100 * 365.25 * 86400
 """Seconds."""
@@ -121,9 +121,7 @@ def _dedup_key(where: str, key: Any) -> str | None:
 
 
 def _traceparent(where: str, text: Any) -> str:
-    if not isinstance(text, str) or not re.fullmatch(
-        r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", text
-    ):
+    if not isinstance(text, str) or not TRACEPARENT.fullmatch(text):
         raise SettingsError(
             f"{where} traceparent is W3C trace context such as 00-<32 hex digits>-<16 hex digits>-01"
         )

@@ -16,6 +16,9 @@ T = TypeVar("T")
 Row: TypeAlias = Any
 """A record of the driver: by name, by number, and in slices."""
 
+TRACEPARENT = "traceparent"
+"""The column whose value is told of each task, if the mapping names it."""
+
 OUTCOMES = {str(outcome): outcome for outcome in Outcome}
 """A look into a dict, since a thousand of them are read at once."""
 
@@ -75,6 +78,7 @@ class Reader(Generic[T]):
         begin = len(ENVELOPE)
         names = self._table.columns if self._table else tuple(rows[0].keys())[begin:]
         as_they_are = self._decode is cast("object", dict)  # the commonest: the columns are the data
+        traced = TRACEPARENT in names
         tasks = []
         for row in rows:
             claim = self._claim(row)
@@ -84,9 +88,12 @@ class Reader(Generic[T]):
             except Exception as error:  # noqa: BLE001 (the user's: it is this task's failure, not the batch's)
                 tasks.append(self._failed(row, claim, error))
                 continue
-            cancelled = row["outcome"] == "cancelled"
+            cancelled, rescued = row["outcome"] == "cancelled", row["outcome"] == "rescued"
             alone = bool(row["task_alone"])
-            tasks.append(ClaimedTask(claim, row["task_attempt"], data, None, alone, cancelled))
+            parent = columns[TRACEPARENT] if traced else None
+            tasks.append(
+                ClaimedTask(claim, row["task_attempt"], data, None, alone, cancelled, parent, rescued)
+            )
         return tasks
 
     def _claim(self, row: Row) -> Claim:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -12,7 +13,8 @@ from session_lock.database import STILL_HELD, Handback, Outcome, Settled
 from session_lock.held import claims_of
 from session_lock.hold import Hold
 from session_lock.outbox import Settlement
-from session_lock.tasks import Discard, Failure, Finish, HandOver, Park, Release, Task, Verdict
+from session_lock.tasks import Discard, Failure, Finish, HandOver, Park, Release, Task, TaskKey, Verdict
+from session_lock.telemetry import Phase, words
 from session_lock.wording import text_of
 
 T = TypeVar("T")
@@ -29,6 +31,18 @@ NO_TEXT = "an error that cannot be stored in this database"
 """Kept in place of one whose text the database's encoding lacks."""
 
 
+def settling(hold: Hold[T], phase_name: str, settlements: Sequence[Settlement[T]]) -> Phase:
+    """The span around a call that records verdicts."""
+    if not hold.telemetry.traces:
+        return hold.telemetry.phase(phase_name)
+    tasks = [task for task, _ in settlements]
+    phase = hold.telemetry.phase(phase_name, settles=tasks, session_id=hold.lease.id)
+    phase.count(len(tasks))
+    if handed_over := sum(isinstance(verdict, HandOver) for _, verdict in settlements):
+        phase.event(words.HAND_OVER, tasks=handed_over)
+    return phase
+
+
 def answered(hold: Hold[T], settlements: Sequence[Settlement[T]], settled: Sequence[Settled]) -> None:
     """What the database has recorded leaves; what it could not is asked again a little later, in other words if it was refused."""
     outcomes = {each.key: each for each in settled}
@@ -37,7 +51,9 @@ def answered(hold: Hold[T], settlements: Sequence[Settlement[T]], settled: Seque
             "%d tasks of session %d were lost: others have them, or their rows were closed",
             lost, hold.lease.id, extra=hold.about(),
         )  # fmt: skip
-    hold.recorded(task for task, _ in settlements if outcomes[task.key].outcome not in STILL_HELD)
+    if hold.telemetry.measures:
+        _count(hold, settlements, outcomes)
+    hold.recorded([task for task, _ in settlements if outcomes[task.key].outcome not in STILL_HELD])
     if any(each.outcome in STILL_HELD for each in settled):
         hold.outbox.put_off(
             (task, other)
@@ -47,6 +63,31 @@ def answered(hold: Hold[T], settlements: Sequence[Settlement[T]], settled: Seque
     hold.freed = True
     if hold.limited:
         hold.look()
+
+
+def _count(hold: Hold[T], settlements: Sequence[Settlement[T]], outcomes: Mapping[TaskKey, Settled]) -> None:
+    """What became of them, in the words of the metric."""
+    counts = Counter(
+        COUNTED_AS.get(outcomes[task.key].outcome) or COUNTED_AS[type(verdict)]
+        for task, verdict in settlements
+        if outcomes[task.key].outcome not in STILL_HELD
+    )
+    for outcome, count in counts.items():
+        hold.telemetry.settled(outcome, count)
+
+
+COUNTED_AS: Mapping[object, str] = {
+    Outcome.LOST: "lost",
+    Outcome.UNKNOWN: "lost",
+    Outcome.PARKED: "parked",
+    Finish: "finished",
+    Failure: "retried",
+    Release: "released",
+    HandOver: "handed_over",
+    Discard: "discarded",
+    Park: "parked",
+}
+"""By what the database has answered, else by what was to be recorded."""
 
 
 def _other(hold: Hold[T], task: Task[T], verdict: Verdict, answer: Settled) -> Verdict | None:

@@ -20,7 +20,7 @@ from session_lock.lease import live
 from session_lock.pace import Pace
 from session_lock.settings import Settings
 from session_lock.tasker import Tasker, asynchronous, each
-from session_lock.telemetry import Telemetry, TracerProvider
+from session_lock.telemetry import MeterProvider, Telemetry, TracerProvider
 from session_lock.turns import Turns
 from session_lock.waiting import wait_for, wait_through
 from session_lock.watch import watch_over
@@ -39,9 +39,8 @@ class Runner(RunningBlock, Generic[T]):
     `Database`, or an async callable that returns the current one and is asked in each cycle.
 
     `name` stands in spans and logs, by default the mapping's name; `app_version` in the session's row. `on_failure` is
-    called with the error if the Runner dies inside of `async with`; `idle_spans=False` leaves out the spans of polls and
-    keepalives that came to nothing; `tracer_provider` defaults to
-    OpenTelemetry's global one. `SettingsError` says what of all this cannot be.
+    called with the error if the Runner dies inside of `async with`; `idle_spans=False` leaves out the spans of polls and keepalives that came
+    to nothing; `tracer_provider` and `meter_provider` default to OpenTelemetry's global ones. `SettingsError` says what of all this cannot be.
     """
 
     def __init__(
@@ -54,6 +53,7 @@ class Runner(RunningBlock, Generic[T]):
         app_version: str = "",
         on_failure: Callable[[BaseException], object] | None = None,
         tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
         idle_spans: bool = True,
     ) -> None:
         check_on_failure(on_failure)
@@ -72,7 +72,7 @@ class Runner(RunningBlock, Generic[T]):
         self._app_version = app_version
         self._on_failure = on_failure
         self._name = name
-        self._telemetry = Telemetry(name, tracer_provider=tracer_provider, idle_spans=idle_spans)
+        self._telemetry = Telemetry(name, tracer_provider, meter_provider, idle_spans=idle_spans)
         self._breaker = Breaker(self.settings.breaker_failures, self.settings.poll_interval)
         self._vitals = Vitals()
         self._pace = Pace(self.settings.concurrency, self._tasks_per_call)
@@ -215,6 +215,7 @@ class Runner(RunningBlock, Generic[T]):
                 raise first_leaf(group) from group
             finally:
                 self._hold = None
+                self._telemetry.end()
                 hold.turn.leave()
                 hold.guard.leave()
             if hold.failure is not None:
@@ -238,6 +239,7 @@ class Runner(RunningBlock, Generic[T]):
                         database = await self._find_database()
                         identity = await database.identity()
                         self._telemetry.name = self._name or identity.mapping
+                        self._telemetry.begin(identity)
                         self._arrive_at(identity)
                         with self._telemetry.phase("start", capacity=capacity) as phase:
                             lease = await database.start_session(

@@ -24,7 +24,7 @@ OF_THE_SERVER = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55
 
 OUR_FUNCTIONS = re.compile(
     r"\b(start_session|whereabouts|adopt|bump_session|hold_session|sessions_of|sweep_sessions|note_look|seen_idle|ask_for_tasks|asked_lately|tell|tell_all|pause_mapping|resume_mapping|drain_session|forget_cancelled|wake|wake_on_insert|limit_transaction|trim_failures|note_expired|is_suspect|around_task|shares?|version_numbers|may_take|sharing_with|plan_duties|forget_duties|sharing_duty"
-    r"|standing_\w+|get_work_\w+|finish_tasks_\w+|finish_in_\w+|release_tasks_\w+|end_session_\w+|cancel_task_\w+|retry_tasks_\w+|shares_\w+|why_\w+|enqueue_\w+)\b"
+    r"|standing_\w+|get_work_\w+|finish_tasks_\w+|finish_in_\w+|release_tasks_\w+|end_session_\w+|cancel_task_\w+|retry_tasks_\w+|backlog_\w+|shares_\w+|why_\w+|enqueue_\w+)\b"
 )
 
 DRIVER_ERRORS = {

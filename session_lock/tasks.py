@@ -97,6 +97,8 @@ class Task(Generic[T]):
     """The fencing token: grows with every claim of this task. A resource that compares it can refuse a stale run."""
     session_id: int
     _holder: Holder = field(repr=False)
+    traceparent: str | None = field(default=None, repr=False)
+    """W3C trace context of whoever has put it in, if the mapping names a column `traceparent`; as it stands there."""
 
     def lease_left(self) -> float:
         """Seconds for which this process may still act on the task, by its own clock; 0 when the lease is lost."""

@@ -15,6 +15,7 @@ GRANT EXECUTE ON FUNCTION
   session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.cancel_task__set__(__key_type__),
   session_lock.retry_tasks__set__(__key_type__[]),
+  session_lock.backlog__set__(bigint),
   session_lock.shares__set__(),
   session_lock.why__set__(__key_type__, boolean)
 TO __role__;

@@ -67,7 +67,7 @@ $function$;
 -- Returns rows of three kinds:
 --   'task'     task_key, task_token, task_attempt, task_alone (its session expired under it again and again: run it with
 --              nothing beside it) and the mapping's columns, in claim order; outcome is 'cancelled' if it is to be discarded
---              and not run. The last one has task_position, for the next call (the first one, under limits: what they passed over).
+--              and not run, 'rescued' if the session that had it has expired. The last one has task_position, for the next call (the first one, under limits: what they passed over).
 --   'outcome'  task_key and outcome of each of p_finished
 --   'state'    once, last: next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left
 --              (seconds), task_share (how many tasks the session may hold; NULL where the share does not bind: there is
@@ -116,6 +116,7 @@ DECLARE
   not_before timestamptz;
   asked      text[];
   cancelled  __key_type__[] := '{}';
+  rescued    __key_type__[] := '{}';
   version    numeric[];  -- the session's, for what the mapping asks of it (accepts)
   from_start boolean := p_position IS NULL;
   since      timestamptz;
@@ -277,6 +278,7 @@ BEGIN
          FROM __table__ AS t
         WHERE t.__key__ = ANY (my.keys) AND t.__session_id__ = ANY (my.expired)
        HAVING count(*) > 0;
+      my.rescued := ARRAY(SELECT t.__key__ FROM __table__ AS t WHERE t.__key__ = ANY (my.keys) AND t.__session_id__ = ANY (my.expired));
     END IF;
     RETURN QUERY
     WITH claimed AS (
@@ -290,7 +292,7 @@ BEGIN
                 CASE WHEN claim.rank = CASE WHEN __picks__ THEN 1 ELSE cardinality(my.keys) END THEN __position__ END AS position,
                 CASE WHEN t.__attempts__ > 2 THEN session_lock.is_suspect(my.name, t.__key__::text) END AS alone, __select_columns__
     )
-    SELECT 'task'::text, c.key, c.token, c.attempt, CASE WHEN c.key = ANY (my.cancelled) THEN 'cancelled' END,
+    SELECT 'task'::text, c.key, c.token, c.attempt, CASE WHEN c.key = ANY (my.cancelled) THEN 'cancelled' WHEN c.key = ANY (my.rescued) THEN 'rescued' END,
            c.position, NULL::double precision, NULL::double precision, NULL::integer, c.alone,
            NULL::double precision, NULL::boolean, NULL::integer, __claimed_columns__
       FROM claimed AS c
@@ -721,6 +723,32 @@ BEGIN
 END
 $function$;
 
+-- For who measures: how many tasks are due that no live session holds (counted up to 10,000, in claim order), and for how many seconds the
+-- oldest of these has been due. The first of the live sessions is told, the others get no row: once is enough for all.
+CREATE OR REPLACE FUNCTION session_lock.backlog__set__(p_id bigint) RETURNS TABLE (tasks bigint, oldest double precision)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+#variable_conflict use_column
+<<my>>
+DECLARE
+  clock timestamptz := session_lock.clock();
+  live  bigint[];
+BEGIN
+  SELECT coalesce(array_agg(s.id ORDER BY s.id), '{}') INTO my.live
+    FROM session_lock.session AS s
+   WHERE s.name = '__title__' AND s.swept_at IS NULL AND s.ended_at IS NULL AND s.expires_at > my.clock;
+  IF p_id = my.live[1] THEN
+    RETURN QUERY
+    SELECT count(*), coalesce(extract(epoch FROM my.clock - min(task.due) FILTER (WHERE task.due > '-infinity')), 0)::double precision
+      FROM (SELECT t.__available_at__ AS due
+              FROM __table__ AS t
+             WHERE (__pending__) AND t.__available_at__ <= my.clock AND (t.__session_id__ IS NULL OR t.__session_id__ <> ALL (my.live))
+             ORDER BY __order_by__
+             LIMIT 10000) AS task;
+  END IF;
+END
+$function$;
+
 -- For people: what each session of the mapping holds, may hold, and what stands in the way of more. It locks and changes nothing.
 -- What is held is counted among the first 100,000 tasks that are due, what there is no further than all sessions together could hold.
 --
@@ -967,6 +995,7 @@ REVOKE ALL ON FUNCTION
   session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.cancel_task__set__(__key_type__),
   session_lock.retry_tasks__set__(__key_type__[]),
+  session_lock.backlog__set__(bigint),
   session_lock.shares__set__(),
   session_lock.why__set__(__key_type__, boolean)
 FROM PUBLIC;

@@ -4,6 +4,7 @@
 
 DROP FUNCTION IF EXISTS session_lock.why__set__(__key_type__, boolean);
 DROP FUNCTION IF EXISTS session_lock.shares__set__();
+DROP FUNCTION IF EXISTS session_lock.backlog__set__(bigint);
 DROP FUNCTION IF EXISTS session_lock.retry_tasks__set__(__key_type__[]);
 DROP FUNCTION IF EXISTS session_lock.cancel_task__set__(__key_type__);
 DROP FUNCTION IF EXISTS session_lock.end_session__set__(bigint, uuid, __key_type__[], bigint[]);

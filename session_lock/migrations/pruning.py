@@ -108,7 +108,7 @@ async def _sets(connection: Connection, table: TaskTable, current: str) -> dict[
         and f"UPDATE {source} AS t" in row["body"]
         and title in row["body"]
     }
-    verbs = "standing|possible|pick|get_work|finish_tasks|finish_in|release_tasks|end_session|cancel_task|retry_tasks|shares|why|enqueue|enqueue_keys"
+    verbs = "standing|possible|pick|get_work|finish_tasks|finish_in|release_tasks|end_session|cancel_task|retry_tasks|backlog|shares|why|enqueue|enqueue_keys"
     sets: dict[str, list[str]] = {}
     for row in rows:
         if row["set"] in ours and re.fullmatch(rf"(?:{verbs})(?:_v\d+)?_{row['set']}(?:_v\d+)?", row["name"]):

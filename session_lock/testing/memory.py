@@ -253,7 +253,8 @@ class MemoryDatabase(MemoryShares[T]):
         return row.session_id is None or self._sessions[row.session_id].ended
 
     def _claim(self, row: MemoryTask[T], session: MemorySession, now: float) -> ClaimedTask[T]:
-        if row.session_id is not None and self._sessions[row.session_id].expired:
+        rescued = row.session_id is not None and self._sessions[row.session_id].expired
+        if rescued:
             row.note(MemoryFailure(row.attempts, now, row.session_id, SESSION_EXPIRED))
         cancelled = self._was_to_be_cancelled(row)
         if cancelled:
@@ -263,7 +264,10 @@ class MemoryDatabase(MemoryShares[T]):
         row.session_id, row.token = session.id, row.token + 1
         data, error = (None, row.data) if isinstance(row.data, Exception) else (row.data, None)
         alone = row.attempts > ALONE_AFTER and row.suspect
-        return ClaimedTask(Claim(row.key, row.token), row.attempts, data, error, alone, cancelled)
+        return ClaimedTask(
+            Claim(row.key, row.token), row.attempts, data, error, alone, cancelled,
+            data.get("traceparent") if isinstance(data, Mapping) else None, rescued,
+        )  # fmt: skip
 
     def _place(self, row: MemoryTask[T]) -> tuple[float, Any]:
         return (0.0, row.key) if self._limits.rules.ordered else row.order  # a retry moves available_at

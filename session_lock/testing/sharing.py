@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from session_lock.explaining import Facts, SessionShare, explain
+from session_lock.facts import Backlog
+from session_lock.session import Lease
 from session_lock.testing.accepting import MemoryAccepts
 from session_lock.testing.limits import MemoryLimits
 from session_lock.testing.rows import MemorySession, MemoryTask, divide
@@ -30,6 +32,19 @@ class MemoryShares(MemorySessions[T]):
 
     _limits: MemoryLimits[T]
     _accepts: MemoryAccepts[T]
+
+    async def backlog(self, lease: Lease) -> Backlog | None:
+        """As `PostgresDatabase.backlog`."""
+        async with self._round_trip() as now:
+            if lease.id != min(session.id for session in self._sessions.values() if session.live(now)):
+                return None
+            free = [
+                row.available_at
+                for row in self._open.values()
+                if row.available_at <= now
+                and (row.session_id is None or not self._sessions[row.session_id].live(now))
+            ][:10_000]
+            return Backlog(len(free), now - max(min(free, default=now), 0.0))
 
     async def shares(self) -> Sequence[SessionShare]:
         """As `PostgresDatabase.shares`."""

@@ -333,7 +333,7 @@ async def test_prune(cli):
     await cli("install", "MAPPING", "--yes")
     await cli("install", "MAPPING", "--yes", attribute="slim")
     assert await cli("prune", "MAPPING", attribute="slim") == 0
-    assert "Dropped the 10 functions of email_" in cli.out
+    assert "Dropped the 11 functions of email_" in cli.out
     assert await cli("prune", "MAPPING", attribute="slim") == 0
     assert cli.out == "There was nothing to prune.\n"
 

@@ -84,6 +84,18 @@ async def test_the_tasks_of_an_expired_session_are_claimable(suite: Suite):
     assert [(task.attempt, task.claim.token) for task in work.tasks] == [
         (2, 2)
     ] * 3  # killed or frozen: it counts
+    assert [task.rescued for task in work.tasks] == [True] * 3
+
+
+async def test_what_was_given_back_or_left_by_one_that_ended_is_not_rescued(suite: Suite):
+    await suite.add(2)
+    dead, leaver, live = await suite.start(), await suite.start(), await suite.start()
+    (given_back,) = await suite.claim(dead, 1)
+    await suite.database.release_tasks(dead, [Handback(given_back)])
+    await suite.claim(leaver, 1)
+    await suite.end(leaver)
+    await suite.expire(dead)
+    assert [task.rescued for task in (await suite.work(live)).tasks] == [False] * 2
 
 
 async def test_a_row_of_the_dead_that_was_closed_and_reopened_is_found(suite: Suite):

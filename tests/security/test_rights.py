@@ -25,7 +25,7 @@ MAPPINGS = (EMAILS, replace(LIMITED, name="limited", table="public.limited"), qu
 
 FOR_SERVICES = {
     "schema_version", "start_session", "bump_session", "wake", "get_work", "finish_tasks", "finish_in", "release_tasks", "end_session",
-    "cancel_task", "retry_tasks", "shares", "why", "enqueue", "enqueue_keys", "plan_duties",
+    "cancel_task", "retry_tasks", "backlog", "shares", "why", "enqueue", "enqueue_keys", "plan_duties",
 }  # fmt: skip
 """What a service's role is given, by the beginning of the name."""
 
@@ -207,6 +207,7 @@ async def test_t4_no_operator_function_table_or_type_of_the_caller_s_is_ever_use
         for call in (
             "cancel_task_{0}(12)",
             "retry_tasks_{0}(NULL)",
+            "backlog_{0}(1)",
             "shares_{0}()",
             "why_{0}(1, true)",
             "why_{0}(9, true)",

@@ -26,6 +26,7 @@ EQUAL: dict[str, str] = {
     "get_work: always `s.id = ANY (my.ended)`": PAIRS,
     "get_work: without `AND t.__session_id__ = ANY (my.ended)`": PAIRS,
     "get_work: always `count(*) > 0`": "note_expired is given no keys then, and notes nothing",
+    "get_work: without `t.__key__ = ANY (my.keys) AND` (2)": "whether it was rescued is asked of those that are claimed, and of no other",
     "get_work: without `s.id = p_id AND`": FORGETS,
     "get_work: without `AND NOT s.cancel_keys <@ my.asked`": FORGETS,
     "get_work: the first alone, of `my.held || my.keys`": "what it has just claimed names it, and is added below",

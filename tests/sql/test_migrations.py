@@ -619,7 +619,7 @@ async def test_two_versions_of_a_mapping_work_side_by_side_until_the_old_one_is_
         "UPDATE session_lock.session SET expires_at = clock_timestamp() WHERE id = $1", session["id"]
     )
     done = await prune(admin, new)
-    assert done == [f"dropped the 10 functions of {old_set}", f"dropped the index public.pending_{old_set}"]
+    assert done == [f"dropped the 11 functions of {old_set}", f"dropped the index public.pending_{old_set}"]
     assert await prune(admin, new) == []
     assert await differences(admin, new) == []
     assert any("is missing" in text for text in await differences(admin, old))

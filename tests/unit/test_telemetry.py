@@ -12,10 +12,19 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from session_lock import DatabaseError, Runner, SchemaError, each
-from tests.unit.faults import NONCES
+from session_lock import DatabaseError, Runner, SchemaError, SessionLost, each
+from session_lock.telemetry.spans import MOST_LINKS
+from session_lock.telemetry.words import OPERATIONS
+from session_lock.testing import MemoryDatabase
+from tests.unit.faults import NONCES, Faulty
 from tests.unit.scenes import CANARY, Sleeper, do_all, running, settings, table
 from tests.unit.virtual import until, virtual
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+async def nothing(task: Any) -> None:
+    """The tasker of single tasks that does all at once."""
 
 
 class Spans:
@@ -60,21 +69,35 @@ async def test_each_phase_has_its_span_with_counts_and_the_session(spans: Spans)
     async with running(Runner(database, tasker, settings(), name="email", tracer_provider=spans.provider)):
         await until(lambda: len(database.finished) == 4)
     assert {span.name for span in spans.all()} == {
-        f"{phase} email" for phase in ("start", "keepalive", "fetch", "execute", "finish", "release", "end")
+        f"{phase} email" for phase in ("start", "keepalive", "receive", "process", "finish", "release", "end")
     }
     assert all(session_lock_attributes(span)["session_id"] == 1 for span in spans.all())
-    (execute,) = spans.of("execute")
-    assert (execute.kind, session_lock_attributes(execute)["tasks"]) == (SpanKind.CONSUMER, 5)
-    assert session_lock_attributes(spans.of("fetch")[0])["tasks"] == 5
-    assert session_lock_attributes(spans.of("finish")[0])["tasks"] == 4
-    assert session_lock_attributes(spans.of("release")[0])["tasks"] == 1
+    (process,) = spans.of("process")
+    assert {span.kind for span in spans.all() if span is not process} == {SpanKind.CLIENT}
+    assert process.kind is SpanKind.CONSUMER
+    counts = {"receive": 5, "process": 5, "finish": 4, "release": 1}
+    for phase, operation in OPERATIONS.items():
+        span = spans.of(phase)[0]
+        told = {
+            name: value for name, value in span.attributes.items() if not name.startswith("session_lock.")
+        }
+        expected = {
+            "messaging.system": "session_lock",
+            "messaging.destination.name": "email",
+            "messaging.operation.name": phase,
+        }
+        if phase in counts:
+            expected |= {
+                "messaging.operation.type": operation.type,
+                "messaging.batch.message_count": counts[phase],
+            }
+        assert told == expected
     assert session_lock_attributes(spans.of("end")[0])["held"] == 0
-    assert spans.of("start")[0].kind is SpanKind.CLIENT
     assert all(span.status.status_code is not StatusCode.ERROR for span in spans.all())
 
 
 @virtual
-async def test_the_taskers_own_spans_are_children_of_execute_and_those_of_no_other_phase(
+async def test_the_taskers_own_spans_are_children_of_process_and_those_of_no_other_phase(
     spans: Spans,
 ) -> None:
     database = table(3)
@@ -86,10 +109,10 @@ async def test_the_taskers_own_spans_are_children_of_execute_and_those_of_no_oth
 
     async with running(Runner(database, each(tasker), settings(), tracer_provider=spans.provider)):
         await until(lambda: len(database.finished) == 3)
-    executes = {span.context.span_id for span in spans.of("execute")}
+    processes = {span.context.span_id for span in spans.of("process")}
     mine = spans.of("mine")
-    assert {span.parent.span_id for span in mine if span.parent} == executes
-    assert len(executes) == len(mine) == 3
+    assert {span.parent.span_id for span in mine if span.parent} == processes
+    assert len(processes) == len(mine) == 3
     assert not trace.get_current_span().get_span_context().is_valid
 
 
@@ -106,10 +129,10 @@ async def test_without_idle_spans_only_idle_looks_and_keepalives_leave_none(span
         database.fail("get_work", times=1)
         database.fail("bump_session", times=1)
         await asyncio.sleep(30)
-    assert [span.name.split()[0] for span in spans.all()][:4] == ["start", "fetch", "execute", "finish"]
-    assert len(spans.of("fetch")) == 2
+    assert [span.name.split()[0] for span in spans.all()][:4] == ["start", "receive", "process", "finish"]
+    assert len(spans.of("receive")) == 2
     assert len(spans.of("keepalive")) == 1
-    assert [span.status.status_code for span in spans.of("fetch")] == [StatusCode.UNSET, StatusCode.ERROR]
+    assert [span.status.status_code for span in spans.of("receive")] == [StatusCode.UNSET, StatusCode.ERROR]
     assert spans.of("keepalive")[0].status.status_code is StatusCode.ERROR
     assert len(spans.of("end")) == 1
 
@@ -119,7 +142,7 @@ async def test_with_idle_spans_each_look_and_keepalive_has_one(spans: Spans) -> 
     database = table(0)
     async with running(Runner(database, do_all, settings(), tracer_provider=spans.provider)):
         await asyncio.sleep(30)
-    assert len(spans.of("fetch")) == database.count("get_work") > 20
+    assert len(spans.of("receive")) == database.count("get_work") > 20
     assert len(spans.of("keepalive")) >= database.count("bump_session") - 1 >= 5
 
 
@@ -143,9 +166,10 @@ async def test_errors_are_told_by_their_type_alone(spans: Spans) -> None:
         if span.status.status_code is StatusCode.ERROR
     ]
     assert ("start", "DatabaseError") in failed
-    assert ("execute", "LookupError") in failed
-    assert ("fetch", "SchemaError") in failed
-    assert all(span.events == () for span in spans.all())
+    assert ("process", "LookupError") in failed
+    assert ("receive", "SchemaError") in failed
+    events = [(event.name, dict(event.attributes or {})) for span in spans.all() for event in span.events]
+    assert events == [("session_lock.drain", {"session_lock.reason": "the database needs a person"})]
 
 
 @virtual
@@ -159,7 +183,137 @@ async def test_a_cancelled_call_of_ours_is_no_error_and_an_abandoned_one_is(span
         ):
             await until(lambda: tasker.begun)  # noqa: B023
         tasker.thaw.set()
-    assert [span.status.status_code for span in spans.of("execute")] == [StatusCode.UNSET, StatusCode.ERROR]
+    assert [span.status.status_code for span in spans.of("process")] == [StatusCode.UNSET, StatusCode.ERROR]
+
+
+@virtual
+async def test_the_only_task_of_a_call_is_in_the_trace_of_who_put_it_in_and_so_is_its_finish(
+    spans: Spans,
+) -> None:
+    database = Faulty(MemoryDatabase({1: {"traceparent": PARENT}}))
+    with spans.provider.get_tracer("app").start_as_current_span("start of the service"):
+        async with running(Runner(database, each(nothing), settings(), tracer_provider=spans.provider)):
+            await until(lambda: database.finished)
+    (process,), (finish,) = spans.of("process"), spans.of("finish")
+    assert trace.format_trace_id(process.context.trace_id) == PARENT[3:35]
+    assert trace.format_span_id(process.parent.span_id) == PARENT[36:52]
+    assert (finish.context.trace_id, finish.parent.span_id) == (
+        process.context.trace_id,
+        process.context.span_id,
+    )
+    assert "messaging.batch.message_count" not in process.attributes
+    # What was current when the Runner was started goes on for as long as the service.
+    assert {span.parent for span in spans.all() if span.name.split()[0] in ("start", "receive", "end")} == {
+        None
+    }
+
+
+@virtual
+async def test_a_batch_is_linked_to_who_put_its_tasks_in_and_ill_words_lead_nowhere(spans: Spans) -> None:
+    others = [
+        None,
+        "",
+        "nonsense",
+        7,
+        PARENT[:-3],
+        PARENT.replace("a", "g"),
+        "00-" + "0" * 32 + PARENT[35:],
+        PARENT * 1000,
+    ]
+    told = [f"00-{number:032x}-{number:016x}-01" for number in range(1, 200)]
+    database = Faulty(MemoryDatabase(enumerate({"traceparent": each} for each in [*others, *told, told[0]])))
+    batch = settings(batch_size=300)
+    async with running(Runner(database, do_all, batch, tracer_provider=spans.provider)):
+        await until(lambda: len(database.finished) == len(others) + len(told) + 1)
+    (process,) = spans.of("process")
+    assert process.parent is None
+    assert [link.context.span_id for link in process.links] == [*range(1, MOST_LINKS + 1)]
+    database.add(1000, {"traceparent": PARENT})
+    database.add(1001, None)
+    spans.exporter.clear()
+    async with running(Runner(database, do_all, batch, tracer_provider=spans.provider)):
+        await until(lambda: spans.of("finish"))
+    (process,) = spans.of("process")
+    assert (process.parent, len(process.links)) == (None, 1)
+    (finish,) = spans.of("finish")
+    assert (finish.parent.span_id, finish.links) == (process.context.span_id, ())
+
+
+@virtual
+async def test_what_several_calls_have_done_is_linked_to_them(spans: Spans) -> None:
+    database = table(4)
+    runner = Runner(database, each(nothing), settings(), tracer_provider=spans.provider)
+    async with running(runner):
+        await until(lambda: len(database.finished) == 4)
+    assert runner._telemetry._spans._done_by == {}  # nothing is kept of what is recorded
+    (finish,), processes = spans.of("finish"), spans.of("process")
+    assert finish.parent is None
+    assert {link.context.span_id for link in finish.links} == {span.context.span_id for span in processes}
+    assert len(processes) == 4
+
+
+@virtual
+async def test_what_nobody_has_sampled_is_no_span_and_is_not_linked(spans: Spans) -> None:
+    database = Faulty(MemoryDatabase({number: {"traceparent": f"{PARENT[:-1]}0"} for number in range(4)}))
+    async with running(Runner(database, each(nothing), settings(), tracer_provider=spans.provider)):
+        await until(lambda: len(database.finished) == 4)
+    assert not spans.of("process")
+    assert [span.links for span in spans.of("finish")] == [()]
+    database.add(7, {"traceparent": f"{PARENT[:-1]}0"})
+    spans.exporter.clear()
+    async with running(Runner(database, each(nothing), settings(), tracer_provider=spans.provider)):
+        await until(lambda: len(database.finished) == 5)
+    assert not spans.of("finish")  # it would be in that trace
+
+
+@virtual
+async def test_a_lost_lease_is_told_on_what_runs_and_at_the_end(spans: Spans) -> None:
+    database, tasker = table(1), Sleeper(1000)
+    async with running(Runner(database, tasker, settings(), tracer_provider=spans.provider)):
+        await until(lambda: tasker.begun)
+        database.fail("bump_session", SessionLost("gone"), times=1)
+        await until(lambda: len(tasker.begun) == 2)
+    for phase in ("process", "end"):
+        events = [(event.name, dict(event.attributes)) for event in spans.of(phase)[0].events]
+        assert events == [("session_lock.lease.lost", {"session_lock.reason": "the session is lost"})]
+    assert [event.name for event in spans.of("end")[-1].events] == ["session_lock.drain"]
+
+
+@virtual
+async def test_what_is_handed_over_is_told_on_the_release(spans: Spans) -> None:
+    database, tasker = table(3), Sleeper(1)
+    async with running(
+        Runner(database, tasker, settings(concurrency=1, batch_size=1), tracer_provider=spans.provider)
+    ):
+        await until(lambda: len(tasker.begun) == 1)
+    (release,) = spans.of("release")
+    assert [(event.name, dict(event.attributes)) for event in release.events] == [
+        (
+            "session_lock.hand_over",
+            {"session_lock.tasks": release.attributes["messaging.batch.message_count"]},
+        )
+    ]
+
+
+class Bursting(SimpleSpanProcessor):
+    def on_start(self, *_: Any, **__: Any) -> None:
+        raise RuntimeError(CANARY)
+
+    def on_end(self, *_: Any) -> None:
+        raise RuntimeError(CANARY)
+
+
+@virtual
+async def test_telemetry_that_fails_is_said_and_does_not_touch_the_work(
+    spans: Spans, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = table(20)
+    spans.provider.add_span_processor(Bursting(spans.exporter))
+    async with running(Runner(database, each(nothing), settings(), tracer_provider=spans.provider)):
+        await until(lambda: len(database.finished) == 20)
+    assert [session.ended for session in database.sessions] == [True]
+    told = [record for record in caplog.records if record.getMessage() == "telemetry fails: RuntimeError"]
+    assert 1 <= sum(record.levelname == "WARNING" for record in told) <= 8 < len(told)
 
 
 @virtual

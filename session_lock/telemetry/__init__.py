@@ -1,0 +1,181 @@
+"""Spans around the phases of a session, and what is measured of them. The only package that imports OpenTelemetry.
+
+Where nothing is installed that would take them, a phase is an object that does nothing, and nothing is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import MeterProvider as MeterProvider
+from opentelemetry.trace import TracerProvider as TracerProvider
+
+from session_lock.database import Identity
+from session_lock.tasks import Task
+from session_lock.telemetry import words
+from session_lock.telemetry.meters import Attributes, Figures, Meter, meter_of
+from session_lock.telemetry.spans import TRACEPARENT as TRACEPARENT
+from session_lock.telemetry.spans import Phase as Phase
+from session_lock.telemetry.spans import Spans, ToldPhase, type_of, untold
+from session_lock.telemetry.spans import current_traceparent as current_traceparent
+from session_lock.telemetry.words import OPERATIONS, Metric
+from session_lock.versions import LIBRARY_VERSION
+
+
+class Telemetry:
+    """The tracer and the meter of one Runner. Attributes are names, counts and the session's id: never keys or rows."""
+
+    def __init__(
+        self,
+        name: str,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        *,
+        idle_spans: bool = True,
+    ) -> None:
+        self.name = name
+        self.common: Attributes = {}
+        self.figures: Callable[[], Figures] | None = None
+        """What there is to see of the session now."""
+        self._providers = tracer_provider, meter_provider
+        self._idle_spans = idle_spans
+        self._spans: Spans | None = None
+        self._meter: Meter | None = None
+        self._of_phases: dict[str, Attributes] = {}
+
+    def begin(self, identity: Identity) -> None:
+        """A session is about to start there. Providers are looked for now: an application may set them up late."""
+        tracers, meters = self._providers
+        tracers, meters = tracers or trace.get_tracer_provider(), meters or metrics.get_meter_provider()
+        tracer = tracers.get_tracer("session_lock", LIBRARY_VERSION) if _is_installed(tracers) else None
+        self._spans = None if tracer is None else Spans(tracer)
+        self._meter = meter_of(meters) if _is_installed(meters) else None
+        messaging = {words.MESSAGING_SYSTEM: words.SYSTEM, words.MESSAGING_DESTINATION: self.name}
+        place = {words.DB_SYSTEM: "postgresql", words.DB_NAMESPACE: identity.database}
+        if not identity.schema:  # only PostgreSQL has one
+            place = {}
+        self.common = messaging | place
+        for phase, operation in OPERATIONS.items():
+            told = messaging | {words.MESSAGING_OPERATION: phase}
+            if operation.type is not None:
+                told[words.MESSAGING_OPERATION_TYPE] = operation.type
+            if operation.verb is not None and place:
+                told |= place | {words.DB_OPERATION: operation.verb}
+            self._of_phases[phase] = told
+
+    # Spans -------------------------------------------------------------------------------------------------
+
+    def phase(
+        self,
+        phase: str,
+        *,
+        may_be_idle: bool = False,
+        runs: Sequence[Task[Any]] = (),
+        settles: Sequence[Task[Any]] = (),
+        **attributes: str | float,
+    ) -> Phase:
+        """A span around the block, its parent while it runs; under `idle_spans=False` an idle one leaves no span.
+
+        The tasks that it runs or settles say what it hangs together with.
+        """
+        if not self.heard:
+            return Phase()
+        told = ToldPhase(
+            phase,
+            f"{phase} {self.name}",
+            attributes=self._of_phases[phase],
+            spans=self._spans,
+            timer=self,
+            deferred=may_be_idle and not self._idle_spans,
+        )
+        if self._spans is not None:
+            told.set(**attributes)
+            if runs:
+                told.runs(runs)
+            elif settles:
+                told.settles(settles)
+        return told
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody wants to know anything."""
+        return self._spans is not None or self._meter is not None
+
+    @property
+    def traces(self) -> bool:
+        """Whether somebody wants spans."""
+        return self._spans is not None
+
+    def event(self, name: str, **attributes: str | float) -> None:
+        """Something that concerns the session, and so all calls of the tasker under way."""
+        if self._spans is not None:
+            with untold():
+                self._spans.event(name, attributes)
+
+    def tell_events(self, phase: Phase) -> None:
+        """All of them, on the last span of the session."""
+        if self._spans is not None:
+            self._spans.tell_events(phase)
+
+    def forget(self, tasks: Iterable[Task[Any]]) -> None:
+        """They are recorded."""
+        if self._spans is not None:
+            self._spans.forget(tasks)
+
+    # Metrics -----------------------------------------------------------------------------------------------
+
+    @property
+    def measures(self) -> bool:
+        """Whether somebody wants to know."""
+        return self._meter is not None
+
+    def count(self, metric: Metric, value: int, attributes: Mapping[str, str] | None = None) -> None:
+        """Count so many more."""
+        if self._meter is not None:
+            self._meter.count(metric, value, {**self.common, **attributes} if attributes else self.common)
+
+    def record(self, metric: Metric, value: float) -> None:
+        """How long it took, or how much there was."""
+        if self._meter is not None:
+            with untold():
+                self._meter.record(metric, value, self.common)
+
+    def settled(self, outcome: str, tasks: int) -> None:
+        """So many are done with here."""
+        self.count(words.SETTLED, tasks, {words.OUTCOME: outcome})
+
+    def failed(self, error: BaseException | None) -> None:
+        """An attempt at a task has failed."""
+        if self._meter is not None:
+            self.count(words.FAILED, 1, None if error is None else {words.ERROR_TYPE: type_of(error)})
+
+    def took(self, phase: Phase, name: str, seconds: float) -> None:
+        if self._meter is None:
+            return
+        operation, attributes = OPERATIONS[name], self._of_phases[name]
+        if phase.error is not None:
+            attributes = {**attributes, words.ERROR_TYPE: type_of(phase.error)}
+        if operation.type is not None:
+            metric = words.PROCESS_DURATION if operation.type == "process" else words.OPERATION_DURATION
+            self._meter.record(metric, seconds, attributes)
+        elif phase.asks and words.DB_OPERATION in attributes:
+            self._meter.record(words.DB_DURATION, seconds, attributes)
+
+    def observe(self, figures: Callable[[], Figures]) -> None:
+        """From now on there is something to see."""
+        if self._meter is not None:
+            self.figures = figures
+            self._meter.join(self)
+
+    def end(self) -> None:
+        """There is nothing more to see."""
+        if self._meter is not None:
+            self._meter.leave(self)
+        self.figures = None
+
+
+def _is_installed(provider: object) -> bool:
+    """The providers of the API itself do nothing."""
+    return not type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))

@@ -158,9 +158,23 @@ async def _execute(dsn: str, statement: str) -> None:
     """On a connection of its own: a test may have cut all others."""
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute(statement)
+        await connection.execute(statement, timeout=30)
+    except TimeoutError:
+        pytest.fail(f"{statement} takes longer than 30 s; there is:\n{await _activity(dsn)}", pytrace=False)
     finally:
         await connection.close()
+
+
+async def _activity(dsn: str) -> str:
+    connection = await asyncpg.connect(dsn)
+    try:
+        seen = await connection.fetch(
+            "SELECT pid, backend_type, datname, state, wait_event_type, wait_event, age(clock_timestamp(), state_change), query"
+            "  FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        )
+    finally:
+        await connection.close()
+    return "\n".join(repr([*row])[:300] for row in seen)
 
 
 @pytest.fixture(scope="session")

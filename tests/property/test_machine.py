@@ -135,6 +135,29 @@ def test_no_more_is_shared_than_the_group_may_hold_though_the_first_ones_are_of_
     state.teardown()
 
 
+def test_two_finishing_calls_of_nothing_in_one_transaction_have_an_effect_each(pair):
+    state = Machine(pair)
+    state.begin()
+    state.finish_in(keys="mine", runner="A", transaction="a")
+    state.finish_in(keys="mine", runner="A", transaction="a")
+    state.commit(transaction="a")
+    state.teardown()
+
+
+@pytest.mark.parametrize("pair", [{"mapping": MAPPINGS["limits"][1]}], ids=["limits"], indirect=True)
+def test_under_limits_a_look_from_a_position_that_finds_enough_does_not_look_from_the_start_too(pair):
+    state = Machine(pair)
+    state.begin()
+    state.cancel(key=1)
+    state.get_work(
+        at_once=None, finish=None, limit=5, onward=False, over_share=False, reply_lost=False, runner="B"
+    )
+    state.get_work(
+        at_once=None, finish="mine", limit=5, onward=True, over_share=False, reply_lost=False, runner="B"
+    )
+    state.teardown()
+
+
 # What it is for --------------------------------------------------------------------------------------------------------
 
 IN_SQL = [

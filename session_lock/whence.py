@@ -15,14 +15,14 @@ LATELY = 10
 WALK = 0.005
 """Seconds: a look back that takes no longer on the server is cheap."""
 
-WALK_PAUSE = 200
-"""A look back that is not cheap is not made again before this many times as long: it is not one of a hundred looks ..."""
+SELDOM = 200
+"""After one that is not, at least so many times as long passes until the next: it is not one of a hundred looks."""
 
 FOUND_WITHIN = 60
-"""... or these seconds, whichever is less, nor while a task is known to have become due: it may stand before the position. ..."""
+"""Seconds: no more than these pass, so that what stands before the position is found within them."""
 
-LEAST_PAUSE = 20
-"""... But never before so many times as long: at most 5 % of the time goes to looks back."""
+LEAST = 20
+"""Nor less than so many times as long: at most 5 % of the time goes to looks back. It is enough where a task is known to be due."""
 
 
 class _LookBack:
@@ -47,7 +47,7 @@ class _LookBack:
     def again_at(self, *, due: bool = False) -> float:
         """When the next one may be made; `due` if it is known that a task has become due."""
         walk = self.walk
-        return self.at + max(0 if due else min(walk * WALK_PAUSE, FOUND_WITHIN), walk * LEAST_PAUSE)
+        return self.at + max(walk * LEAST, 0 if due else min(walk * SELDOM, FOUND_WITHIN))
 
 
 class Whence:
@@ -64,10 +64,8 @@ class Whence:
         self._poll_interval = poll_interval
         self._position: str | None = None
         self._lately: str | None = None  # the position of a short while ago
-        self._mark: tuple[float, str | None] = (
-            -math.inf,
-            None,
-        )  # the one that comes after it, and since when
+        self._mark: str | None = None  # the one that will follow it, and since when it stands there
+        self._marked_at = -math.inf
         self._from_start, self._from_lately = _LookBack(), _LookBack()
         self._looked_back_at = -math.inf
         self._due_at = math.inf  # when the next task is due, as far as that is known
@@ -125,10 +123,10 @@ class Whence:
         if work.position is not None and (self._plenty or onward or self._position is None):
             self._position = work.position
             if position is None:  # it may stand far behind those of a short while ago
-                self._lately, self._mark = None, (now, work.position)
-        if now >= self._mark[0] + LATELY:
-            self._lately = self._mark[1] if self._mark[1] != self._position else None
-            self._mark = (now, self._position)
+                self._lately, self._mark, self._marked_at = None, work.position, now
+        if now >= self._marked_at + LATELY:
+            self._lately = self._mark if self._mark != self._position else None
+            self._mark, self._marked_at = self._position, now
 
     def failed(self, position: str | None, took: float) -> None:
         """A look from there has failed, after so many seconds: they may have gone into a walk, if those from the position succeed."""

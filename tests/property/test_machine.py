@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
 from session_lock.limits import Limit, Rate
@@ -158,6 +159,19 @@ def test_under_limits_a_look_from_a_position_that_finds_enough_does_not_look_fro
     state.teardown()
 
 
+def test_who_can_begin_nothing_at_once_is_told_no_share_where_somebody_was_asked_lately(pair):
+    state = Machine(pair)
+    state.begin()
+    work = {"limit": 5, "over_share": False, "onward": False, "reply_lost": False}
+    state.get_work(runner="B", at_once=None, finish=None, **work)
+    for _ in range(3):
+        state.get_work(runner="A", at_once=None, finish="mine", **work)
+    state.get_work(runner="A", at_once=1, finish=None, **work)
+    assert state.pair.state.sessions[2].asked_at is not None
+    state.get_work(runner="B", at_once=0, finish=None, **work)
+    state.teardown()
+
+
 # What it is for --------------------------------------------------------------------------------------------------------
 
 IN_SQL = [
@@ -232,7 +246,8 @@ def is_found(pair: Pair) -> None:
     unshrunk = settings(
         EXAMPLES, max_examples=1000 if AT_NIGHT else 60, derandomize=True, phases=[Phase.generate]
     )
-    with pytest.raises(AssertionError):
+    # Done again to be sure, the steps may go otherwise: where the sides parted, one of them may wait for a lock that the other has not.
+    with pytest.raises((AssertionError, Flaky)):
         run_state_machine_as_test(lambda: Machine(pair), settings=unshrunk)
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from session_lock.cli import bench, deploy, doctor, operating, requests, sessions, sql, why
+from session_lock.cli import bench, deploy, doctor, operating, requests, sessions, sql, status, why
 from session_lock.cli.common import Commands, complain, library_version
 from session_lock.errors import SessionLockError
 
@@ -62,6 +62,7 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     operating.add_parsers(commands)
     why.add_parsers(commands)
     doctor.add_parsers(commands)
+    status.add_parser(commands)
     bench.add_parser(commands)
     if with_demo:
         _add_demo(commands)

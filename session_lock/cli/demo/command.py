@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from session_lock.cli.common import Commands, complain, say
@@ -13,6 +13,7 @@ from session_lock.cli.demo.access import Access
 from session_lock.cli.demo.cast import Cast
 from session_lock.cli.demo.display import Display, Live, Plain, Silent, terminal
 from session_lock.cli.demo.interruption import Interruption
+from session_lock.cli.demo.page import status_page
 from session_lock.cli.demo.part import Part
 from session_lock.cli.demo.scenario import Scenario, Wish
 from session_lock.cli.demo.scenarios import SCENARIOS
@@ -136,7 +137,10 @@ def _embedded(stack: ExitStack) -> Access:
 async def perform(name: str, scenario: Scenario, accesses: Sequence[Access], display: Display) -> Verdict:
     """Make the tables, let the runners do the work, judge it from outside, and take everything down again."""
     plan = scenario.plan
-    async with set_stage(scenario, *accesses) as stage:
+    async with (
+        set_stage(scenario, *accesses) as stage,
+        nullcontext() if type(display) is Silent else status_page(stage, scenario.table, display.opening),
+    ):
         watch = Watch(stage, scenario.table, every=scenario.look_every)
         dsns = {place.name: place.access.runner_dsn for place in stage.places}
         async with Cast(Part(name, "", dsns, plan.pause, plan.batch_size)) as cast:

@@ -23,7 +23,7 @@ from session_lock.contrib.status.markup import Markup
 from session_lock.contrib.status.source import Given, Source
 from session_lock.contrib.status.stream import Stream
 from session_lock.contrib.status.task import columns_of, of_task
-from session_lock.contrib.status.told import shown
+from session_lock.contrib.status.told import clean, shown
 from session_lock.contrib.status.watching import PATIENCE, Reader
 from session_lock.errors import SessionLockError, SettingsError
 from session_lock.operating import is_session
@@ -259,7 +259,7 @@ class _StatusPage(Starlette):
 
     async def _refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        text = "There is no such page here." if error.detail == "Not Found" else error.detail
+        text = "There is no such page here." if error.detail == "Not Found" else clean(error.detail)
         reader = self._readers.get(request.path_params.get("mapping", ""))
         title = {404: "Not there", 503: "No answer"}.get(error.status_code, "Refused")
         body: Markup = pages.sentence(self._place(request, reader), title, text, with_form=reader is not None)

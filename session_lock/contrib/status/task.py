@@ -8,7 +8,7 @@ from typing import Any
 from session_lock.catalog import read_shape
 from session_lock.contrib.status.markup import Markup, element, together
 from session_lock.contrib.status.pages import NOTHING, Place, ask, beside, page, table
-from session_lock.contrib.status.told import shown
+from session_lock.contrib.status.told import clean, shown
 from session_lock.facts import LimitUse, Why
 from session_lock.names import quote_name
 from session_lock.sqlstate import is_driver_error, read, translate
@@ -55,7 +55,7 @@ def of_task(place: Place, why: Why, columns: Mapping[str, str]) -> Markup:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    return clean(f"{text[:1].upper()}{text[1:]}.")
 
 
 def _facts(place: Place, why: Why, columns: Mapping[str, str]) -> Markup | None:
@@ -110,7 +110,7 @@ def _conditions(why: Why) -> Markup | None:
     if not why.conditions:
         return None
     rows = [
-        (each.text, "NULL" if each.holds is None else "true" if each.holds else "false")
+        (clean(each.text), "NULL" if each.holds is None else "true" if each.holds else "false")
         for each in why.conditions
     ]
     return element(

@@ -97,5 +97,10 @@ def _plain(value: Any) -> Any:
 
 def shown(text: str) -> str:
     """What others have written: its first line, without what no letter is, and cut."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text.partition("\n")[0])
+    line = clean(text.partition("\n")[0])
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+
+
+def clean(text: str) -> str:
+    """Without what no letter is: such as what has a browser write the other way round."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

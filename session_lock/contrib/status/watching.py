@@ -122,23 +122,25 @@ class Reader:
         return [each for each in self._points if each.number > after and each.at >= since]
 
     async def close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+        if (looking := self._looking) is not None:
+            looking.cancel()
+            await asyncio.wait([looking])
 
     # Looking ---------------------------------------------------------------------------------------------
 
     async def _look_on(self) -> None:
         clock = asyncio.get_running_loop().time
-        while self._watchers or clock() < self._left_at + GRACE:
-            began = clock()
-            self._note(await self._look())
-            took = clock() - began
-            await asyncio.sleep(max(LOOK_EVERY - took, REST * took))
-        # From the condition to here nobody else had a turn; who comes now starts another task, and waits for what that sees.
-        self._looking = self.latest = None
-        self._throughput = Throughput()  # what is done while nobody looks is no rate of now
-        await self.source.rest()
+        try:
+            while self._watchers or clock() < self._left_at + GRACE:
+                began = clock()
+                self._note(await self._look())
+                took = clock() - began
+                await asyncio.sleep(max(LOOK_EVERY - took, REST * took))
+        finally:
+            # From the condition to here nobody else had a turn; who comes now starts another task, and waits for what that sees.
+            self._looking = self.latest = None
+            self._throughput = Throughput()  # what is done while nobody looks is no rate of now
+            await self.source.rest()
 
     async def _look(self) -> Overview | str:
         """What is seen or, in a sentence, what is in the way."""

@@ -6,9 +6,12 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from session_lock.errors import SettingsError
+
+if TYPE_CHECKING:  # it needs an extra
+    from session_lock.contrib.status import StatusPage
 
 HASTE = 1
 """Seconds that an answer under way, such as to a browser that looks on, has when the server is to end."""
@@ -50,8 +53,8 @@ def address_of(sock: socket.socket) -> str:
 
 
 @asynccontextmanager
-async def serving(app: Any, sock: socket.socket) -> AsyncIterator[None]:
-    """The app is served while the block lasts. Signals are left to whoever runs the event loop."""
+async def serving(app: Any, sock: socket.socket, *pages: StatusPage) -> AsyncIterator[None]:
+    """The app is served while the block lasts; it is a page itself, or has these. Signals are left to whoever runs the event loop."""
     import uvicorn  # noqa: PLC0415 (an extra)
 
     class Server(uvicorn.Server):
@@ -73,4 +76,6 @@ async def serving(app: Any, sock: socket.socket) -> AsyncIterator[None]:
         yield
     finally:
         server.should_exit = True
+        for page in pages or (app,):
+            page.dismiss()
         await running

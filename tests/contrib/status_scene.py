@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 
 from session_lock import PostgresDatabase
 from session_lock.cli.serving import address_of, listen, serving
+from session_lock.contrib.status import StatusPage
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
@@ -94,9 +95,9 @@ async def lasting(app: Any) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def served(app: Any) -> AsyncIterator[str]:
+async def served(app: Any, *pages: StatusPage) -> AsyncIterator[str]:
     with listen("127.0.0.1", 0) as sock:
-        async with serving(app, sock):
+        async with serving(app, sock, *pages):
             yield address_of(sock)
 
 

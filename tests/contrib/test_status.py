@@ -352,7 +352,7 @@ async def test_a_stranger_session_has_no_past(calm: Scene, soon: None) -> None:
 
 
 async def test_so_many_and_no_more(calm: Scene, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_STREAMS", 2)
+    monkeypatch.setattr(stream, "MOST", 2)
     async with served(status_app(MAILS, calm.dsn)) as url, httpx.AsyncClient(trust_env=False) as client:
         address = f"{url}m/mails/events"
         async with contextlib.aclosing(events(address)) as one, contextlib.aclosing(events(address)) as other:

@@ -68,7 +68,7 @@ async def test_what_is_new_arrives_without_a_reload_and_leads_on(chromium: Brows
     outer = FastAPI()
     mounted = status_app({"mails": EMAILS, "others": EMAILS}, there.dsn)
     outer.mount("/status", mounted)
-    async with lasting(mounted), served(outer) as url, chromium.page() as page:
+    async with lasting(mounted), served(outer, mounted) as url, chromium.page() as page:
         await page.open(f"{url}status/")
         await page.until(
             "[...document.querySelectorAll('.summary')].every((each) => each.innerText.startsWith('2 sessions, 2 running, 3 wait'))"

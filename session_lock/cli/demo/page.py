@@ -34,7 +34,7 @@ async def status_page(stage: Stage, table: TaskTable, say: Callable[[str], None]
     only = next(iter(apps.values())) if len(apps) == 1 else None
     app = only or Starlette(routes=[Mount(f"/{name}", each) for name, each in apps.items()], lifespan=lifespan)  # fmt: skip
     with listen("127.0.0.1", 0) as sock:
-        async with serving(app, sock):
+        async with serving(app, sock, *apps.values()):
             address = address_of(sock)
             say(f"status page: {address if only else ' and '.join(f'{address}{name}/' for name in apps)}")
             yield

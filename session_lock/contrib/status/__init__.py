@@ -8,7 +8,7 @@ what is live `watching` (one reader for all who look at a mapping), `source` (it
 from __future__ import annotations
 
 try:
-    from session_lock.contrib.status.app import status_app
+    from session_lock.contrib.status.app import StatusPage, status_app
 except ModuleNotFoundError as missing:
     if (missing.name or "").partition(".")[0] != "starlette":
         raise
@@ -17,4 +17,4 @@ except ModuleNotFoundError as missing:
         name=missing.name,
     ) from None
 
-__all__ = ["status_app"]
+__all__ = ["StatusPage", "status_app"]

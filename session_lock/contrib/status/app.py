@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -21,7 +21,7 @@ from session_lock.contrib.status import pages, stream
 from session_lock.contrib.status.guard import HEADERS, Authorize, Guard
 from session_lock.contrib.status.markup import Markup
 from session_lock.contrib.status.source import Given, Source
-from session_lock.contrib.status.stream import Stream
+from session_lock.contrib.status.stream import Audience, Stream
 from session_lock.contrib.status.task import columns_of, of_task
 from session_lock.contrib.status.told import clean, shown
 from session_lock.contrib.status.watching import PATIENCE, Reader
@@ -29,9 +29,6 @@ from session_lock.errors import SessionLockError, SettingsError
 from session_lock.operating import is_session
 from session_lock.sqlstate import is_driver_error, translate
 from session_lock.table import TaskTable, install_command
-
-MOST_STREAMS = 100
-"""Browsers that look at the same time; each has one."""
 
 LONGEST_KEY = 2_000
 """Characters of a key that is asked about."""
@@ -45,7 +42,7 @@ def status_app(
     *,
     authorize: Authorize | None = None,
     show: Sequence[str] = (),
-) -> Starlette:
+) -> StatusPage:
     """A page that shows how mappings are doing, live, as an ASGI app: mount it, or let a server run it by itself. It changes nothing.
 
     `mappings` by the names under which they are shown. `source` is a DSN, a pool of asyncpg, or an async function that returns a new
@@ -62,7 +59,7 @@ def status_app(
     """
     _check(mappings, authorize, show)
     connections = Source(source)
-    return _StatusPage(
+    return StatusPage(
         {name: Reader(name, table, connections) for name, table in mappings.items()},
         connections,
         authorize,
@@ -95,7 +92,9 @@ def _check(mappings: Mapping[str, TaskTable], authorize: object, show: Sequence[
         )
 
 
-class _StatusPage(Starlette):
+class StatusPage(Starlette):
+    """What `status_app` makes."""
+
     def __init__(
         self,
         readers: Mapping[str, Reader],
@@ -106,7 +105,7 @@ class _StatusPage(Starlette):
         self._readers = readers
         self._source = source
         self._show = show
-        self._streams = 0
+        self._audience = Audience()
         self._files = {
             file.name: file.read_bytes()
             for file in resources.files(__package__).joinpath("static").iterdir()
@@ -219,20 +218,14 @@ class _StatusPage(Starlette):
         asked = request.query_params.get("session", "")
         session = int(asked) if asked.isascii() and asked.isdecimal() and len(asked) < 20 else None
         last = stream.Place.of(request.headers.get("last-event-id", ""))
-        return self._stream([reader], stream.of_mapping(reader, last, session))
+        return Stream(self._audience, [reader], stream.of_mapping(reader, last, session))
 
     async def _events_of_all(self, _request: Request) -> Response:
-        return self._stream([*self._readers.values()], stream.of_all(self._readers))
+        return Stream(self._audience, [*self._readers.values()], stream.of_all(self._readers))
 
-    def _stream(self, readers: Sequence[Reader], events: AsyncIterator[str]) -> Response:
-        return _Counted(self, readers, events)
-
-    @property
-    def is_full(self) -> bool:
-        return self._streams >= MOST_STREAMS
-
-    def count(self, change: int) -> None:
-        self._streams += change
+    def dismiss(self) -> None:
+        """End what is sent to those who look on. A server that is told to stop waits for it otherwise, for 8 s at most."""
+        self._audience.dismiss()
 
     # What they share ---------------------------------------------------------------------------------------
 
@@ -264,22 +257,3 @@ class _StatusPage(Starlette):
         title = {404: "Not there", 503: "No answer"}.get(error.status_code, "Refused")
         body: Markup = pages.sentence(self._place(request, reader), title, text, with_form=reader is not None)
         return HTMLResponse(body, error.status_code, error.headers)
-
-
-class _Counted(Stream):
-    """One of so many."""
-
-    def __init__(self, page: _StatusPage, readers: Sequence[Reader], events: AsyncIterator[str]) -> None:
-        super().__init__(readers, events)
-        self._page = page
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._page.is_full:
-            text = f"{MOST_STREAMS} browsers look at this page already: close one, and this one goes on."
-            await PlainTextResponse(text, 503)(scope, receive, send)
-            return
-        self._page.count(1)
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._page.count(-1)

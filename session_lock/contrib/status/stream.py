@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from session_lock.contrib.status.told import summary, told
@@ -25,19 +25,60 @@ HURRY = 5.0
 """Seconds beyond `LASTS` after which one that does not read what it is sent is left."""
 
 
+MOST = 100
+"""Browsers that look at the same time."""
+
+
+class Audience:
+    """Those that look on at the moment."""
+
+    def __init__(self) -> None:
+        self._scopes: set[anyio.CancelScope] = set()
+        self.dismissed = False
+        """Nobody is to look on any more: the server ends."""
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """One of them; whom the whole audience is dismissed with leaves the block as well, and so does one that does not listen."""
+        with anyio.move_on_after(LASTS + HURRY) as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why there is no place for another one."""
+        if self.dismissed:
+            return "This page is about to end."
+        if len(self._scopes) >= MOST:
+            return f"{MOST} browsers look at this page already: close one, and this one goes on."
+        return None
+
+    def dismiss(self) -> None:
+        self.dismissed = True
+        for scope in [*self._scopes]:
+            scope.cancel()
+
+
 class Stream(Response):
     """An answer that goes on until `events` end, or whoever asked has left."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, readers: Sequence[Reader], events: AsyncIterator[str]) -> None:
+    def __init__(self, audience: Audience, readers: Sequence[Reader], events: AsyncIterator[str]) -> None:
         super().__init__()
         del self.headers["content-length"]
         self.headers["x-accel-buffering"] = "no"  # nginx would keep it until it is long enough
+        self._audience = audience
         self._readers = readers
         self._events = events
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (refusal := self._audience.refusal) is not None:
+            await PlainTextResponse(refusal, 503)(scope, receive, send)
+            return
         with ExitStack() as stack:
             for reader in self._readers:
                 stack.enter_context(reader.watched())
@@ -49,21 +90,20 @@ class Stream(Response):
                     group.cancel_scope.cancel()
 
                 group.start_soon(leave)
-                with anyio.move_on_after(LASTS + HURRY):
+                with suppress(OSError):  # it has left: some servers say so this way
                     await self._send(send)
                 group.cancel_scope.cancel()
 
     async def _send(self, send: Send) -> None:
-        try:
-            await send({
-                "type": "http.response.start", "status": self.status_code, "headers": self.raw_headers,
-            })  # fmt: skip
+        await send({
+            "type": "http.response.start", "status": self.status_code, "headers": self.raw_headers,
+        })  # fmt: skip
+        with self._audience.one():
             await _part(send, f"retry: {RETRY}\n\n")
             async for event in self._events:
                 await _part(send, event)
+        with anyio.move_on_after(HURRY):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except OSError:  # it has left: some servers say so this way
-            pass
 
 
 async def _part(send: Send, text: str) -> None:

@@ -372,6 +372,25 @@ async def test_so_many_and_no_more(calm: Scene, soon: None, monkeypatch: pytest.
         await until(there_is_room, "those that have left are counted")
 
 
+async def test_who_looks_on_when_the_server_ends_is_dismissed_in_good_order(calm: Scene, soon: None) -> None:
+    page = status_app(MAILS, calm.dsn)
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(served(page))
+        hearing = [events(f"{url}m/mails/events"), events(f"{url}events")]
+        for each in hearing:
+            await first(each)
+        left = asyncio.gather(*[_all(each) for each in hearing])
+        await stack.aclose()
+        await left  # an answer that is broken off is an error here
+    async with asked(page) as asking:
+        answer = await asking.get("/m/mails/events")
+        assert (answer.status_code, answer.text) == (503, "This page is about to end.")
+
+
+async def _all(hearing: AsyncIterator[Any]) -> list[Any]:
+    return [event async for event in hearing]
+
+
 async def test_a_role_without_rights_is_told_what_is_left_out(calm: Scene, soon: None) -> None:
     async with served(status_app(MAILS, calm.database.app_dsn)) as url:
         seen = (await first(events(f"{url}m/mails/events"))).data["seen"]

@@ -15,10 +15,10 @@ function svg(name, attributes, parent) {
   return node;
 }
 
-// A round number, not below `value`: 1, 2, 5, 10, 20 ..
+// A round number, not below `value`, whose half is round as well: 2, 4, 6, 8, 10, 20 ..
 function ceiling(value, least) {
   let step = 10 ** Math.floor(Math.log10(Math.max(value, least)));
-  for (const factor of [1, 2, 5, 10]) {
+  for (const factor of [1, 2, 4, 6, 8, 10]) {
     if (step * factor >= value && step * factor >= least) return step * factor;
   }
   return step * 10;

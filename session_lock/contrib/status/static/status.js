@@ -71,7 +71,7 @@ function tiles({ seen, rate: done }) {
   tile("running", number(totals.running), `of ${number(totals.held)} held`);
   tile("sessions", number(totals.live), totals.draining ? `${totals.draining} draining` : `room for ${number(totals.capacity)} tasks`);
   tile("connections", connections ? number(connections.used) : NOTHING, connections ? `of ${number(connections.most)}, ${number(connections.ours)} ours` : "left out");
-  const vacuum = state?.last_autovacuum ? `vacuum ${span(seen.at - state.last_autovacuum)} ago` : "no vacuum yet";
+  const vacuum = state?.last_autovacuum ? `vacuum ${briefly(seen.at - state.last_autovacuum)} ago` : "no vacuum yet";
   tile("rows", state ? compact(state.dead) : NOTHING, state ? `of ${compact(state.live + state.dead)}, ${bytes(state.size_bytes)}, ${vacuum}` : "left out");
 }
 

@@ -122,7 +122,7 @@ class StatusPage(Starlette):
                 Route(f"{mapping}/task", self._task),
                 Route(f"{mapping}/", self._mapping),
             ],
-            middleware=[Middleware(Guard, authorize)],
+            middleware=[Middleware(Guard, authorize=authorize)],
             exception_handlers={HTTPException: self._refused},
             lifespan=self._lifespan,
         )

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from session_lock.contrib.status.told import summary, told
-from session_lock.contrib.status.watching import LOOK_EVERY, Reader
+from session_lock.contrib.status.watching import Reader
 
 LASTS = 8.0
 """Seconds, after which a browser comes again by itself: whether it may look is asked anew, and a server that is told to stop, which waits
@@ -24,6 +24,9 @@ RETRY = 100
 HURRY = 5.0
 """Seconds beyond `LASTS` after which one that does not read what it is sent is left."""
 
+
+TOGETHER = 0.1
+"""Seconds within which looks at several mappings are told of at once."""
 
 MOST = 100
 """Browsers that look at the same time."""
@@ -141,7 +144,7 @@ async def of_mapping(reader: Reader, last: Place, session: int | None) -> AsyncI
 
 
 async def of_all(readers: Mapping[str, Reader]) -> AsyncIterator[str]:
-    """A few numbers of each mapping, as often as one of them has others, and no more often than it is looked at."""
+    """A few numbers of each mapping, as often as one of them has been looked at."""
     loop = asyncio.get_running_loop()
     until = loop.time() + LASTS
     numbers = dict.fromkeys(readers, 0)
@@ -157,4 +160,4 @@ async def of_all(readers: Mapping[str, Reader]) -> AsyncIterator[str]:
             break
         numbers |= {name: look.number for name, look in looks}
         yield f"data: {summary(looks)}\n\n"
-        await asyncio.sleep(min(LOOK_EVERY / 2, max(until - loop.time(), 0)))
+        await asyncio.sleep(TOGETHER)

@@ -41,7 +41,7 @@ def text_of(app: Top) -> str:
 class Watched:
     """`top`, with hands on its keys and eyes on its screen."""
 
-    def __init__(self, app: Top, pilot: Pilot[int]) -> None:
+    def __init__(self, app: Top, pilot: Pilot[None]) -> None:
         self.app = app
         self._pilot = pilot
 
@@ -58,7 +58,6 @@ class Watched:
             pytest.fail(f"{shown!r} is never shown:\n{text_of(self.app)}")
         return text
 
-
     async def still(self) -> str:
         """The screen, when nothing moves any more."""
         before, text = "", await self.until("q quit")
@@ -72,7 +71,7 @@ class Watched:
 async def top(
     source: Any, *, size: tuple[int, int] = (120, 34), every: float = 0.2, seen: Sequence[Overview] = ()
 ) -> AsyncIterator[Watched]:
-    app = Top(source, interrupt=lambda top: top.exit(130), every=every)
+    app = Top(source, interrupt=lambda top: top.exit(return_code=130), every=every)
     for look in seen:
         app.throughput.see(look)
     async with app.run_test(size=size) as pilot:
@@ -296,7 +295,7 @@ def session(number: int, label: str, **others: Any) -> LiveSession:
 BUSY = Overview(
     at=AT, name="mails", table="public.email", paused=False, paused_since=None, left_out=(),
     sessions=[
-        session(16, "web-3:90", state="expired", held=40, target=0, beat_age=40, lease_left=-9.9),
+        session(16, "web-3:90", state="expired", held=40, target=0, beat_age=40, lease_left=-9.9, why="its lease has run out: whoever looks next ends it"),
         session(17, "web-1:212", why="it has its share of the 1204 tasks that are due"),
         session(18, "web-2:7", held=5, running=5, target=5, beat_age=4.1, lease_left=25.6),
         session(19, "batch-eu-west-1:31337", state="draining", app_version="2.3", held=1, running=1, target=0, beat_age=22, lease_left=8.1),
@@ -347,7 +346,7 @@ def played(look: Overview) -> tuple[Overview, ...]:
 
 @pytest.mark.parametrize(
     ("name", "look", "size"),
-    [("busy-120", BUSY, (120, 30)), ("busy-80", BUSY, (80, 24)), ("busy-40", BUSY, (40, 30)),
+    [("busy-120", BUSY, (120, 28)), ("busy-80", BUSY, (80, 24)), ("busy-40", BUSY, (40, 30)),
      ("night-120", NIGHT, (120, 20)), ("night-40", NIGHT, (40, 20))],
 )  # fmt: skip
 async def test_the_screen(name: str, look: Overview, size: tuple[int, int]):
@@ -442,3 +441,59 @@ async def test_40_columns_without_colours_and_ctrl_c(terminal):
     assert all(len({*colour}) == 1 for colour in colours), "shades of grey alone"
     shown.press("\x03")
     assert await asyncio.to_thread(shown.wait) == 130
+
+
+# --watch of the demo -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def demo(database, tmp_path) -> Iterator[Callable[..., Terminal]]:
+    started: list[Terminal] = []
+
+    def start(*words: str) -> Terminal:
+        usual = ("demo", "--watch", "--no-kill", "--no-freeze", "--runners", "2", "--dsn", database.admin_dsn)
+        started.append(Terminal(*usual, *words, size=(110, 30), folder=tmp_path))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()
+
+
+async def test_the_demo_is_watched_to_its_end(demo):
+    shown = demo("--tasks", "300", "--seconds", "5")
+    live = r"file  session_lock_demo.file  2 sessions live.*tasks/s +[1-9].* live .* live .*R1 R2 start"
+    await asyncio.to_thread(shown.until, lambda text: re.search(live, text, re.DOTALL), 40)
+    assert await asyncio.to_thread(shown.wait, 40) == 0
+    assert re.search(
+        r"s  R1 R2 start.*s  all work is done.*300 of 300 files are finished", shown.text, re.DOTALL
+    )
+
+
+async def test_the_demo_goes_on_without_top_and_is_interrupted_as_without_it(demo, database, admin):
+    shown = demo("--tasks", "300", "--seconds", "60")
+    await asyncio.to_thread(shown.until, lambda text: "2 sessions live" in text, 40)
+    shown.press("q")
+    await asyncio.to_thread(
+        shown.until, lambda text: re.search(r"R1 R2 start.*s  \d+ of 300 finished", text, re.DOTALL)
+    )
+    shown.interrupt()
+    assert await asyncio.to_thread(shown.wait, 40) == 130
+    assert "interrupted: runners, tables and server are gone" in shown.text
+    assert await admin.fetchval("SELECT to_regnamespace('session_lock_demo')") is None
+
+
+async def test_ctrl_c_in_the_demo_s_top_ends_the_demo(demo, admin):
+    shown = demo("--tasks", "300", "--seconds", "60")
+    await asyncio.to_thread(shown.until, lambda text: "2 sessions live" in text, 40)
+    shown.press("\x03")
+    assert await asyncio.to_thread(shown.wait, 40) == 130
+    assert "interrupted: runners, tables and server are gone" in shown.text
+    assert await admin.fetchval("SELECT to_regnamespace('session_lock_demo')") is None
+
+
+async def test_the_demo_is_not_watched_where_nothing_can_be_shown(cli):
+    assert await cli("demo", "--watch", "--json") == 2
+    assert "--json prints nothing else, and --watch shows a screen: leave one out" in cli.err
+    assert await cli("demo", "--watch") == 2
+    assert "top needs a terminal, and this is none: leave out --watch" in cli.err

@@ -50,7 +50,7 @@ class Looking(Protocol):
     async def ask(self, work: Callable[[Any, TaskTable], Awaitable[Any]]) -> Any: ...
 
 
-class Top(App[int]):
+class Top(App[None]):
     """One mapping. `interrupt` is what Ctrl-C does."""
 
     CSS_PATH = "top.tcss"

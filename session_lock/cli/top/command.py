@@ -24,7 +24,7 @@ def add_parsers(commands: Commands) -> None:
 
 
 def _top(arguments: argparse.Namespace) -> int:
-    app, source = load("app"), load("source")
+    app, source = (load(f"session_lock.cli.top.{name}") for name in ("app", "source"))
     check_terminal("session-lock sessions, why and doctor print what it shows")
     table = load_mapping(arguments.mapping)
     dsn = find_dsn(arguments.dsn)
@@ -32,16 +32,17 @@ def _top(arguments: argparse.Namespace) -> int:
     async def show() -> int:
         async with source.Source(dsn, table) as opened:
             await opened.look()  # what is wrong from the start is said as the other commands say it
-            status = await app.Top(opened, interrupt=lambda top: top.exit(INTERRUPTED)).run_async()
-            return int(status or 0)
+            top = app.Top(opened, interrupt=lambda top: top.exit(return_code=INTERRUPTED))
+            await top.run_async()
+            return int(top.return_code or 0)
 
     return asyncio.run(show())
 
 
 def load(module: str) -> Any:
-    """A module of this package. Only when asked for: it needs an extra."""
+    """A module that draws. Only when asked for: it needs an extra."""
     try:
-        return importlib.import_module(f"session_lock.cli.top.{module}")
+        return importlib.import_module(module)
     except ImportError as error:
         raise SessionLockError(
             f"top needs more than is installed ({error}): pip install 'session-lock[top]'"

@@ -142,8 +142,9 @@ def frozen_demo(demo, folder) -> Demo:
     return run
 
 
-def test_it_has_a_status_page_while_it_runs(demo, folder):
-    run = demo("--dir", folder, "--no-kill", "--no-freeze", "--seconds", "3", "--runners", "1")
+def test_it_has_a_status_page_while_it_runs(demo, folder, database):
+    words = ("--no-kill", "--no-freeze", "--tasks", "50", "--seconds", "1", "--runners", "1")
+    run = demo("--dsn", database.admin_dsn, "--dir", folder, *words)
     address = re.search(r"http://\S+", run.read_until("status page: "))[0]
     with httpx.Client(trust_env=False, follow_redirects=True) as client:
         assert "session_lock_demo.file" in client.get(address).text

@@ -61,6 +61,7 @@ async def calm(server_dsn: str, template: str) -> AsyncIterator[Scene]:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for what is there so that nobody has to hurry."""
     monkeypatch.setattr(watching, "GRACE", 0.2)
+    monkeypatch.setattr(watching, "REST", 0.5)
     monkeypatch.setattr(watching, "LOOK_EVERY", 0.2)
 
 

@@ -43,6 +43,7 @@ async def there(server_dsn: str, template: str) -> AsyncIterator[Scene]:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "GRACE", 0.2)
+    monkeypatch.setattr(watching, "REST", 0.5)
     monkeypatch.setattr(watching, "LOOK_EVERY", 0.3)
 
 

@@ -175,7 +175,9 @@ async def test_the_headers_of_whatever_is_answered(calm: Scene, monkeypatch: pyt
             assert answer.status_code == status, address
             assert_headers(answer)
         for method in ("POST", "PUT", "DELETE", "PATCH"):
-            assert (await asking.request(method, "/m/mails/")).status_code == 405
+            answer = await asking.request(method, "/m/mails/")
+            assert (answer.status_code, "it answers GET alone" in answer.text) == (405, True)
+            assert_headers(answer)
         monkeypatch.setattr(module.pages, "of_mapping", lambda place: 1 / 0)
         answer = await asking.get("/m/mails/")
         assert (answer.status_code, answer.text) == (500, "Internal Server Error")

@@ -33,6 +33,12 @@ from session_lock.table import TaskTable, install_command
 LONGEST_KEY = 2_000
 """Characters of a key that is asked about."""
 
+SENTENCES = {
+    "Not Found": "There is no such page here.",
+    "Method Not Allowed": "This page shows, and changes nothing: it answers GET alone.",
+}
+"""For what starlette says."""
+
 STATIC = {"css": "text/css", "js": "text/javascript"}
 
 
@@ -252,7 +258,7 @@ class StatusPage(Starlette):
 
     async def _refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        text = "There is no such page here." if error.detail == "Not Found" else clean(error.detail)
+        text = SENTENCES.get(error.detail, clean(error.detail))
         reader = self._readers.get(request.path_params.get("mapping", ""))
         title = {404: "Not there", 503: "No answer"}.get(error.status_code, "Refused")
         body: Markup = pages.sentence(self._place(request, reader), title, text, with_form=reader is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, TypeAlias
 
 from session_lock.connections import Connections
@@ -45,7 +44,7 @@ class Source:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
         """One, for a short time. A driver's errors are raised as they are."""
-        open_one = self._connections.one if self._pool is None else partial(self._pool.acquire)
+        open_one = self._connections.one if self._pool is None else self._pool.acquire
         async with open_one() as connection:
             yield connection
 

@@ -434,7 +434,10 @@ async def test_what_is_wrong_with_the_database_is_one_sentence(database: TestDat
         raise RuntimeError("the vault is sealed")
 
     for source, said in (
-        (NOWHERE, "Connect call failed"),
+        (
+            NOWHERE,
+            "the database is out of reach (Connect call failed ('127.0.0.1', 1)): start it, or correct what the page connects by",
+        ),
         (database.admin_dsn, "there is no table public.email"),
         ("postgresql://a:b@c:d", "the DSN is not understood"),
         (no_credentials, "connect() failed: RuntimeError: the vault is sealed"),

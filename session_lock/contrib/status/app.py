@@ -20,15 +20,15 @@ from session_lock.asking import why
 from session_lock.contrib.status import pages, stream
 from session_lock.contrib.status.guard import HEADERS, Authorize, Guard
 from session_lock.contrib.status.markup import Markup
-from session_lock.contrib.status.source import Given, Source
+from session_lock.contrib.status.source import Given, Source, sentence
 from session_lock.contrib.status.stream import Audience, Stream
 from session_lock.contrib.status.task import columns_of, of_task
 from session_lock.contrib.status.told import clean, shown
 from session_lock.contrib.status.watching import PATIENCE, Reader
 from session_lock.errors import SessionLockError, SettingsError
 from session_lock.operating import is_session
-from session_lock.sqlstate import is_driver_error, translate
-from session_lock.table import TaskTable, install_command
+from session_lock.sqlstate import is_driver_error
+from session_lock.table import TaskTable
 
 LONGEST_KEY = 2_000
 """Characters of a key that is asked about."""
@@ -210,8 +210,8 @@ class StatusPage(Starlette):
         except Exception as error:
             if not is_driver_error(error):
                 raise
-            ours = translate(error, f"why ({reader.name})", install_command(reader.table))
-            raise HTTPException(503, f"{ours}.") from error
+            text = sentence(error, f"why ({reader.name})", reader.table)
+            raise HTTPException(503, f"{text[:1].upper()}{text[1:]}.") from error
         finally:
             if not any(each.is_watched for each in self._readers.values()):
                 await self._source.rest()

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 from session_lock.connections import Connections
 from session_lock.drivers import describe_kind, find
 from session_lock.errors import SettingsError
+from session_lock.sqlstate import translate
+from session_lock.table import TaskTable, install_command
 
 Given: TypeAlias = str | Callable[[], Awaitable[Any]] | Any
 """A DSN, an async function that returns a new connection of asyncpg, or a pool of asyncpg."""
@@ -56,3 +58,11 @@ class Source:
 
 async def _greet(_connection: Any) -> None:
     """Nothing has to be set."""
+
+
+def sentence(error: Exception, doing: str, table: TaskTable) -> str:
+    """What a driver's error means to who looks at the page."""
+    if isinstance(error, OSError):
+        told = error.strerror or type(error).__name__
+        return f"the database is out of reach ({told}): start it, or correct what the page connects by"
+    return str(translate(error, doing, install_command(table)))

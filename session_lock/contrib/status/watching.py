@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from session_lock.contrib.status.source import Source
+from session_lock.contrib.status.source import Source, sentence
 from session_lock.errors import SessionLockError
 from session_lock.overview import Overview, Throughput, overview
-from session_lock.sqlstate import is_driver_error, translate
-from session_lock.table import TaskTable, install_command
+from session_lock.sqlstate import is_driver_error
+from session_lock.table import TaskTable
 from session_lock.wording import describe
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class Reader:
             return str(error)
         except Exception as error:
             if is_driver_error(error):
-                return str(translate(error, f"status ({self.name})", install_command(self.table)))
+                return sentence(error, f"status ({self.name})", self.table)
             log.exception("a look at %s failed", self.name)
             return f"a look failed, which should not be ({describe(error)}): the log has more"
 

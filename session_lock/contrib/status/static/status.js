@@ -207,6 +207,7 @@ follow(events, {
   look(look, how) {
     SHOW[kind](look, how);
     if (look.seen?.at && !look.trouble) text(pulse, `live, ${clock(look.seen.at)}`);
+    if (look.trouble) text(pulse, "asking again");
     pulse.classList.toggle("is-live", !look.trouble);
     if (!document.body.dataset.seen) {
       document.body.dataset.seen = "1";

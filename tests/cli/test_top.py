@@ -223,6 +223,9 @@ async def test_a_role_that_may_less_is_shown_the_rest_and_told_what_it_takes(dat
         )
         await watched.press("escape", "d", "y")
         await watched.until(r"permission denied for function drain_session; grant the role what it needs")
+        await admin.execute("REVOKE ALL ON SCHEMA session_lock FROM app")
+        text = await watched.until(r"Sessions are left out.*Left out: sessions, ")
+        assert "no session is live" not in text
 
 
 # The database is away ------------------------------------------------------------------------------------

@@ -58,6 +58,9 @@ class Watched:
             pytest.fail(f"{shown!r} is never shown:\n{text_of(self.app)}")
         return text
 
+    async def resize(self, columns: int, lines: int) -> None:
+        await self._pilot.resize_terminal(columns, lines)
+
     async def still(self) -> str:
         """The screen, when nothing moves any more."""
         before, text = "", await self.until("q quit")
@@ -220,6 +223,9 @@ async def test_a_role_that_may_less_is_shown_the_rest_and_told_what_it_takes(dat
         )
         await watched.press("escape", "d", "y")
         await watched.until(r"permission denied for function drain_session; grant the role what it needs")
+        await admin.execute("REVOKE ALL ON SCHEMA session_lock FROM app")
+        text = await watched.until(r"Sessions are left out.*Left out: sessions, ")
+        assert "no session is live" not in text
 
 
 # The database is away ------------------------------------------------------------------------------------
@@ -382,6 +388,17 @@ def test_each_colour_can_be_read_where_it_stands(name: str):
                     (luminance(ground), luminance(getattr(colours, field.name))), reverse=True
                 )
                 assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (field.name, ground)
+
+
+async def test_a_terminal_is_made_narrow_and_wide_again():
+    async with top(Played(BUSY), every=3600) as watched:
+        await watched.until(r"lease\n.*q quit")
+        await watched.resize(40, 30)
+        await watched.until(
+            r"held  running\n.*Too narrow for label, version, share,\n capacity, keepalive, lease, held by[.]"
+        )
+        await watched.resize(120, 30)
+        assert "Too narrow" not in await watched.until(r"lease\n.*q quit")
 
 
 async def test_light_terminals_get_light_colours(monkeypatch):

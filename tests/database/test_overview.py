@@ -167,7 +167,8 @@ async def test_a_locked_table_is_no_reason_to_wait(admin, app, emails):
     await emails.start_session(capacity=2, ttl=30)
     async with admin.transaction():
         await admin.execute("LOCK TABLE public.email IN ACCESS EXCLUSIVE MODE")
-        look = await overview(app, EMAILS)
+        async with asyncio.timeout(5):  # three parts wait for it
+            look = await overview(app, EMAILS)
     assert (
         look.left_out[0]
         == "sessions left out, the table is locked by another transaction: end that, or wait for it"

@@ -159,7 +159,7 @@ async def test_it_is_readable_in_both_schemes_and_at_any_width(
         images = set()
         for width, height, scheme in SIZES:
             await page.show(width=width, height=height, scheme=scheme)
-            await page.until("document.documentElement.scrollWidth <= innerWidth")
+            await page.until(f"document.documentElement.scrollWidth <= {width}")
             assert await page.evaluate(CONTRAST) == []
             images.add(await page.screenshot(tmp_path / f"{width}-{scheme}.png"))
         assert len(images) == len(SIZES)
@@ -222,13 +222,16 @@ async def test_it_can_be_used_by_keys_alone_and_read_aloud(chromium: Browser, th
         assert await page.evaluate(named)
         assert await page.evaluate("document.querySelector('label[for=key]').control.id") == "key"
 
-        # What is read aloud does not change while numbers do.
+        # What is read aloud is said once, and not again while numbers change.
+        await there.admin.execute("INSERT INTO session_lock.pause (name) VALUES ('email')")
+        await page.until("document.querySelector('#notice').innerText.startsWith('The mapping is paused')")
         await page.evaluate(
             "window.said = 0; new MutationObserver((all) => (said += all.length)).observe(document.querySelector('#notice'), { childList: true, characterData: true, subtree: true })"
         )
         clock = await page.text("#pulse")
         await page.until(f"document.querySelector('#pulse').innerText !== {clock!r}")
         assert await page.evaluate("said") == 0
+        await there.admin.execute("DELETE FROM session_lock.pause")
 
         reached = []
         for _ in range(30):

@@ -6,7 +6,6 @@ import fcntl
 import os
 import pty
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -49,9 +48,6 @@ class Terminal:
 
     def press(self, keys: str) -> None:
         os.write(self._own, keys.encode())
-
-    def interrupt(self) -> None:
-        self._process.send_signal(signal.SIGINT)
 
     def until(self, condition: Callable[[str], object], seconds: float = 20) -> str:
         """What is on the screen when it is so."""

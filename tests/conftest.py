@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ import pytest
 from session_lock.embedded import temp_postgres
 
 pytest_plugins = ["tests.chaos.recording"]
+
+# Hundreds of processes are started, each of which would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Not UTC on purpose, and with a summer time of half an hour: what depends on the time zone shall fail.
 SETTINGS = {"timezone": "Australia/Lord_Howe", "max_connections": 300}

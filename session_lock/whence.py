@@ -35,9 +35,6 @@ class _LookBack:
     def took(self, seconds: float) -> None:
         self._walks = (self._walks[1], seconds)
 
-    def forget(self) -> None:
-        self._walks = (0.0, 0.0)
-
     @property
     def walk(self) -> float:
         """Seconds that one takes, if that is not cheap."""
@@ -73,8 +70,13 @@ class Whence:
         self._plenty = False  # the last look brought all that there was room for
         self._too_little: list[_LookBack] = []  # it did not, and these would see more
         self._behind = (
-            False  # something may stand before the position: that was said since the last look back
+            False  # something may stand before the position: so it was said since the last look back
         )
+        self._failed: tuple[_LookBack, float] | None = None  # a look back, after so many seconds
+        self._onward = (
+            0.0,
+            0.0,
+        )  # seconds that the last two looks from the position took, with the way to the server
 
     def begin(self, now: float, *, asked: bool) -> str | None:
         """The position for a look that begins now; None: from the start. `asked` if somebody says that there are tasks."""
@@ -86,7 +88,8 @@ class Whence:
         pause = 0.0
         if self._plenty:
             pause = LOOK_BACK_AFTER if self._behind else self._poll_interval
-        if now < self._looked_back_at + pause:
+        # Why a look back has failed, one from the position tells.
+        if self._failed or now < self._looked_back_at + pause:
             return self._position
         if now >= self._from_start.again_at(due=self._due):
             return self._back(self._from_start, None, now)
@@ -111,8 +114,15 @@ class Whence:
         onward = position is not None and position == self._position
         self._plenty = len(work.tasks) == room
         self._too_little = []
-        if not onward:
-            self._look_back(position).took(took if work.walked is None else work.walked)
+        if onward:
+            self._onward = (self._onward[1], took)
+            if self._failed:  # not the server, nor the way to it: the walk
+                look, seconds = self._failed
+                look.took(seconds)
+                look.took(seconds)
+        else:
+            self._look_back(position).took(took - min(self._onward) if work.walked is None else work.walked)
+        self._failed = None
         if position is None:
             self._due, self._due_at = False, math.inf if work.next_due is None else now + work.next_due
         elif not self._plenty:
@@ -129,13 +139,10 @@ class Whence:
             self._mark, self._marked_at = self._position, now
 
     def failed(self, position: str | None, took: float) -> None:
-        """A look from there has failed, after so many seconds: they may have gone into a walk, if those from the position succeed."""
+        """A look from there has failed, after so many seconds: they have gone into a walk if the next look, from the position, succeeds."""
         self._plenty, self._too_little = False, []
-        if position is not None and position == self._position:
-            self._from_start.forget()
-            self._from_lately.forget()
-        else:
-            self._look_back(position).took(took)
+        onward = self._position is None or position == self._position
+        self._failed = None if onward or took <= WALK else (self._look_back(position), took)
 
     @property
     def again_at(self) -> float:

@@ -123,12 +123,6 @@ def test_a_short_look_back_that_takes_long_is_seldom_too() -> None:
     assert look.whence.walks("b")
     assert not look.whence.walks("c")
     assert look(16.3, 0, took=0.02) == "b"
-    look.whence.failed(
-        look.whence.begin(16.4, asked=False), 10
-    )  # also from the position, so it says nothing of walks
-    assert look(16.5, 0, walk=0.5) is None
-    assert look(17.5, 0, walk=0.5) is None
-    assert look(17.6, 0) == "b"
 
 
 def test_it_looks_again_when_the_next_task_is_due_and_not_again_and_again_for_it() -> None:
@@ -144,25 +138,55 @@ def test_it_looks_again_when_the_next_task_is_due_and_not_again_and_again_for_it
     assert look.whence.again_at == 23, "it was looked for"
 
 
-def test_looks_from_the_start_that_end_in_a_timeout_are_walks_as_long_as_others_succeed() -> None:
-    look = Looks()
-    look(0, 3, "a")
-    for at in (1, 12):
-        assert look.whence.begin(at, asked=False) is None
-        look.whence.failed(None, 10)
-    assert look(22, 1, "b") == "a"
-    assert look(211.9, 0) == "a"
-    assert look(212, 0) is None
+def fail(look: Looks, at: float, took: float) -> str | None:
+    begun = look.whence.begin(at, asked=False)
+    look.whence.failed(begun, took)
+    return begun
 
 
-def test_after_an_outage_it_looks_from_the_start() -> None:
+def test_a_look_from_the_start_that_ends_in_a_timeout_was_a_walk_if_the_next_one_from_the_position_succeeds() -> (
+    None
+):
     look = Looks()
     look(0, 3, "a")
-    for at in (1, 12):
-        look.whence.begin(at, asked=False)
-        look.whence.failed(None, 10)
-    look.whence.failed(look.whence.begin(23, asked=False), 10)
-    assert look(34, 0) is None
+    assert fail(look, 1, 10) is None
+    assert look(11, 1, "b") == "a"
+    assert look.whence.again_at == 201
+    assert look(200.9, 0) == "a", "as far back as it may"
+    assert look(201, 0) is None
+
+
+def test_an_outage_is_no_walk() -> None:
+    look = Looks()
+    look(0, 3, "a")
+    assert fail(look, 1, 10) is None
+    assert fail(look, 12, 10) == "a"
+    assert fail(look, 23, 10) is None
+    assert fail(look, 34, 10) == "a"
+    assert look(45, 0) is None
+
+
+def test_a_look_that_was_not_sent_says_nothing_of_walks() -> None:
+    look = Looks()
+    for at in (0, 1, 2):
+        look(at, 3, "a", walk=0.1)
+    assert fail(look, 22, 0.0) is None
+    assert look(22.1, 0) == "a"
+    assert look.whence.again_at == 42
+
+
+def test_the_way_to_the_server_is_no_part_of_a_short_look_back() -> None:
+    look = Looks()
+    look(0, 3, "a", walk=0.5)
+    look(1, 3, "b", walk=0.5)
+    assert look(1.1, 3, "c", took=0.03) == "b"
+    assert look(1.2, 3, "d", took=0.03) == "c"
+    look(12, 3, "e", took=0.06)  # the processor was not at hand
+    for at in (13.1, 13.2, 13.3):
+        assert look(at, 0, took=0.034) == "b"
+    for at in (13.4, 13.5):
+        assert look(at, 0, took=0.04) == "b"
+    assert look(13.6, 0) != "b"
 
 
 def test_before_it_has_found_anything_it_looks_from_the_start_however_long_that_takes() -> None:

@@ -21,7 +21,14 @@ from session_lock.glance import (
     Throughput,
 )
 from session_lock.migrations.partitions import OF_THE_TABLE
-from session_lock.migrations.sandbox import Connection, Refused, attempt, rolled_back, set_locally
+from session_lock.migrations.sandbox import (
+    Connection,
+    Refused,
+    attempt,
+    given_up_in_doubt,
+    rolled_back,
+    set_locally,
+)
 from session_lock.names import one_line_safe, quote_name
 from session_lock.ordering import order_by
 from session_lock.sqlstate import translated
@@ -74,8 +81,9 @@ async def overview(connection: Connection, table: TaskTable, *, old: float = OLD
     with `pg_read_all_stats` sees all. Transactions that are open for less than `old` seconds are not told of.
 
     `SchemaError`: the table is not there, or this version of the mapping is not installed. `DatabaseError`: the connection is broken.
+    A look that is cancelled or times out terminates the connection: what it waited for may never come.
     """
-    with translated(f"overview ({table.name})", install_command(table)):
+    with translated(f"overview ({table.name})", install_command(table)), given_up_in_doubt(connection):
         functions = function_set(table, await read_shape(connection, table))
         async with rolled_back(connection, patience="5s"):
             await set_locally(connection, lock_timeout=PATIENCE)

@@ -28,6 +28,7 @@ from session_lock.overview import Backlog, Connections, Failure, Holder, LiveSes
 from tests.cli.terminal import Terminal
 from tests.cli.test_cli import admin, cli  # noqa: F401 (fixtures)
 from tests.cli.test_operating import Service
+from tests.proxy import proxy
 from tests.support import EMAILS, add_emails
 
 SCREENS = Path(__file__).parent / "screens"
@@ -258,6 +259,18 @@ async def test_the_database_is_away_and_comes_back(database, admin, source):
         await add_emails(admin, 1)
         text = await watched.until("2 due and free")
         assert "No look for" not in text
+
+
+async def test_it_is_left_while_the_database_hangs_in_the_middle_of_a_look(database, source):
+    async with (
+        asyncio.timeout(20),
+        proxy(database.admin_dsn) as network,
+        Source(network.dsn, EMAILS) as hanging,
+        top(hanging) as watched,
+    ):
+        await watched.until("No session is there")
+        await network.lose_reply("pg_stat_database", cut_after=None)
+        await watched.press("q")
 
 
 async def test_what_is_wrong_from_the_start_is_said_as_by_other_commands(cli, monkeypatch):

@@ -429,6 +429,55 @@ async def test_a_database_that_is_away_is_said_and_it_recovers(calm: Scene, soon
             await until_event(hearing, lambda data: data["trouble"] is None, "it does not recover")
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_a_database_that_hangs_in_the_middle_of_a_look_is_said_and_holds_up_no_end(
+    calm: Scene, soon: None, monkeypatch: pytest.MonkeyPatch, pooled: bool
+) -> None:
+    monkeypatch.setattr(watching, "PATIENCE", 0.5)
+    async with contextlib.AsyncExitStack() as stack:
+        network = await stack.enter_async_context(proxy(calm.dsn))
+        source: Any = network.dsn
+        if pooled:
+            source = await asyncpg.create_pool(network.dsn, min_size=0, max_size=2)
+            stack.callback(source.terminate)
+        async with asyncio.timeout(15):
+            async with served(status_app(MAILS, source)) as url, contextlib.aclosing(events(f"{url}m/mails/events")) as hearing:  # fmt: skip
+                assert (await first(hearing)).data["trouble"] is None
+                lost = network.lose_reply("pg_stat_database", cut_after=None)
+                event = await until_event(hearing, lambda data: data["trouble"], "it is not told")
+                assert event.data["trouble"] == "the database did not answer within 0 s"
+                assert lost.done()
+                await until_event(hearing, lambda data: data["trouble"] is None, "it does not recover")
+                lost = network.lose_reply("pg_stat_database", cut_after=None)
+                await lost
+
+
+async def test_a_reader_that_does_not_end_is_waited_for_no_longer_than_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "GOODBYE", 0.1)
+    reader = watching.Reader("mails", EMAILS, watching.Source(NOWHERE))
+    let = asyncio.Event()
+
+    async def hang() -> str:
+        while not let.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await let.wait()
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(reader, "_look", hang)
+    with reader.watched():
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await reader.close()
+        let.set()
+        await until(lambda: _ended(reader), "it does not end")
+
+
+async def _ended(reader: watching.Reader) -> bool:
+    return not reader.is_watched
+
+
 async def test_what_is_wrong_with_the_database_is_one_sentence(database: TestDatabase, soon: None) -> None:
     async def no_credentials() -> Any:
         raise RuntimeError("the vault is sealed")

@@ -30,6 +30,10 @@ EVERY = 1.0
 """Seconds from one look to the next."""
 
 
+GOODBYE = 2.0
+"""Seconds for which leaving waits for what is under way."""
+
+
 class Looking(Protocol):
     """Where it gets what it shows: a `Source`."""
 
@@ -89,7 +93,11 @@ class Top(App[None]):
 
     async def on_unmount(self) -> None:
         self.workers.cancel_all()
-        await asyncio.gather(*(each.wait() for each in [*self.workers]), return_exceptions=True)
+        waiting = [asyncio.ensure_future(each.wait()) for each in [*self.workers]]
+        if waiting:
+            await asyncio.wait(waiting, timeout=GOODBYE)
+        for each in waiting:
+            each.cancel()
 
     async def _watch(self) -> None:
         clock = asyncio.get_running_loop().time

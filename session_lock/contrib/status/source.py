@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from session_lock.connections import Connections
 from session_lock.drivers import describe_kind, find
 from session_lock.errors import SettingsError
+from session_lock.migrations.sandbox import given_up_in_doubt
 from session_lock.sqlstate import translate
 from session_lock.table import TaskTable, install_command
 
@@ -48,7 +49,8 @@ class Source:
         """One, for a short time. A driver's errors are raised as they are."""
         open_one = self._connections.one if self._pool is None else self._pool.acquire
         async with open_one() as connection:
-            yield connection
+            with given_up_in_doubt(connection):  # else a pool waits for it to be of use again
+                yield connection
 
     async def rest(self) -> None:
         """Nobody looks: keep none."""

@@ -31,6 +31,9 @@ PATIENCE = 10.0
 GRACE = 3.0
 """Seconds for which looking goes on when the last one has left: he may be about to come again."""
 
+GOODBYE = 6.0
+"""Seconds for which the end waits for a reader: as long as it may take to close its connections."""
+
 KEPT = 600.0
 """Seconds of the past that the plots show."""
 
@@ -124,7 +127,7 @@ class Reader:
     async def close(self) -> None:
         if (looking := self._looking) is not None:
             looking.cancel()
-            await asyncio.wait([looking])
+            await asyncio.wait([looking], timeout=GOODBYE)
 
     # Looking ---------------------------------------------------------------------------------------------
 

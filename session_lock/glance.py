@@ -135,8 +135,8 @@ class Overview:
     paused_since: datetime | None
     """None: it is not paused, or the role may not see since when."""
 
-    sessions: Sequence[LiveSession]
-    """Oldest first. Empty if there are none, or the role may not see them."""
+    sessions: Sequence[LiveSession] | None
+    """Oldest first. Empty: there are none."""
 
     backlog: Backlog | None
     failures: Sequence[Failure] | None

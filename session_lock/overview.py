@@ -20,7 +20,7 @@ from session_lock.glance import (
     TableState,
     Throughput,
 )
-from session_lock.migrations.partitions import OF_THE_TABLE
+from session_lock.migrations.looks import CONNECTIONS, HOLDERS, ME, STATE
 from session_lock.migrations.sandbox import (
     Connection,
     Refused,
@@ -57,9 +57,6 @@ SHOWN = 20
 
 ERROR = 1_000
 """Characters of an error that are told."""
-
-HELD_BY = 10
-"""Transactions, prepared ones and slots that are told of, of what holds vacuum."""
 
 PATIENCE = "500ms"
 """Waited for a lock."""
@@ -134,10 +131,10 @@ class _Look:
     def _called(self, verb: str) -> str:
         return f"{self._schema}.{quote_name(f'{verb}_{self._functions}')}"
 
-    async def sessions(self, role: str) -> tuple[bool, datetime | None, Sequence[LiveSession]]:
+    async def sessions(self, role: str) -> tuple[bool, datetime | None, Sequence[LiveSession] | None]:
         schema, name = self._schema, self._table.name
         grant = f"{install_command(self._table)} --grant-to {role}"
-        facts = await self._rows("sessions", grant, f"SELECT * FROM {self._called('shares')}()") or ()
+        facts = await self._rows("sessions", grant, f"SELECT * FROM {self._called('shares')}()")
         pause = await self._rows(
             "since when it is paused",
             f"GRANT SELECT ON {schema}.pause TO {role}",
@@ -153,24 +150,29 @@ class _Look:
               FROM {schema}.session AS s, (SELECT {schema}.clock() AS now) AS c
              WHERE s.id = ANY ($1)
             """,
-            [row["session"] for row in facts],
+            [row["session"] for row in facts or ()],
         )
         by_id = {row["id"]: row for row in leases or ()}
         since = pause[0]["at"] if pause else None
         return (
-            since is not None or any(row["paused"] for row in facts),
+            since is not None or any(row["paused"] for row in facts or ()),
             since,
-            [_live_session(share, by_id.get(share.session)) for share in explained(facts)],
+            None
+            if facts is None
+            else [_live_session(share, by_id.get(share.session)) for share in explained(facts)],
         )
 
-    async def backlog(self, role: str, sessions: Sequence[LiveSession]) -> Backlog | None:
-        """The function answers to the oldest live session, so that metrics have one source. Where none lives the table is asked."""
-        oldest = next((each.session for each in sessions if each.state in {"live", "draining"}), None)
+    async def backlog(self, role: str, sessions: Sequence[LiveSession] | None) -> Backlog | None:
+        """The function answers to the oldest live session, so that metrics have one source. Where none lives the table is asked; it
+        cannot tell what is held, so not where one may live.
+        """
+        oldest = next((each.session for each in sessions or () if each.state in {"live", "draining"}), None)
         grant = f"{install_command(self._table)} --grant-to {role}"
         rows = await self._rows("backlog", grant, f"SELECT * FROM {self._called('backlog')}($1)", oldest)
-        if rows is None:
+        if rows is not None and not rows and (sessions is None or oldest is not None):
+            self.left_out.append("backlog left out, no session is known that may tell it: look again")
             return None
-        if not rows:
+        if rows is not None and not rows:
             due = f"t.{quote_name(self._table.claim_columns.available_at)}"
             rows = await self._rows(
                 "backlog (no session lives, so the table itself is asked)",
@@ -253,46 +255,3 @@ def _holder(row: Mapping[str, Any]) -> Holder:
         role, application = row["role"], row["application"]
         name = str(Locker(pid=int(name), application_name=application, role=role, since=None, sure=True))
     return Holder(kind=row["kind"], name=name, since=row["since"], transactions=row["transactions"])
-
-
-# What is asked ---------------------------------------------------------------------------------------
-
-ME = """
-SELECT clock_timestamp() AS at, quote_ident(current_user) AS role, current_setting('track_counts')::boolean AS counted,
-       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_all
-"""
-
-CONNECTIONS = """
-SELECT (SELECT sum(d.numbackends) FROM pg_catalog.pg_stat_database AS d)::integer AS used,
-       current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
-         - coalesce(current_setting('reserved_connections', true), '0')::integer AS most,
-       (SELECT count(*) FROM pg_catalog.pg_stat_activity AS a
-         WHERE a.datname = current_database() AND a.application_name ~ '^session[-_]lock')::integer AS ours
-"""
-
-STATE = f"""
-SELECT coalesce(sum(s.n_dead_tup), 0)::bigint AS dead, coalesce(sum(s.n_live_tup), 0)::bigint AS live,
-       coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint AS size_bytes, max(s.last_autovacuum) AS last_autovacuum,
-       coalesce(sum(s.n_tup_upd), 0)::bigint AS updated, coalesce(sum(s.n_tup_del), 0)::bigint AS deleted
-  FROM pg_catalog.pg_stat_all_tables AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.relid
- WHERE {OF_THE_TABLE}
-"""
-
-HOLDERS = f"""
-SELECT 'transaction' AS kind, a.pid::text AS name, coalesce(a.application_name, '') AS application, a.usename::text AS role,
-       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS since,
-       greatest(age(a.backend_xmin), age(a.backend_xid)) AS transactions
-  FROM pg_catalog.pg_stat_activity AS a
- WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
-   AND a.xact_start < clock_timestamp() - make_interval(secs => $1) AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
-UNION ALL
-SELECT 'prepared', p.gid, '', p.owner::text, extract(epoch FROM clock_timestamp() - p.prepared)::float8, age(p.transaction)
-  FROM pg_catalog.pg_prepared_xacts AS p
- WHERE p.database = current_database() AND p.prepared < clock_timestamp() - make_interval(secs => $1)
-UNION ALL
-SELECT 'slot', s.slot_name::text, '', NULL, NULL, age(s.xmin)
-  FROM pg_catalog.pg_replication_slots AS s
- WHERE NOT s.active AND s.xmin IS NOT NULL
- ORDER BY transactions DESC
- LIMIT {HELD_BY}
-"""

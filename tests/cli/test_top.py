@@ -227,6 +227,8 @@ async def test_a_role_that_may_less_is_shown_the_rest_and_told_what_it_takes(dat
         await admin.execute("REVOKE ALL ON SCHEMA session_lock FROM app")
         text = await watched.until(r"Sessions are left out.*Left out: sessions, ")
         assert "no session is live" not in text
+        await watched.press("d")
+        await watched.until("Sessions are left out: l says why.")
 
 
 # The database is away ------------------------------------------------------------------------------------

@@ -405,6 +405,19 @@ async def test_a_role_without_rights_is_told_what_is_left_out(calm: Scene, soon:
         )
 
 
+async def test_where_sessions_are_left_out_nothing_is_counted_of_them_and_none_has_ended(
+    there: Scene, soon: None
+) -> None:
+    await there.admin.execute("REVOKE ALL ON SCHEMA session_lock FROM app")
+    async with served(status_app(MAILS, there.database.app_dsn)) as url:
+        event = await first(events(f"{url}m/mails/events"))
+        assert (event.data["seen"]["sessions"], event.data["seen"]["totals"]) == (None, None)
+        assert event.data["points"][0][4:] == [None, None]
+        assert (await first(events(f"{url}events"))).data[0]["totals"] is None
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert (await client.get(f"{url}m/mails/sessions/99")).status_code == 200, "who knows"
+
+
 async def test_a_database_that_is_away_is_said_and_it_recovers(calm: Scene, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     for one in (watching, module):
         monkeypatch.setattr(one, "PATIENCE", 0.5)

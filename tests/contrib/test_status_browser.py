@@ -274,6 +274,28 @@ async def test_it_can_be_used_by_keys_alone_and_read_aloud(chromium: Browser, th
         assert page.complaints == []
 
 
+async def test_what_is_not_known_of_sessions_is_no_end_of_them(
+    chromium: Browser, server_dsn: str, template: str
+) -> None:
+    async with fresh_database(server_dsn, template) as database, scene(database) as own:
+        await own.admin.execute("REVOKE ALL ON SCHEMA session_lock FROM app")
+        async with served(status_app({"mails": EMAILS, "others": EMAILS}, database.app_dsn)) as url, chromium.page() as page:  # fmt: skip
+            await page.open(f"{url}m/mails/")
+            await page.live()
+            assert await page.evaluate("document.querySelector('#sessions').closest('section').hidden")
+            assert await page.text("[data-tile=sessions] .soft") == "left out"
+            assert await page.text("#state") == ""
+            await page.open(f"{url}m/mails/sessions/17")
+            await page.live()
+            assert await page.text("#notice") == "What it does is not known: below is why."
+            assert await page.text("[data-fact=State]") == "–"
+            await page.open(url)
+            await page.until(
+                "document.querySelector('.summary').innerText.startsWith('sessions are not known, ')"
+            )
+            assert page.complaints == []
+
+
 async def test_a_server_that_is_away_is_said(chromium: Browser, there: Scene) -> None:
     async with chromium.page() as page:
         async with served(status_app({"mails": EMAILS}, there.dsn)) as url:

@@ -177,7 +177,9 @@ class Top(App[None]):
         )  # fmt: skip
 
     def action_drain(self) -> None:
-        self._ask_first("There is no session to drain.", self._session, wishes.to_drain)
+        unknown = self.seen is not None and self.seen.sessions is None
+        none = "Sessions are left out: l says why." if unknown else "There is no session to drain."
+        self._ask_first(none, self._session, wishes.to_drain)
 
     def action_pause(self) -> None:
         paused = self.seen is not None and self.seen.paused

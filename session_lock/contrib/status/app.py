@@ -184,6 +184,7 @@ class StatusPage(Starlette):
         return (
             look.trouble is not None
             or look.seen is None
+            or look.seen.sessions is None
             or any(each.session == session for each in look.seen.sessions)
         )
 

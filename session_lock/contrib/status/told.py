@@ -38,8 +38,9 @@ def summary(looks: Iterable[tuple[str, Look]]) -> str:
 
 def _seen(seen: Overview) -> dict[str, Any]:
     whole = asdict(seen)
-    whole["sessions"] = whole["sessions"][:MOST_SESSIONS]
-    whole["more_sessions"] = max(len(seen.sessions) - MOST_SESSIONS, 0)
+    if seen.sessions is not None:
+        whole["sessions"] = whole["sessions"][:MOST_SESSIONS]
+        whole["more_sessions"] = max(len(seen.sessions) - MOST_SESSIONS, 0)
     whole["totals"] = _totals(seen)
     return whole
 
@@ -57,7 +58,9 @@ def _summed(look: Look) -> dict[str, Any]:
     }
 
 
-def _totals(seen: Overview) -> dict[str, int]:
+def _totals(seen: Overview) -> dict[str, int] | None:
+    if seen.sessions is None:
+        return None
     live = [each for each in seen.sessions if each.state in {"live", "draining"}]
     return {
         "live": len(live),

@@ -58,8 +58,8 @@ class Point:
 
     waiting: int | None
     oldest: float | None
-    held: int
-    running: int
+    held: int | None
+    running: int | None
     by_session: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Held and running."""
 
@@ -174,13 +174,14 @@ class Reader:
 
 
 def _point(number: int, seen: Overview, rate: float | None) -> Point:
+    sessions = seen.sessions
     return Point(
         number=number,
         at=seen.at.timestamp(),
         rate=rate,
         waiting=seen.backlog.tasks if seen.backlog else None,
         oldest=(seen.backlog.oldest or 0.0) if seen.backlog else None,
-        held=sum(each.held for each in seen.sessions),
-        running=sum(each.running for each in seen.sessions),
-        by_session={each.session: (each.held, each.running) for each in seen.sessions[:MOST_SESSIONS]},
+        held=None if sessions is None else sum(each.held for each in sessions),
+        running=None if sessions is None else sum(each.running for each in sessions),
+        by_session={each.session: (each.held, each.running) for each in (sessions or ())[:MOST_SESSIONS]},
     )

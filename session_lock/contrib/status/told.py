@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any
 
 from session_lock.contrib.status.watching import Look, Point
-from session_lock.overview import Overview
+from session_lock.overview import LiveSession, Overview
 
 MOST_SESSIONS = 200
 """Sessions that are shown; how many more there are is said."""
@@ -20,14 +20,14 @@ LONGEST = 300
 
 
 def told(name: str, look: Look, points: Sequence[Point], *, session: int | None) -> str:
-    """Of one mapping, as JSON. `session`: the plots are of this one."""
+    """Of one mapping, as JSON. `session`: the plots are of this one, and no other is told of."""
     seen = look.seen
     return _json({
         "mapping": name,
         "trouble": look.trouble,
         "rate": look.rate,
         "points": [_plotted(each, session) for each in points],
-        "seen": None if seen is None else _seen(seen),
+        "seen": None if seen is None else _seen(seen, session),
     })  # fmt: skip
 
 
@@ -36,13 +36,26 @@ def summary(looks: Iterable[tuple[str, Look]]) -> str:
     return _json([{"mapping": name, "trouble": look.trouble, **_summed(look)} for name, look in looks])
 
 
-def _seen(seen: Overview) -> dict[str, Any]:
+def _seen(seen: Overview, session: int | None) -> dict[str, Any]:
     whole = asdict(seen)
     if seen.sessions is not None:
-        whole["sessions"] = whole["sessions"][:MOST_SESSIONS]
+        kept = (
+            _kept(seen.sessions)
+            if session is None
+            else [each for each in seen.sessions if each.session == session]
+        )
+        whole["sessions"] = [asdict(each) for each in kept]
         whole["more_sessions"] = max(len(seen.sessions) - MOST_SESSIONS, 0)
     whole["totals"] = _totals(seen)
     return whole
+
+
+def _kept(sessions: Sequence[LiveSession]) -> Sequence[LiveSession]:
+    """In their order, but those about which something may have to be done rather than those that merely live."""
+    if len(sessions) <= MOST_SESSIONS:
+        return sessions
+    first = sorted(range(len(sessions)), key=lambda index: sessions[index].state == "live")
+    return [sessions[index] for index in sorted(first[:MOST_SESSIONS])]
 
 
 def _summed(look: Look) -> dict[str, Any]:

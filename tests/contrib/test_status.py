@@ -405,6 +405,27 @@ async def test_a_role_without_rights_is_told_what_is_left_out(calm: Scene, soon:
         )
 
 
+async def test_while_the_database_is_slow_the_page_s_own_server_says_that_it_is_there(
+    calm: Scene, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "ALIVE", 0.2)
+    async with proxy(calm.dsn) as network, served(status_app(MAILS, network.dsn)) as url:
+        network.partition()
+        for address in ("m/mails/events", "events"):
+            async with contextlib.aclosing(events(f"{url}{address}", alive=True)) as hearing:
+                async with asyncio.timeout(5):
+                    heard = [await first(hearing) for _ in range(3)]
+                assert [each.kind for each in heard] == ["alive"] * 3
+
+
+async def test_after_a_look_that_failed_the_next_one_is_not_long_in_coming(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert watching.rest_after(10.0, failed=True) == 3.0
+    assert watching.rest_after(0.01, failed=True) == pytest.approx(0.89)
+    assert watching.rest_after(4.0, failed=False) == 12.0
+
+
 async def test_where_sessions_are_left_out_nothing_is_counted_of_them_and_none_has_ended(
     there: Scene, soon: None
 ) -> None:

@@ -296,6 +296,34 @@ async def test_what_is_not_known_of_sessions_is_no_end_of_them(
             assert page.complaints == []
 
 
+async def test_a_slow_database_is_not_taken_for_a_server_that_is_away(
+    chromium: Browser, there: Scene
+) -> None:
+    async with proxy(there.dsn) as network, served(status_app({"mails": EMAILS}, network.dsn)) as url, chromium.page() as page:  # fmt: skip
+        await page.open(f"{url}m/mails/")
+        await page.live()
+        network.partition()
+        await asyncio.sleep(6.5)
+        assert await page.text("#notice") == ""
+        network.heal()
+
+
+async def test_who_is_refused_while_he_looks_on_is_told_by_whom(
+    chromium: Browser, there: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "LASTS", 0.5)
+    may = [True]
+    async with served(status_app({"mails": EMAILS}, there.dsn, authorize=lambda _: may[0])) as url, chromium.page() as page:  # fmt: skip
+        await page.open(f"{url}m/mails/")
+        await page.live()
+        may[0] = False
+        await page.until("document.querySelector('#notice').innerText.startsWith('You may not look at this')")
+        await asyncio.sleep(2)
+        assert (await page.text("#notice")).startswith("You may not look at this")
+        may[0] = True
+        await page.until("document.querySelector('#notice').innerText === ''")
+
+
 async def test_a_server_that_is_away_is_said(chromium: Browser, there: Scene) -> None:
     async with chromium.page() as page:
         async with served(status_app({"mails": EMAILS}, there.dsn)) as url:

@@ -25,6 +25,9 @@ LOOK_EVERY = 0.9
 REST = 3.0
 """A look that took so long is followed by this many times that much of rest: the page takes a quarter of a connection at most."""
 
+REST_AFTER_FAILURE = 3.0
+"""Seconds at most: a database that is there again is seen soon."""
+
 PATIENCE = 10.0
 """Seconds that a look may take."""
 
@@ -136,9 +139,8 @@ class Reader:
         try:
             while self._watchers or clock() < self._left_at + GRACE:
                 began = clock()
-                self._note(await self._look())
-                took = clock() - began
-                await asyncio.sleep(max(LOOK_EVERY - took, REST * took))
+                self._note(found := await self._look())
+                await asyncio.sleep(rest_after(clock() - began, failed=isinstance(found, str)))
         finally:
             # From the condition to here nobody else had a turn; who comes now starts another task, and waits for what that sees.
             self._looking = self.latest = None
@@ -171,6 +173,12 @@ class Reader:
             self._points.append(_point(number, found, rate))
         self._news.set()
         self._news = asyncio.Event()
+
+
+def rest_after(took: float, *, failed: bool) -> float:
+    """Seconds until the next look."""
+    rest = max(LOOK_EVERY - took, REST * took)
+    return min(rest, REST_AFTER_FAILURE) if failed else rest
 
 
 def _point(number: int, seen: Overview, rate: float | None) -> Point:

@@ -218,10 +218,14 @@ follow(events, {
       performance.mark("first look");
     }
   },
-  lost() {
+  lost(refusal) {
     text(pulse, "no answer");
     pulse.classList.remove("is-live");
-    say(["The server of this page does not answer: what is shown is old. It is asked again and again."], true);
+    say([refusal ?? "The server of this page does not answer: what is shown is old. It is asked again and again."], true);
+  },
+  back() {
+    text(pulse, "reading ..");
+    say([], false);
   },
   again() {
     if (kind === "all") {

@@ -6,6 +6,9 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
+from session_lock.contrib.status import told as told_module
 from session_lock.contrib.status.told import MOST_SESSIONS, told
 from session_lock.contrib.status.watching import Look
 from session_lock.overview import LiveSession, Overview
@@ -48,3 +51,24 @@ def test_the_page_of_one_session_is_told_of_that_one_alone() -> None:
     for number in (1, 250, 302):
         assert [each["session"] for each in seen_of(MANY, number)["sessions"]] == [number]
     assert seen_of(MANY, 999)["sessions"] == []
+
+
+def test_a_look_is_encoded_once_for_all_who_look_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[LiveSession] = []
+    plain = told_module._session
+
+    def counted(one: LiveSession) -> str:
+        encoded.append(one)
+        return plain(one)
+
+    monkeypatch.setattr(told_module, "_session", counted)
+    look = look_of(*(session(number) for number in range(1, 300)))
+    first = seen_of(look)
+    assert len(encoded) == MOST_SESSIONS, "none is copied that is not shown"
+    assert [seen_of(look) for _ in range(3)] == [first] * 3
+    assert len(encoded) == MOST_SESSIONS
+    assert seen_of(look, 5)["sessions"] == [first["sessions"][4]]
+    assert {name: first[name] for name in first if name != "sessions"} == {
+        name: value for name, value in seen_of(look, 5).items() if name != "sessions"
+    }
+    assert len(encoded) == MOST_SESSIONS + 2, "the one, for each page of it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from math import isfinite
 from typing import Any
@@ -21,14 +21,10 @@ LONGEST = 300
 
 def told(name: str, look: Look, points: Sequence[Point], *, session: int | None) -> str:
     """Of one mapping, as JSON. `session`: the plots are of this one, and no other is told of."""
-    seen = look.seen
-    return _json({
-        "mapping": name,
-        "trouble": look.trouble,
-        "rate": look.rate,
-        "points": [_plotted(each, session) for each in points],
-        "seen": None if seen is None else _seen(seen, session),
+    head = _json({
+        "mapping": name, "trouble": look.trouble, "rate": look.rate, "points": [_plotted(each, session) for each in points],
     })  # fmt: skip
+    return f'{head[:-1]},"seen":{_seen(look, session)}}}'
 
 
 def summary(looks: Iterable[tuple[str, Look]]) -> str:
@@ -36,18 +32,37 @@ def summary(looks: Iterable[tuple[str, Look]]) -> str:
     return _json([{"mapping": name, "trouble": look.trouble, **_summed(look)} for name, look in looks])
 
 
-def _seen(seen: Overview, session: int | None) -> dict[str, Any]:
-    whole = asdict(seen)
-    if seen.sessions is not None:
-        kept = (
-            _kept(seen.sessions)
-            if session is None
-            else [each for each in seen.sessions if each.session == session]
-        )
-        whole["sessions"] = [asdict(each) for each in kept]
-        whole["more_sessions"] = max(len(seen.sessions) - MOST_SESSIONS, 0)
-    whole["totals"] = _totals(seen)
-    return whole
+def _seen(look: Look, session: int | None) -> str:
+    """Of what is the same for all who look on, each part is encoded once in a look."""
+    if (seen := look.seen) is None:
+        return "null"
+    parts = look.encoded
+    if "rest" not in parts:
+        parts["rest"] = _rest(seen)
+    if seen.sessions is None:
+        told_of = "null"
+    elif session is not None:
+        told_of = _list(each for each in seen.sessions if each.session == session)
+    else:
+        if "sessions" not in parts:
+            parts["sessions"] = _list(_kept(seen.sessions))
+        told_of = parts["sessions"]
+    return f'{parts["rest"][:-1]},"sessions":{told_of}}}'
+
+
+def _rest(seen: Overview) -> str:
+    whole = asdict(replace(seen, sessions=None))
+    del whole["sessions"]
+    more = 0 if seen.sessions is None else max(len(seen.sessions) - MOST_SESSIONS, 0)
+    return _json(whole | {"more_sessions": more, "totals": _totals(seen)})
+
+
+def _list(sessions: Iterable[LiveSession]) -> str:
+    return f"[{','.join(map(_session, sessions))}]"
+
+
+def _session(one: LiveSession) -> str:
+    return _json(asdict(one))
 
 
 def _kept(sessions: Sequence[LiveSession]) -> Sequence[LiveSession]:

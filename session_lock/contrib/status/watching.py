@@ -81,6 +81,9 @@ class Look:
     trouble: str | None = None
     """In a sentence, why there is no newer one than `seen`."""
 
+    encoded: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Parts of it as they are sent, made when the first one asks for them."""
+
 
 class Reader:
     """Looks at one mapping as long as somebody wants to know, and keeps what the plots show in memory."""

@@ -21,7 +21,7 @@ from textual.pilot import Pilot
 
 from session_lock import PostgresDatabase
 from session_lock.cli.top import palette
-from session_lock.cli.top.app import Top
+from session_lock.cli.top.app import Top, rest_after
 from session_lock.cli.top.source import Source
 from session_lock.database import Handback
 from session_lock.overview import Backlog, Connections, Failure, Holder, LiveSession, Overview, TableState
@@ -253,7 +253,7 @@ async def test_the_database_is_away_and_comes_back(database, admin, source):
 
             await elsewhere.ask(close)
             text = await watched.until(
-                r"No look for \d+ seconds?, tried again each second: .* refused the connection"
+                r"No look for \d+ seconds?, asked again and again: .* refused the connection"
             )
             assert "1 due and free" in text
             await watched.press("p", "y")
@@ -273,6 +273,27 @@ async def test_it_is_left_while_the_database_hangs_in_the_middle_of_a_look(datab
         await watched.until("No session is there")
         await network.lose_reply("pg_stat_database", cut_after=None)
         await watched.press("q")
+
+
+def test_it_rests_ten_times_as_long_as_a_look_took():
+    assert rest_after(0.02, every=1.0) == pytest.approx(0.98)
+    assert rest_after(0.5, every=1.0) == 5.0
+
+
+async def test_a_look_that_takes_long_is_not_taken_each_second():
+    class Slow(Played):
+        looks = 0
+
+        async def look(self) -> Overview:
+            self.looks += 1
+            await asyncio.sleep(0.15)
+            return BUSY
+
+    slow = Slow(BUSY)
+    async with top(slow, every=0.2) as watched:
+        await watched.until("3 sessions live")
+        await asyncio.sleep(1)
+    assert slow.looks == 1
 
 
 async def test_what_is_wrong_from_the_start_is_said_as_by_other_commands(cli, monkeypatch):

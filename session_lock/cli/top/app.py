@@ -30,8 +30,19 @@ EVERY = 1.0
 """Seconds from one look to the next."""
 
 
+REST = 10.0
+"""A look that took so long is followed by this many times that much of rest: looking costs the server a tenth of a connection at most."""
+
+REST_AFTER_FAILURE = 3.0
+"""Seconds at most: a database that is there again is seen soon."""
+
 GOODBYE = 2.0
 """Seconds for which leaving waits for what is under way."""
+
+
+def rest_after(took: float, *, every: float) -> float:
+    """Seconds until the next look."""
+    return max(every - took, REST * took)
 
 
 class Looking(Protocol):
@@ -111,9 +122,12 @@ class Top(App[None]):
             else:
                 self._away, self.seen = None, look
                 self.throughput.see(look)
+            rest = rest_after(clock() - began, every=self._every)
+            if self._away is not None:
+                rest = min(rest, max(self._every, REST_AFTER_FAILURE))
             self.draw()
             try:
-                async with asyncio.timeout(max(self._every - (clock() - began), 0.05)):
+                async with asyncio.timeout(rest):
                     await self._at_once.wait()
             except TimeoutError:
                 pass
@@ -147,7 +161,7 @@ class Top(App[None]):
             return self._said
         since, why_not = self._away
         seconds = asyncio.get_running_loop().time() - since
-        text = f"No look for {span(seconds)}, tried again each second: {printable(why_not)}"
+        text = f"No look for {span(seconds)}, asked again and again: {printable(why_not)}"
         return Text(text, f"bold {self.colours.bad}")
 
     def _say(self, text: str, *, bad: bool = False) -> None:

@@ -463,6 +463,20 @@ async def test_a_database_that_is_away_is_said_and_it_recovers(calm: Scene, soon
             await until_event(hearing, lambda data: data["trouble"] is None, "it does not recover")
 
 
+async def test_of_a_pool_no_more_are_taken_than_it_has_of_its_own(calm: Scene) -> None:
+    async with asyncpg.create_pool(calm.dsn, min_size=0, max_size=10) as pool:
+        source = watching.Source(pool)
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(3):
+                await stack.enter_async_context(source.connection())
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await stack.enter_async_context(source.connection())
+            assert pool.get_size() == 3
+        async with source.connection() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+
+
 @pytest.mark.parametrize("pooled", [False, True])
 async def test_a_database_that_hangs_in_the_middle_of_a_look_is_said_and_holds_up_no_end(
     calm: Scene, soon: None, monkeypatch: pytest.MonkeyPatch, pooled: bool

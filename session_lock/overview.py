@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -58,6 +59,12 @@ SHOWN = 20
 ERROR = 1_000
 """Characters of an error that are told."""
 
+PART = 5.0
+"""Seconds that a part may take."""
+
+LOOK = 8.0
+"""Seconds that all of them may take: less than who looks again and again waits for."""
+
 PATIENCE = "500ms"
 """Waited for a lock."""
 
@@ -73,8 +80,8 @@ WHY = {
 async def overview(connection: Connection, table: TaskTable, *, old: float = OLD) -> Overview:
     """One look at a mapping, by a connection of asyncpg that is in no transaction. It changes nothing.
 
-    Every count is bounded, a part that takes longer than 5 s or waits longer than 0.5 s for a lock is left out, and so is what the
-    role has no right to. A role that may execute the mapping's functions sees sessions, shares and backlog; the owner of the schema
+    Every count is bounded. A part that takes longer than 5 s or waits longer than 0.5 s for a lock is left out, and so are those to which
+    it has not come after 8 s, and what the role has no right to. A role that may execute the mapping's functions sees sessions, shares and backlog; the owner of the schema
     with `pg_read_all_stats` sees all. Transactions that are open for less than `old` seconds are not told of.
 
     `SchemaError`: the table is not there, or this version of the mapping is not installed. `DatabaseError`: the connection is broken.
@@ -82,7 +89,7 @@ async def overview(connection: Connection, table: TaskTable, *, old: float = OLD
     """
     with translated(f"overview ({table.name})", install_command(table)), given_up_in_doubt(connection):
         functions = function_set(table, await read_shape(connection, table))
-        async with rolled_back(connection, patience="5s"):
+        async with rolled_back(connection, patience=f"{PART:.0f}s"):
             await set_locally(connection, lock_timeout=PATIENCE)
             look = _Look(connection, table, functions)
             (me,) = await connection.fetch(ME)
@@ -112,12 +119,14 @@ class _Look:
         self._table = table
         self._functions = functions
         self._schema = quote_name(table.schema)
+        self._clock = asyncio.get_running_loop().time
+        self._until = self._clock() + LOOK
         self.left_out: list[str] = []
 
     async def _rows(
         self, part: str, remedy: str, query: str, *arguments: object
     ) -> Sequence[Mapping[str, Any]] | None:
-        rows = await attempt(self._connection, query, *arguments)
+        rows = await self._asked(query, *arguments)
         if not isinstance(rows, Refused):
             return rows
         if rows.state not in ALONE:
@@ -127,6 +136,14 @@ class _Look:
         why = WHY.get(rows.state, f"{rows.message}: {remedy}")
         self.left_out.append(f"{part} left out, {why}")
         return None
+
+    async def _asked(self, query: str, *arguments: object) -> Sequence[Mapping[str, Any]] | Refused:
+        left = self._until - self._clock()
+        if left <= 0:
+            return Refused("57014", "there was no time left for it")
+        if left < PART:
+            await set_locally(self._connection, statement_timeout=f"{left * 1000 + 1:.0f}ms")
+        return await attempt(self._connection, query, *arguments)
 
     def _called(self, verb: str) -> str:
         return f"{self._schema}.{quote_name(f'{verb}_{self._functions}')}"

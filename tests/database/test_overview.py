@@ -196,6 +196,20 @@ async def test_a_locked_table_is_no_reason_to_wait(admin, app, emails):
     )
 
 
+async def test_what_is_slow_ends_with_the_look_and_not_each_part_by_itself(admin, monkeypatch):
+    monkeypatch.setattr("session_lock.overview.LOOK", 1.0)
+    for verb, given in (("shares", ""), ("backlog", "bigint")):
+        name = await admin.fetchval("SELECT proname FROM pg_proc WHERE proname LIKE $1", f"{verb}\\_%")
+        await admin.execute(
+            f"DROP FUNCTION session_lock.{name}; CREATE FUNCTION session_lock.{name}({given}) RETURNS TABLE (slept text) LANGUAGE sql AS 'SELECT pg_sleep(30)::text'"
+        )
+    async with asyncio.timeout(3):
+        look = await overview(admin, EMAILS)
+    assert look.left_out[0].startswith("sessions left out, it took too long")
+    assert (look.sessions, look.backlog, look.failures) == (None, None, None)
+    assert len(look.left_out) == 8
+
+
 async def test_what_is_not_installed_is_said(admin):
     with pytest.raises(SchemaError, match=r"does not exist; run: session-lock install"):
         await overview(admin, replace(EMAILS, order_by=("address",)))

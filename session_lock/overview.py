@@ -32,7 +32,7 @@ from session_lock.migrations.sandbox import (
 )
 from session_lock.names import one_line_safe, quote_name
 from session_lock.ordering import order_by
-from session_lock.sqlstate import translated
+from session_lock.sqlstate import OF_THE_SERVER, translated
 from session_lock.table import TaskTable, function_set, install_command
 
 __all__ = [
@@ -68,8 +68,10 @@ LOOK = 8.0
 PATIENCE = "500ms"
 """Waited for a lock."""
 
-ALONE = {"42501", "55P03", "57014"}
-"""No right, locked, too slow: that part is left out. Other refusals are about the whole."""
+WHOLE = {"42", "3F", "SL"}
+"""Classes of refusals that are about the whole, as where nothing is installed; after any other that part is left out."""
+
+NO_RIGHT = "42501"
 
 WHY = {
     "55P03": "the table is locked by another transaction: end that, or wait for it",
@@ -129,11 +131,16 @@ class _Look:
         rows = await self._asked(query, *arguments)
         if not isinstance(rows, Refused):
             return rows
-        if rows.state not in ALONE:
+        if rows.state[:2] in WHOLE and rows.state != NO_RIGHT:
             raise SchemaError(
                 f"overview ({self._table.name}): {rows.message}; run: {install_command(self._table)}"
             )
-        why = WHY.get(rows.state, f"{rows.message}: {remedy}")
+        if rows.state == NO_RIGHT:
+            why = f"{rows.message}: {remedy}"
+        elif rows.state[:2] in OF_THE_SERVER:
+            why = WHY.get(rows.state, f"{rows.message} ({rows.state})")
+        else:  # the message may quote a row
+            why = f"some row makes an expression of the mapping fail ({rows.state}): the log of the server has more"
         self.left_out.append(f"{part} left out, {why}")
         return None
 

@@ -210,6 +210,26 @@ async def test_what_is_slow_ends_with_the_look_and_not_each_part_by_itself(admin
     assert len(look.left_out) == 8
 
 
+async def test_one_row_of_which_pending_cannot_be_told_takes_away_no_more_than_what_asks_for_it(admin):
+    odd = replace(EMAILS, name="odd", pending="sent_at IS NULL AND address::int > 0")
+    await admin.execute("TRUNCATE public.email")
+    await apply_mapping(admin, odd)
+    await admin.execute("SET session_replication_role = replica")
+    for name in await admin.fetch(
+        "SELECT indexrelid::regclass::text AS name FROM pg_index WHERE indrelid = 'public.email'::regclass AND NOT indisprimary"
+    ):
+        await admin.execute(f"DROP INDEX {name['name']}")
+    await admin.execute("INSERT INTO public.email (address) VALUES ('secret of a row')")
+    look = await overview(admin, odd)
+    assert (look.sessions, look.backlog, look.failures) == (None, None, [])
+    assert look.left_out[0].startswith("sessions left out, some row ")
+    assert "(22P02)" in look.left_out[0]
+    assert look.left_out[1].startswith("backlog left out")
+    assert len(look.left_out) == 2
+    assert "secret" not in "".join(look.left_out)
+    assert look.state is not None
+
+
 async def test_what_is_not_installed_is_said(admin):
     with pytest.raises(SchemaError, match=r"does not exist; run: session-lock install"):
         await overview(admin, replace(EMAILS, order_by=("address",)))

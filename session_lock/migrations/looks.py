@@ -21,7 +21,7 @@ SELECT (SELECT sum(d.numbackends) FROM pg_catalog.pg_stat_database AS d)::intege
 """
 
 STATE = f"""
-SELECT coalesce(sum(s.n_dead_tup), 0)::bigint AS dead, coalesce(sum(s.n_live_tup), 0)::bigint AS live,
+SELECT clock_timestamp() AS at, coalesce(sum(s.n_dead_tup), 0)::bigint AS dead, coalesce(sum(s.n_live_tup), 0)::bigint AS live,
        coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint AS size_bytes, max(s.last_autovacuum) AS last_autovacuum,
        coalesce(sum(s.n_tup_upd), 0)::bigint AS updated, coalesce(sum(s.n_tup_del), 0)::bigint AS deleted
   FROM pg_catalog.pg_stat_all_tables AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.relid

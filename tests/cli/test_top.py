@@ -256,6 +256,7 @@ async def test_the_database_is_away_and_comes_back(database, admin, source):
                 r"No look for \d+ seconds?, asked again and again: .* refused the connection"
             )
             assert "1 due and free" in text
+            assert watched.app.throughput.now is None, "what is not looked at is not known"
             await watched.press("p", "y")
             await elsewhere.ask(open_again)
         await add_emails(admin, 1)
@@ -350,7 +351,7 @@ BUSY = Overview(
         Failure(key="3102", attempt=5, at=AT - timedelta(hours=5), session=None, error="its session expired"),
     ],
     connections=Connections(used=14, most=97, ours=6),
-    state=TableState(dead=12_400, live=10_210, size_bytes=14_200_000, last_autovacuum=AT - timedelta(minutes=31), updated=0, deleted=0),
+    state=TableState(at=AT, dead=12_400, live=10_210, size_bytes=14_200_000, last_autovacuum=AT - timedelta(minutes=31), updated=0, deleted=0),
     holders=[Holder(kind="transaction", name="pid 4711 (psql, role ann)", since=723, transactions=1204),
              Holder(kind="slot", name="away", since=None, transactions=30)],
 )  # fmt: skip
@@ -381,8 +382,9 @@ def played(look: Overview) -> tuple[Overview, ...]:
     looks, updated = [], 0
     for second in range(60):
         updated += 2 * round(40 + 30 * math.sin(second / 4))
-        state = look.state and replace(look.state, updated=updated)
-        looks.append(replace(look, at=look.at - timedelta(seconds=59 - second), state=state))
+        at = look.at - timedelta(seconds=59 - second)
+        state = look.state and replace(look.state, updated=updated, at=at)
+        looks.append(replace(look, at=at, state=state))
     return tuple(looks)
 
 

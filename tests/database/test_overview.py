@@ -281,9 +281,10 @@ async def test_who_holds_vacuum(admin, database):
 # Throughput --------------------------------------------------------------------------------------------
 
 
-def at(seconds: float, updated: int | None) -> Overview:
+def at(seconds: float, updated: int | None, *, late: float = 0.0) -> Overview:
+    """`late`: so long after the look began its counters were read."""
     state = None if updated is None else TableState(
-        dead=0, live=0, size_bytes=0, last_autovacuum=None, updated=updated, deleted=0
+        at=datetime(2026, 11, 29, tzinfo=UTC) + timedelta(seconds=seconds + late), dead=0, live=0, size_bytes=0, last_autovacuum=None, updated=updated, deleted=0
     )  # fmt: skip
     return Overview(
         at=datetime(2026, 11, 29, tzinfo=UTC) + timedelta(seconds=seconds), name="email", table="public.email", paused=False,
@@ -308,6 +309,22 @@ def test_it_is_unknown_after_a_reset_and_without_counters_and_where_no_time_has_
     ]
     assert told == [None, 50, None, 5, None, None, None, 5]
     assert throughput.values == (None, 5, None, None, None, 5)
+
+
+def test_the_time_is_that_at_which_the_counters_were_read():
+    throughput = Throughput()
+    throughput.see(at(0, 100, late=4))
+    assert throughput.see(at(5, 110, late=0)) == 5
+
+
+def test_a_look_that_failed_is_a_gap():
+    throughput = Throughput(keep=5)
+    throughput.see(at(0, 100))
+    throughput.see(at(1, 110))
+    throughput.miss()
+    assert throughput.now is None
+    assert throughput.see(at(3, 120)) is not None
+    assert throughput.values == (None, 5, None, pytest.approx(20 / 2 / 3))
 
 
 def test_nothing_was_seen_yet():

@@ -119,6 +119,7 @@ class Top(App[None]):
                 look = await self._source.look()
             except SessionLockError as error:
                 self._away = (self._away[0] if self._away else began, str(error))
+                self.throughput.miss()
             else:
                 self._away, self.seen = None, look
                 self.throughput.see(look)

@@ -97,7 +97,8 @@ def folded(text: Text, width: int) -> list[Text]:
 
 def _speed(throughput: Throughput, room: int, colours: Palette) -> Text:
     if throughput.now is None:
-        return Text("not known yet: it takes two looks", colours.dim)
+        known = any(each is not None for each in throughput.values)
+        return Text("not known now" if known else "not known yet: it takes two looks", colours.dim)
     number = f"{_rate(throughput.now):<6}"
     peak = max(each for each in throughput.values if each is not None)
     said, behind = Text.assemble((number, f"bold {colours.text}")), f"  peak {_rate(peak)}"

@@ -169,6 +169,7 @@ class Reader:
         last = self.latest
         self._number = number = self._number + 1
         if isinstance(found, str):
+            self._throughput.miss()
             self.latest = Look(number=number, seen=last.seen if last else None, trouble=found)
         else:
             rate = self._throughput.see(found)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi import HTTPException as FastAPIException
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
@@ -156,6 +159,32 @@ async def test_authorize_may_ask_for_a_password() -> None:
         answer = await asking.get("/")
         assert (answer.status_code, answer.text, answer.headers["www-authenticate"]) == (401, "Who are you?", "Basic")  # fmt: skip
         assert_headers(answer)
+
+
+async def test_what_authorize_raises_may_have_any_detail() -> None:
+    def authorize(request: Any) -> bool:
+        raise FastAPIException(401, {"who": "are you?"})
+
+    async with asked(status_app(MAILS, NOWHERE, authorize=authorize)) as asking:
+        answer = await asking.get("/")
+        assert (answer.status_code, answer.text) == (401, "{'who': 'are you?'}")
+
+
+async def test_the_page_of_the_docs_asks_for_a_password_whatever_it_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (Path(__file__).parents[2] / "docs/how-to/status.md").read_text()
+    example = next(
+        each for each in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "authorize" in each
+    )
+    monkeypatch.setenv("STATUS_PASSWORD", "grün")
+    monkeypatch.setenv("DATABASE_URL", NOWHERE)
+    there: dict[str, Any] = {}
+    exec(example, there)  # noqa: S102 (ours)
+    async with asked(there["app"]) as asking:
+        for given, status in (("Basic grün".encode(), 401), (b"Basic " + base64.b64encode("operator:grün".encode()), 200)):  # fmt: skip
+            answer = await asking.get("/status/m/mails/", headers={"authorization": given})
+            assert answer.status_code == status
 
 
 def assert_headers(answer: httpx.Response) -> None:

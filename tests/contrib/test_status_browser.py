@@ -324,6 +324,18 @@ async def test_who_is_refused_while_he_looks_on_is_told_by_whom(
         await page.until("document.querySelector('#notice').innerText === ''")
 
 
+async def test_two_rows_that_are_called_the_same_are_two_and_no_more(chromium: Browser, there: Scene) -> None:
+    await there.admin.execute(
+        "INSERT INTO session_lock.failure (name, task_key, attempt, at, session, error) SELECT 'email', 'twin', 1, now(), 17, n::text FROM generate_series(1, 3) AS n"
+    )
+    rows = "[...document.querySelectorAll('#failures tbody tr')].filter((each) => each.innerText.includes('twin')).length"
+    async with served(status_app({"mails": EMAILS}, there.dsn)) as url, chromium.page() as page:
+        await page.open(f"{url}m/mails/")
+        await page.live()
+        await asyncio.sleep(2)  # some looks
+        assert await page.evaluate(rows) == 3
+
+
 async def test_a_server_that_is_away_is_said(chromium: Browser, there: Scene) -> None:
     async with chromium.page() as page:
         async with served(status_app({"mails": EMAILS}, there.dsn)) as url:

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 from starlette.routing import Mount
 
-from session_lock import SettingsError
+from session_lock import SettingsError, TaskTable
 from session_lock.contrib.status import app as module
 from session_lock.contrib.status import status_app, stream, watching
 from session_lock.contrib.status.guard import HEADERS, NOT_LOCAL, NOT_YOU
@@ -40,7 +40,7 @@ from tests.contrib.status_scene import (
     until_event,
 )
 from tests.proxy import proxy
-from tests.support import EMAILS
+from tests.support import EMAILS, apply_mapping
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 HOSTILE = '<img src=x onerror="hacked=1">\'&\u202e'
@@ -257,7 +257,7 @@ async def test_what_is_unknown_is_a_404_with_a_sentence(calm: Scene) -> None:
             ("/m/mails/task?key=99", "There is no such"),
             ("/m/mails/task?key=abc", "'abc' can be no key of public.email: its keys are of type bigint."),
             ("/m/mails/task?key=%00", "can be no key of public.email: its keys are of type bigint."),
-            ("/m/mails/task?key=+", "Which task? Give its key, as it stands in the table."),
+            ("/m/mails/task?key=+", "' ' can be no key of public.email"),
             ("/m/mails/task", "Which task? Give its key, as it stands in the table."),
             ("/nowhere", "There is no such page here."),
         ):  # fmt: skip
@@ -282,6 +282,24 @@ async def test_why_a_task_waits_or_who_has_it(calm: Scene, soon: None) -> None:
 
 async def _none(there: Scene) -> bool:
     return await there.lookers() == 0
+
+
+async def test_a_key_is_asked_about_as_it_stands_in_the_table(there: Scene) -> None:
+    await there.admin.execute("CREATE TABLE public.note (key text PRIMARY KEY, done_at timestamptz)")
+    notes = TaskTable("public.note", key="key", pending="done_at IS NULL", finish="done_at = now()")
+    await apply_mapping(there.admin, notes)
+    odd = f"  two\nlines {'x' * 400} "
+    await there.admin.execute("INSERT INTO public.note (key) VALUES ($1)", odd)
+    await there.admin.execute(
+        "INSERT INTO session_lock.failure (name, task_key, attempt, at, session, error) VALUES ('note', $1, 1, now(), 17, 'x')",
+        odd,
+    )
+    async with served(status_app({"notes": notes}, there.dsn)) as url, httpx.AsyncClient(trust_env=False) as client:  # fmt: skip
+        (failure,) = (await first(events(f"{url}m/notes/events"))).data["seen"]["failures"]
+        assert failure["key"] == "  two"
+        assert failure["raw"] == odd
+        answer = await client.get(f"{url}m/notes/task", params={"key": failure["raw"]})
+        assert answer.status_code == 200
 
 
 async def test_of_a_row_its_key_alone_is_shown_unless_told_otherwise(there: Scene) -> None:
@@ -330,7 +348,7 @@ async def test_it_is_told_what_there_is_and_within_a_second_what_is_new(there: S
         assert (seen["backlog"]["tasks"], seen["paused"], seen["left_out"]) == (3, False, [])
         assert [(each["key"], each["attempt"]) for each in seen["failures"]] == [(str(there.keys[5]), 2), (str(there.keys[5]), 1)]  # fmt: skip
         assert len(event.data["points"]) == 1
-        assert set(seen["failures"][0]) == {"key", "attempt", "at", "session", "error"}
+        assert set(seen["failures"][0]) == {"key", "raw", "attempt", "at", "session", "error"}
 
         changed = asyncio.get_running_loop().time()
         await there.admin.execute("INSERT INTO session_lock.pause (name) VALUES ('email')")

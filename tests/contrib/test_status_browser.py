@@ -336,6 +336,16 @@ async def test_two_rows_that_are_called_the_same_are_two_and_no_more(chromium: B
         assert await page.evaluate(rows) == 3
 
 
+async def test_a_link_leads_to_the_key_itself(chromium: Browser, there: Scene) -> None:
+    key = f" long {'x' * 400}"
+    await there.fail(key, "went wrong")
+    async with served(status_app({"mails": EMAILS}, there.dsn)) as url, chromium.page() as page:
+        await page.open(f"{url}m/mails/")
+        await page.live()
+        link = "new URL([...document.querySelectorAll('#failures a')].find((each) => each.innerText.includes('long')).href)"
+        assert await page.evaluate(f"{link}.searchParams.get('key')") == key
+
+
 async def test_a_server_that_is_away_is_said(chromium: Browser, there: Scene) -> None:
     async with chromium.page() as page:
         async with served(status_app({"mails": EMAILS}, there.dsn)) as url:

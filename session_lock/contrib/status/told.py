@@ -19,6 +19,16 @@ LONGEST = 300
 """Characters of an error that are shown, of its first line, and of any other text."""
 
 
+LONGEST_KEY = 2_000
+"""Characters of a key that may be asked about."""
+
+
+class Raw(str):
+    """Text that is sent as it is: a key, by which a task is asked about. It is never shown."""
+
+    __slots__ = ()
+
+
 def told(name: str, look: Look, points: Sequence[Point], *, session: int | None) -> str:
     """Of one mapping, as JSON. `session`: the plots are of this one, and no other is told of."""
     head = _json({
@@ -54,6 +64,8 @@ def _rest(seen: Overview) -> str:
     whole = asdict(replace(seen, sessions=None))
     del whole["sessions"]
     more = 0 if seen.sessions is None else max(len(seen.sessions) - MOST_SESSIONS, 0)
+    for each in whole["failures"] or ():
+        each["raw"] = Raw(each["key"]) if len(each["key"]) <= LONGEST_KEY else None
     return _json(whole | {"more_sessions": more, "totals": _totals(seen)})
 
 
@@ -113,6 +125,8 @@ def _json(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     match value:
+        case Raw():
+            return value
         case str():
             return shown(value)
         case float():

@@ -127,9 +127,9 @@ function failures(seen) {
   const table = find("#failures");
   const told = seen.failures?.filter((each) => kind !== "session" || String(each.session) === session) ?? [];
   hide(table, seen.failures === null);
-  fill(table, told, (each) => `${each.key} ${each.attempt} ${each.at}`, (each) => [
+  fill(table, told, (each) => `${each.raw ?? each.key} ${each.attempt} ${each.at}`, (each) => [
     `${briefly(seen.at - each.at)} ago`,
-    { text: each.key, href: `${base}task?${new URLSearchParams({ key: each.key })}` },
+    each.raw === null ? each.key : { text: each.key, href: `${base}task?${new URLSearchParams({ key: each.raw })}` },
     String(each.attempt),
     each.session === null ? NOTHING : String(each.session),
     each.error,

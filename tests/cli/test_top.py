@@ -516,12 +516,12 @@ def demo(database, tmp_path) -> Iterator[Callable[..., Terminal]]:
 
 
 async def test_the_demo_is_watched_and_goes_on_when_top_is_left(demo):
-    shown = demo("--tasks", "150", "--seconds", "3")
+    shown = demo("--tasks", "300", "--seconds", "8")
     live = r"file  session_lock_demo.file  2 sessions live.*tasks/s .* live .* live .*R1 R2 start"
     await asyncio.to_thread(shown.until, lambda text: re.search(live, text, re.DOTALL), 40)
     shown.press("q")
     assert await asyncio.to_thread(shown.wait, 40) == 0
-    told = r"s  R1 R2 start.*s  \d+ of 150 finished.*s  all work is done.*150 of 150 files are finished"
+    told = r"s  R1 R2 start.*s  \d+ of 300 finished.*s  all work is done.*300 of 300 files are finished"
     assert re.search(told, shown.text, re.DOTALL)
 
 

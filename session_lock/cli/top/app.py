@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from rich.text import Text
@@ -104,11 +105,10 @@ class Top(App[None]):
 
     async def on_unmount(self) -> None:
         self.workers.cancel_all()
-        waiting = [asyncio.ensure_future(each.wait()) for each in [*self.workers]]
-        if waiting:
-            await asyncio.wait(waiting, timeout=GOODBYE)
-        for each in waiting:
-            each.cancel()
+        waiting = (each.wait() for each in [*self.workers])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE):
+                await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _watch(self) -> None:
         clock = asyncio.get_running_loop().time

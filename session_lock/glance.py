@@ -88,6 +88,9 @@ class Connections:
 class TableState:
     """What the server counts of the task table, with all its partitions."""
 
+    at: datetime
+    """When they were read, by the server's clock: some parts of a look may have taken long before."""
+
     dead: int
     """Rows that vacuum has to take away, by the server's estimate."""
 
@@ -135,8 +138,8 @@ class Overview:
     paused_since: datetime | None
     """None: it is not paused, or the role may not see since when."""
 
-    sessions: Sequence[LiveSession]
-    """Oldest first. Empty if there are none, or the role may not see them."""
+    sessions: Sequence[LiveSession] | None
+    """Oldest first. Empty: there are none."""
 
     backlog: Backlog | None
     failures: Sequence[Failure] | None
@@ -173,11 +176,15 @@ class Throughput:
         if look.state is None or (self._looks and look.state.updated < self._looks[-1][1]):
             self._looks.clear()
         if look.state is not None:
-            self._looks.append((look.at, look.state.updated))
-        while len(self._looks) > 2 and (look.at - self._looks[1][0]).total_seconds() >= self._over:
-            self._looks.popleft()
+            self._looks.append((look.state.at, look.state.updated))
+            while len(self._looks) > 2 and (look.state.at - self._looks[1][0]).total_seconds() >= self._over:
+                self._looks.popleft()
         self._values.append(self._mean())
         return self._values[-1]
+
+    def miss(self) -> None:
+        """A look failed: what there was to be seen then is not known."""
+        self._values.append(None)
 
     def _mean(self) -> float | None:
         if len(self._looks) < 2:

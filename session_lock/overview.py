@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -20,11 +21,18 @@ from session_lock.glance import (
     TableState,
     Throughput,
 )
-from session_lock.migrations.partitions import OF_THE_TABLE
-from session_lock.migrations.sandbox import Connection, Refused, attempt, rolled_back, set_locally
+from session_lock.migrations.looks import CONNECTIONS, HOLDERS, ME, STATE
+from session_lock.migrations.sandbox import (
+    Connection,
+    Refused,
+    attempt,
+    given_up_in_doubt,
+    rolled_back,
+    set_locally,
+)
 from session_lock.names import one_line_safe, quote_name
 from session_lock.ordering import order_by
-from session_lock.sqlstate import translated
+from session_lock.sqlstate import OF_THE_SERVER, translated
 from session_lock.table import TaskTable, function_set, install_command
 
 __all__ = [
@@ -51,14 +59,19 @@ SHOWN = 20
 ERROR = 1_000
 """Characters of an error that are told."""
 
-HELD_BY = 10
-"""Transactions, prepared ones and slots that are told of, of what holds vacuum."""
+PART = 5.0
+"""Seconds that a part may take."""
+
+LOOK = 8.0
+"""Seconds that all of them may take: less than who looks again and again waits for."""
 
 PATIENCE = "500ms"
 """Waited for a lock."""
 
-ALONE = {"42501", "55P03", "57014"}
-"""No right, locked, too slow: that part is left out. Other refusals are about the whole."""
+WHOLE = {"42", "3F", "SL"}
+"""Classes of refusals that are about the whole, as where nothing is installed; after any other that part is left out."""
+
+NO_RIGHT = "42501"
 
 WHY = {
     "55P03": "the table is locked by another transaction: end that, or wait for it",
@@ -69,15 +82,16 @@ WHY = {
 async def overview(connection: Connection, table: TaskTable, *, old: float = OLD) -> Overview:
     """One look at a mapping, by a connection of asyncpg that is in no transaction. It changes nothing.
 
-    Every count is bounded, a part that takes longer than 5 s or waits longer than 0.5 s for a lock is left out, and so is what the
-    role has no right to. A role that may execute the mapping's functions sees sessions, shares and backlog; the owner of the schema
+    Every count is bounded. A part that takes longer than 5 s or waits longer than 0.5 s for a lock is left out, and so are those to which
+    it has not come after 8 s, and what the role has no right to. A role that may execute the mapping's functions sees sessions, shares and backlog; the owner of the schema
     with `pg_read_all_stats` sees all. Transactions that are open for less than `old` seconds are not told of.
 
     `SchemaError`: the table is not there, or this version of the mapping is not installed. `DatabaseError`: the connection is broken.
+    A look that is cancelled or times out terminates the connection: what it waited for may never come.
     """
-    with translated(f"overview ({table.name})", install_command(table)):
+    with translated(f"overview ({table.name})", install_command(table)), given_up_in_doubt(connection):
         functions = function_set(table, await read_shape(connection, table))
-        async with rolled_back(connection, patience="5s"):
+        async with rolled_back(connection, patience=f"{PART:.0f}s"):
             await set_locally(connection, lock_timeout=PATIENCE)
             look = _Look(connection, table, functions)
             (me,) = await connection.fetch(ME)
@@ -107,29 +121,44 @@ class _Look:
         self._table = table
         self._functions = functions
         self._schema = quote_name(table.schema)
+        self._clock = asyncio.get_running_loop().time
+        self._until = self._clock() + LOOK
         self.left_out: list[str] = []
 
     async def _rows(
         self, part: str, remedy: str, query: str, *arguments: object
     ) -> Sequence[Mapping[str, Any]] | None:
-        rows = await attempt(self._connection, query, *arguments)
+        rows = await self._asked(query, *arguments)
         if not isinstance(rows, Refused):
             return rows
-        if rows.state not in ALONE:
+        if rows.state[:2] in WHOLE and rows.state != NO_RIGHT:
             raise SchemaError(
                 f"overview ({self._table.name}): {rows.message}; run: {install_command(self._table)}"
             )
-        why = WHY.get(rows.state, f"{rows.message}: {remedy}")
+        if rows.state == NO_RIGHT:
+            why = f"{rows.message}: {remedy}"
+        elif rows.state[:2] in OF_THE_SERVER:
+            why = WHY.get(rows.state, f"{rows.message} ({rows.state})")
+        else:  # the message may quote a row
+            why = f"some row makes an expression of the mapping fail ({rows.state}): the log of the server has more"
         self.left_out.append(f"{part} left out, {why}")
         return None
+
+    async def _asked(self, query: str, *arguments: object) -> Sequence[Mapping[str, Any]] | Refused:
+        left = self._until - self._clock()
+        if left <= 0:
+            return Refused("57014", "there was no time left for it")
+        if left < PART:
+            await set_locally(self._connection, statement_timeout=f"{left * 1000 + 1:.0f}ms")
+        return await attempt(self._connection, query, *arguments)
 
     def _called(self, verb: str) -> str:
         return f"{self._schema}.{quote_name(f'{verb}_{self._functions}')}"
 
-    async def sessions(self, role: str) -> tuple[bool, datetime | None, Sequence[LiveSession]]:
+    async def sessions(self, role: str) -> tuple[bool, datetime | None, Sequence[LiveSession] | None]:
         schema, name = self._schema, self._table.name
         grant = f"{install_command(self._table)} --grant-to {role}"
-        facts = await self._rows("sessions", grant, f"SELECT * FROM {self._called('shares')}()") or ()
+        facts = await self._rows("sessions", grant, f"SELECT * FROM {self._called('shares')}()")
         pause = await self._rows(
             "since when it is paused",
             f"GRANT SELECT ON {schema}.pause TO {role}",
@@ -145,24 +174,29 @@ class _Look:
               FROM {schema}.session AS s, (SELECT {schema}.clock() AS now) AS c
              WHERE s.id = ANY ($1)
             """,
-            [row["session"] for row in facts],
+            [row["session"] for row in facts or ()],
         )
         by_id = {row["id"]: row for row in leases or ()}
         since = pause[0]["at"] if pause else None
         return (
-            since is not None or any(row["paused"] for row in facts),
+            since is not None or any(row["paused"] for row in facts or ()),
             since,
-            [_live_session(share, by_id.get(share.session)) for share in explained(facts)],
+            None
+            if facts is None
+            else [_live_session(share, by_id.get(share.session)) for share in explained(facts)],
         )
 
-    async def backlog(self, role: str, sessions: Sequence[LiveSession]) -> Backlog | None:
-        """The function answers to the oldest live session, so that metrics have one source. Where none lives the table is asked."""
-        oldest = next((each.session for each in sessions if each.state in {"live", "draining"}), None)
+    async def backlog(self, role: str, sessions: Sequence[LiveSession] | None) -> Backlog | None:
+        """The function answers to the oldest live session, so that metrics have one source. Where none lives the table is asked; it
+        cannot tell what is held, so not where one may live.
+        """
+        oldest = next((each.session for each in sessions or () if each.state in {"live", "draining"}), None)
         grant = f"{install_command(self._table)} --grant-to {role}"
         rows = await self._rows("backlog", grant, f"SELECT * FROM {self._called('backlog')}($1)", oldest)
-        if rows is None:
+        if rows is not None and not rows and (sessions is None or oldest is not None):
+            self.left_out.append("backlog left out, no session is known that may tell it: look again")
             return None
-        if not rows:
+        if rows is not None and not rows:
             due = f"t.{quote_name(self._table.claim_columns.available_at)}"
             rows = await self._rows(
                 "backlog (no session lives, so the table itself is asked)",
@@ -245,46 +279,3 @@ def _holder(row: Mapping[str, Any]) -> Holder:
         role, application = row["role"], row["application"]
         name = str(Locker(pid=int(name), application_name=application, role=role, since=None, sure=True))
     return Holder(kind=row["kind"], name=name, since=row["since"], transactions=row["transactions"])
-
-
-# What is asked ---------------------------------------------------------------------------------------
-
-ME = """
-SELECT clock_timestamp() AS at, quote_ident(current_user) AS role, current_setting('track_counts')::boolean AS counted,
-       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_all
-"""
-
-CONNECTIONS = """
-SELECT (SELECT sum(d.numbackends) FROM pg_catalog.pg_stat_database AS d)::integer AS used,
-       current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
-         - coalesce(current_setting('reserved_connections', true), '0')::integer AS most,
-       (SELECT count(*) FROM pg_catalog.pg_stat_activity AS a
-         WHERE a.datname = current_database() AND a.application_name ~ '^session[-_]lock')::integer AS ours
-"""
-
-STATE = f"""
-SELECT coalesce(sum(s.n_dead_tup), 0)::bigint AS dead, coalesce(sum(s.n_live_tup), 0)::bigint AS live,
-       coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint AS size_bytes, max(s.last_autovacuum) AS last_autovacuum,
-       coalesce(sum(s.n_tup_upd), 0)::bigint AS updated, coalesce(sum(s.n_tup_del), 0)::bigint AS deleted
-  FROM pg_catalog.pg_stat_all_tables AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.relid
- WHERE {OF_THE_TABLE}
-"""
-
-HOLDERS = f"""
-SELECT 'transaction' AS kind, a.pid::text AS name, coalesce(a.application_name, '') AS application, a.usename::text AS role,
-       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS since,
-       greatest(age(a.backend_xmin), age(a.backend_xid)) AS transactions
-  FROM pg_catalog.pg_stat_activity AS a
- WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
-   AND a.xact_start < clock_timestamp() - make_interval(secs => $1) AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
-UNION ALL
-SELECT 'prepared', p.gid, '', p.owner::text, extract(epoch FROM clock_timestamp() - p.prepared)::float8, age(p.transaction)
-  FROM pg_catalog.pg_prepared_xacts AS p
- WHERE p.database = current_database() AND p.prepared < clock_timestamp() - make_interval(secs => $1)
-UNION ALL
-SELECT 'slot', s.slot_name::text, '', NULL, NULL, age(s.xmin)
-  FROM pg_catalog.pg_replication_slots AS s
- WHERE NOT s.active AND s.xmin IS NOT NULL
- ORDER BY transactions DESC
- LIMIT {HELD_BY}
-"""

@@ -21,13 +21,14 @@ from textual.pilot import Pilot
 
 from session_lock import PostgresDatabase
 from session_lock.cli.top import palette
-from session_lock.cli.top.app import Top
+from session_lock.cli.top.app import Top, rest_after
 from session_lock.cli.top.source import Source
 from session_lock.database import Handback
 from session_lock.overview import Backlog, Connections, Failure, Holder, LiveSession, Overview, TableState
 from tests.cli.terminal import Terminal
 from tests.cli.test_cli import admin, cli  # noqa: F401 (fixtures)
 from tests.cli.test_operating import Service
+from tests.proxy import proxy
 from tests.support import EMAILS, add_emails
 
 SCREENS = Path(__file__).parent / "screens"
@@ -226,6 +227,8 @@ async def test_a_role_that_may_less_is_shown_the_rest_and_told_what_it_takes(dat
         await admin.execute("REVOKE ALL ON SCHEMA session_lock FROM app")
         text = await watched.until(r"Sessions are left out.*Left out: sessions, ")
         assert "no session is live" not in text
+        await watched.press("d")
+        await watched.until("Sessions are left out: l says why.")
 
 
 # The database is away ------------------------------------------------------------------------------------
@@ -250,14 +253,48 @@ async def test_the_database_is_away_and_comes_back(database, admin, source):
 
             await elsewhere.ask(close)
             text = await watched.until(
-                r"No look for \d+ seconds?, tried again each second: .* refused the connection"
+                r"No look for \d+ seconds?, asked again and again: .* refused the connection"
             )
             assert "1 due and free" in text
+            assert watched.app.throughput.now is None, "what is not looked at is not known"
             await watched.press("p", "y")
             await elsewhere.ask(open_again)
         await add_emails(admin, 1)
         text = await watched.until("2 due and free")
         assert "No look for" not in text
+
+
+async def test_it_is_left_while_the_database_hangs_in_the_middle_of_a_look(database, source):
+    async with (
+        asyncio.timeout(20),
+        proxy(database.admin_dsn) as network,
+        Source(network.dsn, EMAILS) as hanging,
+        top(hanging) as watched,
+    ):
+        await watched.until("No session is there")
+        await network.lose_reply("pg_stat_database", cut_after=None)
+        await watched.press("q")
+
+
+def test_it_rests_ten_times_as_long_as_a_look_took():
+    assert rest_after(0.02, every=1.0) == pytest.approx(0.98)
+    assert rest_after(0.5, every=1.0) == 5.0
+
+
+async def test_a_look_that_takes_long_is_not_taken_each_second():
+    class Slow(Played):
+        looks = 0
+
+        async def look(self) -> Overview:
+            self.looks += 1
+            await asyncio.sleep(0.15)
+            return BUSY
+
+    slow = Slow(BUSY)
+    async with top(slow, every=0.2) as watched:
+        await watched.until("3 sessions live")
+        await asyncio.sleep(1)
+    assert slow.looks == 1
 
 
 async def test_what_is_wrong_from_the_start_is_said_as_by_other_commands(cli, monkeypatch):
@@ -314,7 +351,7 @@ BUSY = Overview(
         Failure(key="3102", attempt=5, at=AT - timedelta(hours=5), session=None, error="its session expired"),
     ],
     connections=Connections(used=14, most=97, ours=6),
-    state=TableState(dead=12_400, live=10_210, size_bytes=14_200_000, last_autovacuum=AT - timedelta(minutes=31), updated=0, deleted=0),
+    state=TableState(at=AT, dead=12_400, live=10_210, size_bytes=14_200_000, last_autovacuum=AT - timedelta(minutes=31), updated=0, deleted=0),
     holders=[Holder(kind="transaction", name="pid 4711 (psql, role ann)", since=723, transactions=1204),
              Holder(kind="slot", name="away", since=None, transactions=30)],
 )  # fmt: skip
@@ -345,8 +382,9 @@ def played(look: Overview) -> tuple[Overview, ...]:
     looks, updated = [], 0
     for second in range(60):
         updated += 2 * round(40 + 30 * math.sin(second / 4))
-        state = look.state and replace(look.state, updated=updated)
-        looks.append(replace(look, at=look.at - timedelta(seconds=59 - second), state=state))
+        at = look.at - timedelta(seconds=59 - second)
+        state = look.state and replace(look.state, updated=updated, at=at)
+        looks.append(replace(look, at=at, state=state))
     return tuple(looks)
 
 
@@ -478,12 +516,12 @@ def demo(database, tmp_path) -> Iterator[Callable[..., Terminal]]:
 
 
 async def test_the_demo_is_watched_and_goes_on_when_top_is_left(demo):
-    shown = demo("--tasks", "150", "--seconds", "3")
+    shown = demo("--tasks", "300", "--seconds", "8")
     live = r"file  session_lock_demo.file  2 sessions live.*tasks/s .* live .* live .*R1 R2 start"
     await asyncio.to_thread(shown.until, lambda text: re.search(live, text, re.DOTALL), 40)
     shown.press("q")
     assert await asyncio.to_thread(shown.wait, 40) == 0
-    told = r"s  R1 R2 start.*s  \d+ of 150 finished.*s  all work is done.*150 of 150 files are finished"
+    told = r"s  R1 R2 start.*s  \d+ of 300 finished.*s  all work is done.*300 of 300 files are finished"
     assert re.search(told, shown.text, re.DOTALL)
 
 

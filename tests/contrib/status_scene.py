@@ -108,8 +108,10 @@ class Event:
     data: Any
 
 
-async def events(url: str, *, last: str = "", headers: dict[str, str] | None = None) -> AsyncIterator[Event]:
-    """What a browser hears, until it leaves."""
+async def events(
+    url: str, *, last: str = "", headers: dict[str, str] | None = None, alive: bool = False
+) -> AsyncIterator[Event]:
+    """What a browser hears, until it leaves; with `alive` also that the server is there."""
     given = {**(headers or {}), **({"last-event-id": last} if last else {})}
     async with (
         httpx.AsyncClient(timeout=20, trust_env=False) as client,
@@ -122,10 +124,10 @@ async def events(url: str, *, last: str = "", headers: dict[str, str] | None = N
             if line:
                 name, _, value = line.partition(": ")
                 fields[name] = value
-            elif "data" in fields:
-                yield Event(
-                    fields.get("event", "message"), fields.get("id", ""), json.loads(fields.pop("data"))
-                )
+                continue
+            kind = fields.pop("event", "message")
+            if "data" in fields and (data := json.loads(fields.pop("data"))) is not None and (kind != "alive" or alive):  # fmt: skip
+                yield Event(kind, fields.get("id", ""), data)
 
 
 async def first(stream: AsyncIterator[Event]) -> Event:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi import HTTPException as FastAPIException
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 from starlette.routing import Mount
 
-from session_lock import SettingsError
+from session_lock import SettingsError, TaskTable
 from session_lock.contrib.status import app as module
 from session_lock.contrib.status import status_app, stream, watching
 from session_lock.contrib.status.guard import HEADERS, NOT_LOCAL, NOT_YOU
@@ -37,7 +40,7 @@ from tests.contrib.status_scene import (
     until_event,
 )
 from tests.proxy import proxy
-from tests.support import EMAILS
+from tests.support import EMAILS, apply_mapping
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 HOSTILE = '<img src=x onerror="hacked=1">\'&\u202e'
@@ -158,6 +161,32 @@ async def test_authorize_may_ask_for_a_password() -> None:
         assert_headers(answer)
 
 
+async def test_what_authorize_raises_may_have_any_detail() -> None:
+    def authorize(request: Any) -> bool:
+        raise FastAPIException(401, {"who": "are you?"})
+
+    async with asked(status_app(MAILS, NOWHERE, authorize=authorize)) as asking:
+        answer = await asking.get("/")
+        assert (answer.status_code, answer.text) == (401, "{'who': 'are you?'}")
+
+
+async def test_the_page_of_the_docs_asks_for_a_password_whatever_it_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (Path(__file__).parents[2] / "docs/how-to/status.md").read_text()
+    example = next(
+        each for each in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "authorize" in each
+    )
+    monkeypatch.setenv("STATUS_PASSWORD", "grün")
+    monkeypatch.setenv("DATABASE_URL", NOWHERE)
+    there: dict[str, Any] = {}
+    exec(example, there)  # noqa: S102 (ours)
+    async with asked(there["app"]) as asking:
+        for given, status in (("Basic grün".encode(), 401), (b"Basic " + base64.b64encode("operator:grün".encode()), 200)):  # fmt: skip
+            answer = await asking.get("/status/m/mails/", headers={"authorization": given})
+            assert answer.status_code == status
+
+
 def assert_headers(answer: httpx.Response) -> None:
     for name, value in HEADERS.items():
         assert answer.headers[name] == value
@@ -228,7 +257,7 @@ async def test_what_is_unknown_is_a_404_with_a_sentence(calm: Scene) -> None:
             ("/m/mails/task?key=99", "There is no such"),
             ("/m/mails/task?key=abc", "'abc' can be no key of public.email: its keys are of type bigint."),
             ("/m/mails/task?key=%00", "can be no key of public.email: its keys are of type bigint."),
-            ("/m/mails/task?key=+", "Which task? Give its key, as it stands in the table."),
+            ("/m/mails/task?key=+", "' ' can be no key of public.email"),
             ("/m/mails/task", "Which task? Give its key, as it stands in the table."),
             ("/nowhere", "There is no such page here."),
         ):  # fmt: skip
@@ -253,6 +282,24 @@ async def test_why_a_task_waits_or_who_has_it(calm: Scene, soon: None) -> None:
 
 async def _none(there: Scene) -> bool:
     return await there.lookers() == 0
+
+
+async def test_a_key_is_asked_about_as_it_stands_in_the_table(there: Scene) -> None:
+    await there.admin.execute("CREATE TABLE public.note (key text PRIMARY KEY, done_at timestamptz)")
+    notes = TaskTable("public.note", key="key", pending="done_at IS NULL", finish="done_at = now()")
+    await apply_mapping(there.admin, notes)
+    odd = f"  two\nlines {'x' * 400} "
+    await there.admin.execute("INSERT INTO public.note (key) VALUES ($1)", odd)
+    await there.admin.execute(
+        "INSERT INTO session_lock.failure (name, task_key, attempt, at, session, error) VALUES ('note', $1, 1, now(), 17, 'x')",
+        odd,
+    )
+    async with served(status_app({"notes": notes}, there.dsn)) as url, httpx.AsyncClient(trust_env=False) as client:  # fmt: skip
+        (failure,) = (await first(events(f"{url}m/notes/events"))).data["seen"]["failures"]
+        assert failure["key"] == "  two"
+        assert failure["raw"] == odd
+        answer = await client.get(f"{url}m/notes/task", params={"key": failure["raw"]})
+        assert answer.status_code == 200
 
 
 async def test_of_a_row_its_key_alone_is_shown_unless_told_otherwise(there: Scene) -> None:
@@ -301,7 +348,7 @@ async def test_it_is_told_what_there_is_and_within_a_second_what_is_new(there: S
         assert (seen["backlog"]["tasks"], seen["paused"], seen["left_out"]) == (3, False, [])
         assert [(each["key"], each["attempt"]) for each in seen["failures"]] == [(str(there.keys[5]), 2), (str(there.keys[5]), 1)]  # fmt: skip
         assert len(event.data["points"]) == 1
-        assert set(seen["failures"][0]) == {"key", "attempt", "at", "session", "error"}
+        assert set(seen["failures"][0]) == {"key", "raw", "attempt", "at", "session", "error"}
 
         changed = asyncio.get_running_loop().time()
         await there.admin.execute("INSERT INTO session_lock.pause (name) VALUES ('email')")
@@ -405,6 +452,40 @@ async def test_a_role_without_rights_is_told_what_is_left_out(calm: Scene, soon:
         )
 
 
+async def test_while_the_database_is_slow_the_page_s_own_server_says_that_it_is_there(
+    calm: Scene, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "ALIVE", 0.2)
+    async with proxy(calm.dsn) as network, served(status_app(MAILS, network.dsn)) as url:
+        network.partition()
+        for address in ("m/mails/events", "events"):
+            async with contextlib.aclosing(events(f"{url}{address}", alive=True)) as hearing:
+                async with asyncio.timeout(5):
+                    heard = [await first(hearing) for _ in range(3)]
+                assert [each.kind for each in heard] == ["alive"] * 3
+
+
+async def test_after_a_look_that_failed_the_next_one_is_not_long_in_coming(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert watching.rest_after(10.0, failed=True) == 3.0
+    assert watching.rest_after(0.01, failed=True) == pytest.approx(0.89)
+    assert watching.rest_after(4.0, failed=False) == 12.0
+
+
+async def test_where_sessions_are_left_out_nothing_is_counted_of_them_and_none_has_ended(
+    there: Scene, soon: None
+) -> None:
+    await there.admin.execute("REVOKE ALL ON SCHEMA session_lock FROM app")
+    async with served(status_app(MAILS, there.database.app_dsn)) as url:
+        event = await first(events(f"{url}m/mails/events"))
+        assert (event.data["seen"]["sessions"], event.data["seen"]["totals"]) == (None, None)
+        assert event.data["points"][0][4:] == [None, None]
+        assert (await first(events(f"{url}events"))).data[0]["totals"] is None
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert (await client.get(f"{url}m/mails/sessions/99")).status_code == 200, "who knows"
+
+
 async def test_a_database_that_is_away_is_said_and_it_recovers(calm: Scene, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     for one in (watching, module):
         monkeypatch.setattr(one, "PATIENCE", 0.5)
@@ -427,6 +508,69 @@ async def test_a_database_that_is_away_is_said_and_it_recovers(calm: Scene, soon
                 assert (await client.get(f"{url}m/mails/sessions/99")).status_code == 200, "who knows"
             network.heal()
             await until_event(hearing, lambda data: data["trouble"] is None, "it does not recover")
+
+
+async def test_of_a_pool_no_more_are_taken_than_it_has_of_its_own(calm: Scene) -> None:
+    async with asyncpg.create_pool(calm.dsn, min_size=0, max_size=10) as pool:
+        source = watching.Source(pool)
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(3):
+                await stack.enter_async_context(source.connection())
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await stack.enter_async_context(source.connection())
+            assert pool.get_size() == 3
+        async with source.connection() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_a_database_that_hangs_in_the_middle_of_a_look_is_said_and_holds_up_no_end(
+    calm: Scene, soon: None, monkeypatch: pytest.MonkeyPatch, pooled: bool
+) -> None:
+    monkeypatch.setattr(watching, "PATIENCE", 0.5)
+    async with contextlib.AsyncExitStack() as stack:
+        network = await stack.enter_async_context(proxy(calm.dsn))
+        source: Any = network.dsn
+        if pooled:
+            source = await asyncpg.create_pool(network.dsn, min_size=0, max_size=2)
+            stack.callback(source.terminate)
+        async with asyncio.timeout(15):
+            async with served(status_app(MAILS, source)) as url, contextlib.aclosing(events(f"{url}m/mails/events")) as hearing:  # fmt: skip
+                assert (await first(hearing)).data["trouble"] is None
+                lost = network.lose_reply("pg_stat_database", cut_after=None)
+                event = await until_event(hearing, lambda data: data["trouble"], "it is not told")
+                assert event.data["trouble"] == "the database did not answer within 0 s"
+                assert lost.done()
+                await until_event(hearing, lambda data: data["trouble"] is None, "it does not recover")
+                lost = network.lose_reply("pg_stat_database", cut_after=None)
+                await lost
+
+
+async def test_a_reader_that_does_not_end_is_waited_for_no_longer_than_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "GOODBYE", 0.1)
+    reader = watching.Reader("mails", EMAILS, watching.Source(NOWHERE))
+    let = asyncio.Event()
+
+    async def hang() -> str:
+        while not let.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await let.wait()
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(reader, "_look", hang)
+    with reader.watched():
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await reader.close()
+        let.set()
+        await until(lambda: _ended(reader), "it does not end")
+
+
+async def _ended(reader: watching.Reader) -> bool:
+    return not reader.is_watched
 
 
 async def test_what_is_wrong_with_the_database_is_one_sentence(database: TestDatabase, soon: None) -> None:

@@ -274,6 +274,78 @@ async def test_it_can_be_used_by_keys_alone_and_read_aloud(chromium: Browser, th
         assert page.complaints == []
 
 
+async def test_what_is_not_known_of_sessions_is_no_end_of_them(
+    chromium: Browser, server_dsn: str, template: str
+) -> None:
+    async with fresh_database(server_dsn, template) as database, scene(database) as own:
+        await own.admin.execute("REVOKE ALL ON SCHEMA session_lock FROM app")
+        async with served(status_app({"mails": EMAILS, "others": EMAILS}, database.app_dsn)) as url, chromium.page() as page:  # fmt: skip
+            await page.open(f"{url}m/mails/")
+            await page.live()
+            assert await page.evaluate("document.querySelector('#sessions').closest('section').hidden")
+            assert await page.text("[data-tile=sessions] .soft") == "left out"
+            assert await page.text("#state") == ""
+            await page.open(f"{url}m/mails/sessions/17")
+            await page.live()
+            assert await page.text("#notice") == "What it does is not known: below is why."
+            assert await page.text("[data-fact=State]") == "–"
+            await page.open(url)
+            await page.until(
+                "document.querySelector('.summary').innerText.startsWith('sessions are not known, ')"
+            )
+            assert page.complaints == []
+
+
+async def test_a_slow_database_is_not_taken_for_a_server_that_is_away(
+    chromium: Browser, there: Scene
+) -> None:
+    async with proxy(there.dsn) as network, served(status_app({"mails": EMAILS}, network.dsn)) as url, chromium.page() as page:  # fmt: skip
+        await page.open(f"{url}m/mails/")
+        await page.live()
+        network.partition()
+        await asyncio.sleep(6.5)
+        assert await page.text("#notice") == ""
+        network.heal()
+
+
+async def test_who_is_refused_while_he_looks_on_is_told_by_whom(
+    chromium: Browser, there: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "LASTS", 0.5)
+    may = [True]
+    async with served(status_app({"mails": EMAILS}, there.dsn, authorize=lambda _: may[0])) as url, chromium.page() as page:  # fmt: skip
+        await page.open(f"{url}m/mails/")
+        await page.live()
+        may[0] = False
+        await page.until("document.querySelector('#notice').innerText.startsWith('You may not look at this')")
+        await asyncio.sleep(2)
+        assert (await page.text("#notice")).startswith("You may not look at this")
+        may[0] = True
+        await page.until("document.querySelector('#notice').innerText === ''")
+
+
+async def test_two_rows_that_are_called_the_same_are_two_and_no_more(chromium: Browser, there: Scene) -> None:
+    await there.admin.execute(
+        "INSERT INTO session_lock.failure (name, task_key, attempt, at, session, error) SELECT 'email', 'twin', 1, now(), 17, n::text FROM generate_series(1, 3) AS n"
+    )
+    rows = "[...document.querySelectorAll('#failures tbody tr')].filter((each) => each.innerText.includes('twin')).length"
+    async with served(status_app({"mails": EMAILS}, there.dsn)) as url, chromium.page() as page:
+        await page.open(f"{url}m/mails/")
+        await page.live()
+        await asyncio.sleep(2)  # some looks
+        assert await page.evaluate(rows) == 3
+
+
+async def test_a_link_leads_to_the_key_itself(chromium: Browser, there: Scene) -> None:
+    key = f" long {'x' * 400}"
+    await there.fail(key, "went wrong")
+    async with served(status_app({"mails": EMAILS}, there.dsn)) as url, chromium.page() as page:
+        await page.open(f"{url}m/mails/")
+        await page.live()
+        link = "new URL([...document.querySelectorAll('#failures a')].find((each) => each.innerText.includes('long')).href)"
+        assert await page.evaluate(f"{link}.searchParams.get('key')") == key
+
+
 async def test_a_server_that_is_away_is_said(chromium: Browser, there: Scene) -> None:
     async with chromium.page() as page:
         async with served(status_app({"mails": EMAILS}, there.dsn)) as url:

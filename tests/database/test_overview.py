@@ -131,8 +131,9 @@ async def test_who_has_no_right_at_all_is_told_of_each_part(admin, app):
         "REVOKE SELECT ON pg_catalog.pg_stat_all_tables, pg_catalog.pg_stat_activity, pg_catalog.pg_stat_database FROM PUBLIC"
     )
     look = await overview(app, EMAILS)
-    assert look.sessions == []
-    assert (look.backlog, look.failures, look.connections, look.state, look.holders) == (None,) * 5
+    assert (look.sessions, look.backlog, look.failures, look.connections, look.state, look.holders) == (
+        None,
+    ) * 6
     assert [text.split(" left out")[0] for text in look.left_out] == [
         "sessions", "since when it is paused", "keepalives and leases", "backlog", "failures", "connections", "the table's rows",
         "what holds vacuum",
@@ -163,6 +164,26 @@ async def test_counting_ends_somewhere(admin, emails, lives: bool):
     assert (look.backlog.tasks, look.backlog.more) == (10_000, True)
 
 
+async def test_where_sessions_are_unknown_what_their_functions_leave_is_not_made_up_of_the_table(
+    admin, emails
+):
+    await add_emails(admin, 3)
+    lease = await emails.start_session(capacity=2, ttl=30)
+    await emails.get_work(lease, limit=2)
+    (name,) = await admin.fetchrow(
+        "SELECT p.oid::regprocedure::text FROM pg_proc AS p WHERE p.proname LIKE 'shares\\_%'"
+    )
+    await admin.execute(
+        f"CREATE ROLE looker; GRANT USAGE ON SCHEMA session_lock TO looker; GRANT ALL ON ALL TABLES IN SCHEMA session_lock, public TO looker; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA session_lock TO looker; REVOKE ALL ON FUNCTION {name} FROM looker, PUBLIC; SET ROLE looker"
+    )
+    try:
+        look = await overview(admin, EMAILS)
+    finally:
+        await admin.execute("RESET ROLE; DROP OWNED BY looker; DROP ROLE looker")
+    assert (look.sessions, look.backlog) == (None, None)
+    assert [text for text in look.left_out if text.startswith("backlog left out, no session is known")]
+
+
 async def test_a_locked_table_is_no_reason_to_wait(admin, app, emails):
     await emails.start_session(capacity=2, ttl=30)
     async with admin.transaction():
@@ -173,6 +194,40 @@ async def test_a_locked_table_is_no_reason_to_wait(admin, app, emails):
         look.left_out[0]
         == "sessions left out, the table is locked by another transaction: end that, or wait for it"
     )
+
+
+async def test_what_is_slow_ends_with_the_look_and_not_each_part_by_itself(admin, monkeypatch):
+    monkeypatch.setattr("session_lock.overview.LOOK", 1.0)
+    for verb, given in (("shares", ""), ("backlog", "bigint")):
+        name = await admin.fetchval("SELECT proname FROM pg_proc WHERE proname LIKE $1", f"{verb}\\_%")
+        await admin.execute(
+            f"DROP FUNCTION session_lock.{name}; CREATE FUNCTION session_lock.{name}({given}) RETURNS TABLE (slept text) LANGUAGE sql AS 'SELECT pg_sleep(30)::text'"
+        )
+    async with asyncio.timeout(3):
+        look = await overview(admin, EMAILS)
+    assert look.left_out[0].startswith("sessions left out, it took too long")
+    assert (look.sessions, look.backlog, look.failures) == (None, None, None)
+    assert len(look.left_out) == 8
+
+
+async def test_one_row_of_which_pending_cannot_be_told_takes_away_no_more_than_what_asks_for_it(admin):
+    odd = replace(EMAILS, name="odd", pending="sent_at IS NULL AND address::int > 0")
+    await admin.execute("TRUNCATE public.email")
+    await apply_mapping(admin, odd)
+    await admin.execute("SET session_replication_role = replica")
+    for name in await admin.fetch(
+        "SELECT indexrelid::regclass::text AS name FROM pg_index WHERE indrelid = 'public.email'::regclass AND NOT indisprimary"
+    ):
+        await admin.execute(f"DROP INDEX {name['name']}")
+    await admin.execute("INSERT INTO public.email (address) VALUES ('secret of a row')")
+    look = await overview(admin, odd)
+    assert (look.sessions, look.backlog, look.failures) == (None, None, [])
+    assert look.left_out[0].startswith("sessions left out, some row ")
+    assert "(22P02)" in look.left_out[0]
+    assert look.left_out[1].startswith("backlog left out")
+    assert len(look.left_out) == 2
+    assert "secret" not in "".join(look.left_out)
+    assert look.state is not None
 
 
 async def test_what_is_not_installed_is_said(admin):
@@ -226,9 +281,10 @@ async def test_who_holds_vacuum(admin, database):
 # Throughput --------------------------------------------------------------------------------------------
 
 
-def at(seconds: float, updated: int | None) -> Overview:
+def at(seconds: float, updated: int | None, *, late: float = 0.0) -> Overview:
+    """`late`: so long after the look began its counters were read."""
     state = None if updated is None else TableState(
-        dead=0, live=0, size_bytes=0, last_autovacuum=None, updated=updated, deleted=0
+        at=datetime(2026, 11, 29, tzinfo=UTC) + timedelta(seconds=seconds + late), dead=0, live=0, size_bytes=0, last_autovacuum=None, updated=updated, deleted=0
     )  # fmt: skip
     return Overview(
         at=datetime(2026, 11, 29, tzinfo=UTC) + timedelta(seconds=seconds), name="email", table="public.email", paused=False,
@@ -253,6 +309,22 @@ def test_it_is_unknown_after_a_reset_and_without_counters_and_where_no_time_has_
     ]
     assert told == [None, 50, None, 5, None, None, None, 5]
     assert throughput.values == (None, 5, None, None, None, 5)
+
+
+def test_the_time_is_that_at_which_the_counters_were_read():
+    throughput = Throughput()
+    throughput.see(at(0, 100, late=4))
+    assert throughput.see(at(5, 110, late=0)) == 5
+
+
+def test_a_look_that_failed_is_a_gap():
+    throughput = Throughput(keep=5)
+    throughput.see(at(0, 100))
+    throughput.see(at(1, 110))
+    throughput.miss()
+    assert throughput.now is None
+    assert throughput.see(at(3, 120)) is not None
+    assert throughput.values == (None, 5, None, pytest.approx(20 / 2 / 3))
 
 
 def test_nothing_was_seen_yet():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from rich.text import Text
@@ -28,6 +29,21 @@ T = TypeVar("T")
 
 EVERY = 1.0
 """Seconds from one look to the next."""
+
+
+REST = 10.0
+"""A look that took so long is followed by this many times that much of rest: looking costs the server a tenth of a connection at most."""
+
+REST_AFTER_FAILURE = 3.0
+"""Seconds at most: a database that is there again is seen soon."""
+
+GOODBYE = 2.0
+"""Seconds for which leaving waits for what is under way."""
+
+
+def rest_after(took: float, *, every: float) -> float:
+    """Seconds until the next look."""
+    return max(every - took, REST * took)
 
 
 class Looking(Protocol):
@@ -89,7 +105,10 @@ class Top(App[None]):
 
     async def on_unmount(self) -> None:
         self.workers.cancel_all()
-        await asyncio.gather(*(each.wait() for each in [*self.workers]), return_exceptions=True)
+        waiting = (each.wait() for each in [*self.workers])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE):
+                await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _watch(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -100,12 +119,16 @@ class Top(App[None]):
                 look = await self._source.look()
             except SessionLockError as error:
                 self._away = (self._away[0] if self._away else began, str(error))
+                self.throughput.miss()
             else:
                 self._away, self.seen = None, look
                 self.throughput.see(look)
+            rest = rest_after(clock() - began, every=self._every)
+            if self._away is not None:
+                rest = min(rest, max(self._every, REST_AFTER_FAILURE))
             self.draw()
             try:
-                async with asyncio.timeout(max(self._every - (clock() - began), 0.05)):
+                async with asyncio.timeout(rest):
                     await self._at_once.wait()
             except TimeoutError:
                 pass
@@ -139,7 +162,7 @@ class Top(App[None]):
             return self._said
         since, why_not = self._away
         seconds = asyncio.get_running_loop().time() - since
-        text = f"No look for {span(seconds)}, tried again each second: {printable(why_not)}"
+        text = f"No look for {span(seconds)}, asked again and again: {printable(why_not)}"
         return Text(text, f"bold {self.colours.bad}")
 
     def _say(self, text: str, *, bad: bool = False) -> None:
@@ -169,7 +192,9 @@ class Top(App[None]):
         )  # fmt: skip
 
     def action_drain(self) -> None:
-        self._ask_first("There is no session to drain.", self._session, wishes.to_drain)
+        unknown = self.seen is not None and self.seen.sessions is None
+        none = "Sessions are left out: l says why." if unknown else "There is no session to drain."
+        self._ask_first(none, self._session, wishes.to_drain)
 
     def action_pause(self) -> None:
         paused = self.seen is not None and self.seen.paused

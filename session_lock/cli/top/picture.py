@@ -45,25 +45,20 @@ def head(look: Overview, width: int, colours: Palette) -> Text:
 
 
 def _state(look: Overview, colours: Palette) -> Text:
-    live = sum(each.state in LIVE for each in look.sessions)
     if look.paused_since is not None:
         return Text(
             f"paused for {span((look.at - look.paused_since).total_seconds())}", f"bold {colours.warn}"
         )
     if look.paused:
         return Text("paused", f"bold {colours.warn}")
-    if not _sees_sessions(look):
+    if look.sessions is None:
         return Text()
+    live = sum(each.state in LIVE for each in look.sessions)
     if not live:
         return Text("no session is live", f"bold {colours.bad}")
     if all(each.state == "draining" for each in look.sessions if each.state in LIVE):
         return Text("all sessions are draining", f"bold {colours.warn}")
     return Text(f"{live} session{'' if live == 1 else 's'} live", colours.good)
-
-
-def _sees_sessions(look: Overview) -> bool:
-    """Whether none means that there is none."""
-    return not any(text.startswith("sessions left out") for text in look.left_out)
 
 
 def facts(look: Overview, throughput: Throughput, width: int, colours: Palette) -> Text:
@@ -102,7 +97,8 @@ def folded(text: Text, width: int) -> list[Text]:
 
 def _speed(throughput: Throughput, room: int, colours: Palette) -> Text:
     if throughput.now is None:
-        return Text("not known yet: it takes two looks", colours.dim)
+        known = any(each is not None for each in throughput.values)
+        return Text("not known now" if known else "not known yet: it takes two looks", colours.dim)
     number = f"{_rate(throughput.now):<6}"
     peak = max(each for each in throughput.values if each is not None)
     said, behind = Text.assemble((number, f"bold {colours.text}")), f"  peak {_rate(peak)}"
@@ -191,7 +187,7 @@ def _unknown(colours: Palette) -> Text:
 
 
 def sessions_title(look: Overview, colours: Palette) -> Text:
-    if not _sees_sessions(look):
+    if look.sessions is None:
         return Text("Sessions are left out.", colours.dim)
     none = "No session is there: no Runner of this mapping runs."
     return Text("Sessions", f"bold {colours.text}") if look.sessions else Text(none, f"bold {colours.bad}")

@@ -48,7 +48,9 @@ def _names(failures: Sequence[Failure]) -> list[str]:
 
 
 LISTS: Mapping[str, Of] = {
-    "sessions": Of(SESSIONS, lambda look: look.sessions, lambda rows: [str(each.session) for each in rows]),
+    "sessions": Of(
+        SESSIONS, lambda look: look.sessions or (), lambda rows: [str(each.session) for each in rows]
+    ),
     "failures": Of(FAILURES, lambda look: look.failures or (), _names),
 }
 
@@ -130,7 +132,7 @@ class Sheet(Screen[None]):
 
     @property
     def session(self) -> LiveSession | None:
-        return self._chosen("sessions", self._look.sessions if self._look else ())
+        return self._chosen("sessions", (self._look.sessions if self._look else None) or ())
 
     @property
     def failure(self) -> Failure | None:

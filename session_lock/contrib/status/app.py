@@ -23,15 +23,12 @@ from session_lock.contrib.status.markup import Markup
 from session_lock.contrib.status.source import Given, Source, sentence
 from session_lock.contrib.status.stream import Audience, Stream
 from session_lock.contrib.status.task import columns_of, of_task
-from session_lock.contrib.status.told import clean, shown
+from session_lock.contrib.status.told import LONGEST_KEY, clean, shown
 from session_lock.contrib.status.watching import PATIENCE, Reader
 from session_lock.errors import SessionLockError, SettingsError
 from session_lock.operating import is_session
 from session_lock.sqlstate import is_driver_error
 from session_lock.table import TaskTable
-
-LONGEST_KEY = 2_000
-"""Characters of a key that is asked about."""
 
 SENTENCES = {
     "Not Found": "There is no such page here.",
@@ -184,15 +181,18 @@ class StatusPage(Starlette):
         return (
             look.trouble is not None
             or look.seen is None
+            or look.seen.sessions is None
             or any(each.session == session for each in look.seen.sessions)
         )
 
     async def _task(self, request: Request) -> Response:
         reader = self._reader(request)
         place = self._place(request, reader)
-        key = request.query_params.get("key", "").strip()[:LONGEST_KEY]
+        key = request.query_params.get("key", "")
         if not key:
             raise HTTPException(404, "Which task? Give its key, as it stands in the table.")
+        if len(key) > LONGEST_KEY:
+            raise HTTPException(404, f"A key of more than {LONGEST_KEY:,} characters cannot be asked about.")
         columns = [column for column in self._show if column in reader.table.columns]
         try:
             async with asyncio.timeout(PATIENCE), self._source.connection() as connection:

@@ -98,7 +98,7 @@ class Guard:
         try:
             refused = await refusal(Request(scope), self._authorize)
         except HTTPException as error:  # of the service's own, with headers that ask for a password
-            await PlainTextResponse(error.detail, error.status_code, error.headers)(scope, receive, send)
+            await PlainTextResponse(str(error.detail), error.status_code, error.headers)(scope, receive, send)
             return
         if refused is None:
             await self._app(scope, receive, send)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 from session_lock.connections import Connections
 from session_lock.drivers import describe_kind, find
 from session_lock.errors import SettingsError
+from session_lock.migrations.sandbox import given_up_in_doubt
 from session_lock.sqlstate import translate
 from session_lock.table import TaskTable, install_command
 
@@ -16,7 +18,7 @@ Given: TypeAlias = str | Callable[[], Awaitable[Any]] | Any
 """A DSN, an async function that returns a new connection of asyncpg, or a pool of asyncpg."""
 
 MOST = 3
-"""Connections of its own. A look takes a few milliseconds: they are shared by all mappings and all who look."""
+"""Connections of its own, or of a pool. A look takes a few milliseconds: they are shared by all mappings and all who look."""
 
 GOODBYE = 2.0
 """Seconds that closing one may take."""
@@ -41,13 +43,20 @@ class Source:
                 "statement_cache_size": 0,
                 "server_settings": {"application_name": "session_lock status"},
             }
+        self._free = asyncio.Semaphore(MOST)
         self._connections = Connections(given, MOST, _greet, **options)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
         """One, for a short time. A driver's errors are raised as they are."""
-        open_one = self._connections.one if self._pool is None else self._pool.acquire
-        async with open_one() as connection:
+        taken = self._connections.one() if self._pool is None else self._of_pool()
+        async with taken as connection:
+            with given_up_in_doubt(connection):  # else a pool waits for it to be of use again
+                yield connection
+
+    @asynccontextmanager
+    async def _of_pool(self) -> AsyncIterator[Any]:
+        async with self._free, self._pool.acquire() as connection:  # the rest of it is the service's
             yield connection
 
     async def rest(self) -> None:

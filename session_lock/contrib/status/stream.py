@@ -24,6 +24,8 @@ RETRY = 100
 HURRY = 5.0
 """Seconds beyond `LASTS` after which one that does not read what it is sent is left."""
 
+ALIVE = 2.0
+"""Seconds, after which a browser is told that we are there, though the database has said nothing."""
 
 TOGETHER = 0.1
 """Seconds within which looks at several mappings are told of at once."""
@@ -102,7 +104,7 @@ class Stream(Response):
             "type": "http.response.start", "status": self.status_code, "headers": self.raw_headers,
         })  # fmt: skip
         with self._audience.one():
-            await _part(send, f"retry: {RETRY}\n\n")
+            await _part(send, f"retry: {RETRY}\n\n{HERE}")
             async for event in self._events:
                 await _part(send, event)
         with anyio.move_on_after(HURRY):
@@ -111,6 +113,10 @@ class Stream(Response):
 
 async def _part(send: Send, text: str) -> None:
     await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+
+
+HERE = "event: alive\ndata: 1\n\n"
+"""Without data a browser would not hear it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +140,10 @@ async def of_mapping(reader: Reader, last: Place, session: int | None) -> AsyncI
     until = loop.time() + LASTS
     while (left := until - loop.time()) > 0:
         try:
-            look = await asyncio.wait_for(reader.after(number), left)
+            look = await asyncio.wait_for(reader.after(number), min(left, ALIVE))
         except TimeoutError:
-            break
+            yield HERE
+            continue
         points = reader.points(plotted)
         kind = "more" if plotted else "whole"
         yield f"id: {reader.epoch}-{look.number}\nevent: {kind}\ndata: {told(reader.name, look, points, session=session)}\n\n"
@@ -151,13 +158,16 @@ async def of_all(readers: Mapping[str, Reader]) -> AsyncIterator[str]:
     while (left := until - loop.time()) > 0:
         waiting = [asyncio.ensure_future(each.after(numbers[name])) for name, each in readers.items()]
         try:
-            await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                waiting, timeout=min(left, ALIVE), return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             for each in waiting:
                 each.cancel()
         looks = [(name, each.latest) for name, each in readers.items() if each.latest is not None]
-        if not looks:
-            break
+        if not done or not looks:
+            yield HERE
+            continue
         numbers |= {name: look.number for name, look in looks}
         yield f"data: {summary(looks)}\n\n"
         await asyncio.sleep(TOGETHER)

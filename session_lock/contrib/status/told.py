@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from math import isfinite
 from typing import Any
 
 from session_lock.contrib.status.watching import Look, Point
-from session_lock.overview import Overview
+from session_lock.overview import LiveSession, Overview
 
 MOST_SESSIONS = 200
 """Sessions that are shown; how many more there are is said."""
@@ -19,16 +19,22 @@ LONGEST = 300
 """Characters of an error that are shown, of its first line, and of any other text."""
 
 
+LONGEST_KEY = 2_000
+"""Characters of a key that may be asked about."""
+
+
+class Raw(str):
+    """Text that is sent as it is: a key, by which a task is asked about. It is never shown."""
+
+    __slots__ = ()
+
+
 def told(name: str, look: Look, points: Sequence[Point], *, session: int | None) -> str:
-    """Of one mapping, as JSON. `session`: the plots are of this one."""
-    seen = look.seen
-    return _json({
-        "mapping": name,
-        "trouble": look.trouble,
-        "rate": look.rate,
-        "points": [_plotted(each, session) for each in points],
-        "seen": None if seen is None else _seen(seen),
+    """Of one mapping, as JSON. `session`: the plots are of this one, and no other is told of."""
+    head = _json({
+        "mapping": name, "trouble": look.trouble, "rate": look.rate, "points": [_plotted(each, session) for each in points],
     })  # fmt: skip
+    return f'{head[:-1]},"seen":{_seen(look, session)}}}'
 
 
 def summary(looks: Iterable[tuple[str, Look]]) -> str:
@@ -36,12 +42,47 @@ def summary(looks: Iterable[tuple[str, Look]]) -> str:
     return _json([{"mapping": name, "trouble": look.trouble, **_summed(look)} for name, look in looks])
 
 
-def _seen(seen: Overview) -> dict[str, Any]:
-    whole = asdict(seen)
-    whole["sessions"] = whole["sessions"][:MOST_SESSIONS]
-    whole["more_sessions"] = max(len(seen.sessions) - MOST_SESSIONS, 0)
-    whole["totals"] = _totals(seen)
-    return whole
+def _seen(look: Look, session: int | None) -> str:
+    """Of what is the same for all who look on, each part is encoded once in a look."""
+    if (seen := look.seen) is None:
+        return "null"
+    parts = look.encoded
+    if "rest" not in parts:
+        parts["rest"] = _rest(seen)
+    if seen.sessions is None:
+        told_of = "null"
+    elif session is not None:
+        told_of = _list(each for each in seen.sessions if each.session == session)
+    else:
+        if "sessions" not in parts:
+            parts["sessions"] = _list(_kept(seen.sessions))
+        told_of = parts["sessions"]
+    return f'{parts["rest"][:-1]},"sessions":{told_of}}}'
+
+
+def _rest(seen: Overview) -> str:
+    whole = asdict(replace(seen, sessions=None))
+    del whole["sessions"]
+    more = 0 if seen.sessions is None else max(len(seen.sessions) - MOST_SESSIONS, 0)
+    for each in whole["failures"] or ():
+        each["raw"] = Raw(each["key"]) if len(each["key"]) <= LONGEST_KEY else None
+    return _json(whole | {"more_sessions": more, "totals": _totals(seen)})
+
+
+def _list(sessions: Iterable[LiveSession]) -> str:
+    return f"[{','.join(map(_session, sessions))}]"
+
+
+def _session(one: LiveSession) -> str:
+    return _json(asdict(one))
+
+
+def _kept(sessions: Sequence[LiveSession]) -> Sequence[LiveSession]:
+    """In their order, but those about which something may have to be done rather than those that merely live."""
+    if len(sessions) <= MOST_SESSIONS:
+        return sessions
+    first = sorted(range(len(sessions)), key=lambda index: sessions[index].state == "live")
+    return [sessions[index] for index in sorted(first[:MOST_SESSIONS])]
 
 
 def _summed(look: Look) -> dict[str, Any]:
@@ -57,7 +98,9 @@ def _summed(look: Look) -> dict[str, Any]:
     }
 
 
-def _totals(seen: Overview) -> dict[str, int]:
+def _totals(seen: Overview) -> dict[str, int] | None:
+    if seen.sessions is None:
+        return None
     live = [each for each in seen.sessions if each.state in {"live", "draining"}]
     return {
         "live": len(live),
@@ -82,6 +125,8 @@ def _json(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     match value:
+        case Raw():
+            return value
         case str():
             return shown(value)
         case float():

@@ -25,11 +25,17 @@ LOOK_EVERY = 0.9
 REST = 3.0
 """A look that took so long is followed by this many times that much of rest: the page takes a quarter of a connection at most."""
 
+REST_AFTER_FAILURE = 3.0
+"""Seconds at most: a database that is there again is seen soon."""
+
 PATIENCE = 10.0
 """Seconds that a look may take."""
 
 GRACE = 3.0
 """Seconds for which looking goes on when the last one has left: he may be about to come again."""
+
+GOODBYE = 6.0
+"""Seconds for which the end waits for a reader: as long as it may take to close its connections."""
 
 KEPT = 600.0
 """Seconds of the past that the plots show."""
@@ -55,8 +61,8 @@ class Point:
 
     waiting: int | None
     oldest: float | None
-    held: int
-    running: int
+    held: int | None
+    running: int | None
     by_session: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Held and running."""
 
@@ -74,6 +80,9 @@ class Look:
     rate: float | None = None
     trouble: str | None = None
     """In a sentence, why there is no newer one than `seen`."""
+
+    encoded: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Parts of it as they are sent, made when the first one asks for them."""
 
 
 class Reader:
@@ -124,7 +133,7 @@ class Reader:
     async def close(self) -> None:
         if (looking := self._looking) is not None:
             looking.cancel()
-            await asyncio.wait([looking])
+            await asyncio.wait([looking], timeout=GOODBYE)
 
     # Looking ---------------------------------------------------------------------------------------------
 
@@ -133,9 +142,8 @@ class Reader:
         try:
             while self._watchers or clock() < self._left_at + GRACE:
                 began = clock()
-                self._note(await self._look())
-                took = clock() - began
-                await asyncio.sleep(max(LOOK_EVERY - took, REST * took))
+                self._note(found := await self._look())
+                await asyncio.sleep(rest_after(clock() - began, failed=isinstance(found, str)))
         finally:
             # From the condition to here nobody else had a turn; who comes now starts another task, and waits for what that sees.
             self._looking = self.latest = None
@@ -161,6 +169,7 @@ class Reader:
         last = self.latest
         self._number = number = self._number + 1
         if isinstance(found, str):
+            self._throughput.miss()
             self.latest = Look(number=number, seen=last.seen if last else None, trouble=found)
         else:
             rate = self._throughput.see(found)
@@ -170,14 +179,21 @@ class Reader:
         self._news = asyncio.Event()
 
 
+def rest_after(took: float, *, failed: bool) -> float:
+    """Seconds until the next look."""
+    rest = max(LOOK_EVERY - took, REST * took)
+    return min(rest, REST_AFTER_FAILURE) if failed else rest
+
+
 def _point(number: int, seen: Overview, rate: float | None) -> Point:
+    sessions = seen.sessions
     return Point(
         number=number,
         at=seen.at.timestamp(),
         rate=rate,
         waiting=seen.backlog.tasks if seen.backlog else None,
         oldest=(seen.backlog.oldest or 0.0) if seen.backlog else None,
-        held=sum(each.held for each in seen.sessions),
-        running=sum(each.running for each in seen.sessions),
-        by_session={each.session: (each.held, each.running) for each in seen.sessions[:MOST_SESSIONS]},
+        held=None if sessions is None else sum(each.held for each in sessions),
+        running=None if sessions is None else sum(each.running for each in sessions),
+        by_session={each.session: (each.held, each.running) for each in (sessions or ())[:MOST_SESSIONS]},
     )

@@ -40,7 +40,7 @@ function troubles(look) {
   if (look.trouble) said.push(`Nothing new is known: ${look.trouble}.`);
   if (kind === "mapping" && look.seen && !look.trouble) {
     if (look.seen.paused) said.push("The mapping is paused: no session begins a task until it is resumed.");
-    else if (look.seen.totals.live && look.seen.totals.live === look.seen.totals.draining) said.push("All sessions that live are draining: no task is claimed.");
+    else if (look.seen.totals?.live && look.seen.totals.live === look.seen.totals.draining) said.push("All sessions that live are draining: no task is claimed.");
   }
   return said;
 }
@@ -52,7 +52,7 @@ function say(lines, bad) {
 
 function badge(look) {
   const { seen } = look;
-  const state = look.trouble ? "out of reach" : !seen ? "" : seen.paused ? "paused" : seen.totals.live ? "running" : "no session";
+  const state = look.trouble ? "out of reach" : !seen ? "" : seen.paused ? "paused" : !seen.totals ? "" : seen.totals.live ? "running" : "no session";
   text(find("#state"), state === "paused" && seen.paused_since ? `paused for ${span(seen.at - seen.paused_since)}` : state);
   find("#state").className = `badge is-${state.replaceAll(" ", "-")}`;
 }
@@ -68,8 +68,8 @@ function tiles({ seen, rate: done }) {
   const waiting = backlog ? number(backlog.tasks) + (backlog.more ? "+" : "") : NOTHING;
   tile("waiting", waiting, !backlog ? "left out" : backlog.oldest === null ? "nothing is due" : backlog.oldest < 1 ? "the oldest just now" : `the oldest for ${span(backlog.oldest)}`);
   tile("rate", rate(done), done === null ? "not known yet" : "by the server's counters");
-  tile("running", number(totals.running), `of ${number(totals.held)} held`);
-  tile("sessions", number(totals.live), totals.draining ? `${totals.draining} draining` : `room for ${number(totals.capacity)} tasks`);
+  tile("running", number(totals?.running), totals ? `of ${number(totals.held)} held` : "left out");
+  tile("sessions", number(totals?.live), !totals ? "left out" : totals.draining ? `${totals.draining} draining` : `room for ${number(totals.capacity)} tasks`);
   tile("connections", connections ? number(connections.used) : NOTHING, connections ? `of ${number(connections.most)}, ${number(connections.ours)} ours` : "left out");
   const vacuum = state?.last_autovacuum ? `vacuum ${briefly(seen.at - state.last_autovacuum)} ago` : "no vacuum yet";
   tile("rows", state ? compact(state.dead) : NOTHING, state ? `of ${compact(state.live + state.dead)}, ${bytes(state.size_bytes)}, ${vacuum}` : "left out");
@@ -105,7 +105,8 @@ function pill(state) {
 }
 
 function sessions(seen) {
-  fill(find("#sessions"), seen.sessions, (each) => each.session, (each) => [
+  hide(find("#sessions"), seen.sessions === null);
+  fill(find("#sessions"), seen.sessions ?? [], (each) => each.session, (each) => [
     { text: String(each.session), href: `${base}sessions/${each.session}` },
     each.label || NOTHING,
     pill(each.state),
@@ -126,9 +127,9 @@ function failures(seen) {
   const table = find("#failures");
   const told = seen.failures?.filter((each) => kind !== "session" || String(each.session) === session) ?? [];
   hide(table, seen.failures === null);
-  fill(table, told, (each) => `${each.key} ${each.attempt} ${each.at}`, (each) => [
+  fill(table, told, (each) => `${each.raw ?? each.key} ${each.attempt} ${each.at}`, (each) => [
     `${briefly(seen.at - each.at)} ago`,
-    { text: each.key, href: `${base}task?${new URLSearchParams({ key: each.key })}` },
+    each.raw === null ? each.key : { text: each.key, href: `${base}task?${new URLSearchParams({ key: each.raw })}` },
     String(each.attempt),
     each.session === null ? NOTHING : String(each.session),
     each.error,
@@ -168,9 +169,11 @@ const SHOW = {
 
   session(look, how) {
     plot(look.points, how === "whole");
-    const own = look.seen?.sessions.find((each) => String(each.session) === session);
+    const own = look.seen?.sessions?.find((each) => String(each.session) === session);
     const said = troubles(look);
-    if (look.seen && !own && !look.trouble) said.push("It has ended: what is shown is what was seen last.");
+    const known = Boolean(look.seen?.sessions);
+    if (look.seen && !known && !look.trouble) said.push("What it does is not known: below is why.");
+    if (known && !own && !look.trouble) said.push("It has ended: what is shown is what was seen last.");
     say(said, Boolean(look.trouble));
     if (!look.seen) return;
     failures(look.seen);
@@ -187,7 +190,8 @@ const SHOW = {
       Version: own.app_version || NOTHING,
       "Why it got no more": own.why,
     };
-    for (const [name, value] of Object.entries(facts ?? { State: "ended" })) text(find(`[data-fact="${name}"]`), value);
+    const unknown = () => Object.fromEntries([...document.querySelectorAll("[data-fact]")].map((each) => [each.dataset.fact, NOTHING]));
+    for (const [name, value] of Object.entries(facts ?? (known ? { State: "ended" } : unknown()))) text(find(`[data-fact="${name}"]`), value);
   },
 
   all(looks) {
@@ -196,7 +200,7 @@ const SHOW = {
       const waiting = look.backlog ? `${number(look.backlog.tasks)}${look.backlog.more ? "+" : ""} wait` : "what waits is not known";
       const state = look.trouble
         ? `Nothing new is known: ${look.trouble}.`
-        : `${look.paused ? "paused, " : ""}${number(look.totals.live)} session${look.totals.live === 1 ? "" : "s"}, ${number(look.totals.running)} running, ${waiting}, ${rate(look.rate)}/s`;
+        : `${look.paused ? "paused, " : ""}${look.totals ? `${number(look.totals.live)} session${look.totals.live === 1 ? "" : "s"}, ${number(look.totals.running)} running` : "sessions are not known"}, ${waiting}, ${rate(look.rate)}/s`;
       text(card.querySelector(".summary"), state);
       card.classList.toggle("bad", Boolean(look.trouble));
     }
@@ -214,10 +218,14 @@ follow(events, {
       performance.mark("first look");
     }
   },
-  lost() {
+  lost(refusal) {
     text(pulse, "no answer");
     pulse.classList.remove("is-live");
-    say(["The server of this page does not answer: what is shown is old. It is asked again and again."], true);
+    say([refusal ?? "The server of this page does not answer: what is shown is old. It is asked again and again."], true);
+  },
+  back() {
+    text(pulse, "reading ..");
+    say([], false);
   },
   again() {
     if (kind === "all") {

@@ -38,8 +38,12 @@ export function fill(table, items, key, cells) {
   const body = table.tBodies[0];
   const classes = [...table.tHead.rows[0].cells].map((cell) => cell.className);
   const before = new Map([...body.rows].map((row) => [row.dataset.key, row]));
+  const times = new Map();
   items.forEach((item, index) => {
-    const name = String(key(item));
+    // Of those that are called the same each has a row of its own.
+    const called = String(key(item));
+    times.set(called, (times.get(called) ?? 0) + 1);
+    const name = `${called}\n${times.get(called)}`;
     let row = before.get(name);
     if (row) {
       before.delete(name);

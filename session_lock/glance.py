@@ -7,33 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from session_lock.explaining import SessionShare
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LiveSession:
-    """One session of the mapping, as `shares` tells of it, with its lease."""
-
-    session: int
-    label: str
-    """host:pid, unless the Runner has given another one."""
-
-    app_version: str
-    state: str
-    """live, draining (or asked to), expired (nobody has ended it yet), or ended (shown while it holds tasks)."""
-
-    capacity: int
-    """The most tasks that it may hold."""
-
-    target: int
-    """Its share of the tasks that are due."""
-
-    held: int
-    """Tasks that name it, counted among the first 100,000 that are due."""
-
-    running: int
-    """Those of them in calls of its tasker, at its last keepalive."""
-
-    why: str
-    """In a sentence, why it got no more."""
+class LiveSession(SessionShare):
+    """One session of the mapping, with its lease. It is draining already when it was asked to."""
 
     beat_age: float | None
     """Seconds since its last keepalive. None: the role may not see that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -190,7 +191,7 @@ class _Look:
         """The function answers to the oldest live session, so that metrics have one source. Where none lives the table is asked; it
         cannot tell what is held, so not where one may live.
         """
-        oldest = next((each.session for each in sessions or () if each.state in {"live", "draining"}), None)
+        oldest = next((each.session for each in sessions or () if each.live), None)
         grant = f"{install_command(self._table)} --grant-to {role}"
         rows = await self._rows("backlog", grant, f"SELECT * FROM {self._called('backlog')}($1)", oldest)
         if rows is not None and not rows and (sessions is None or oldest is not None):
@@ -258,19 +259,11 @@ class _Look:
 
 def _live_session(share: SessionShare, lease: Mapping[str, Any] | None) -> LiveSession:
     asked = lease is not None and lease["drain_requested"] and share.state == "live"
-    return LiveSession(
-        session=share.session,
-        label=share.label,
-        app_version=share.app_version,
-        state="draining" if asked else share.state,
-        capacity=share.capacity,
-        target=share.target,
-        held=share.held,
-        running=share.running,
-        why="it is asked to drain" if asked else share.why,
-        beat_age=None if lease is None else lease["beat_age"],
-        lease_left=None if lease is None else lease["lease_left"],
-    )
+    told = {field.name: getattr(share, field.name) for field in fields(share)}
+    if asked:
+        told |= {"state": "draining", "why": "it is asked to drain"}
+    seen = lease or {"beat_age": None, "lease_left": None}
+    return LiveSession(**told, beat_age=seen["beat_age"], lease_left=seen["lease_left"])
 
 
 def _holder(row: Mapping[str, Any]) -> Holder:

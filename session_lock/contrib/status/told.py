@@ -101,7 +101,7 @@ def _summed(look: Look) -> dict[str, Any]:
 def _totals(seen: Overview) -> dict[str, int] | None:
     if seen.sessions is None:
         return None
-    live = [each for each in seen.sessions if each.state in {"live", "draining"}]
+    live = [each for each in seen.sessions if each.live]
     return {
         "live": len(live),
         "draining": sum(each.state == "draining" for each in live),

@@ -235,7 +235,10 @@ async def test_few_transactions_and_hardly_a_shared_lock_are_used_up() -> None:
                 return batch
 
             for _ in range(10):
-                await stack.enter_async_context(scene.running(batches=tasker, batch_size=50))
+                # Few keepalives: how many there are says how long it takes, not what the tasks use.
+                await stack.enter_async_context(
+                    scene.running(batches=tasker, batch_size=50, lease_ttl=40, keepalive_interval=10)
+                )
             await scene.until("count(*) = 10 FROM session_lock.session")
             await scene.admin.execute("CHECKPOINT")
             before = await scene.admin.fetchrow(used)

@@ -151,7 +151,8 @@ async def _connection(dsn: str) -> AsyncIterator[Any]:
         with in_sentences(describe(dsn)):
             yield connection
     finally:
-        if connection.is_in_transaction():
+        # It may be given up already: a check that is cancelled does so.
+        if not connection.is_closed() and connection.is_in_transaction():
             connection.terminate()
         else:
             await _close(connection)

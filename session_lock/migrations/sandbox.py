@@ -97,7 +97,7 @@ def _give_up(connection: Connection) -> None:
 
 
 def _in_doubt(error: BaseException) -> bool:
-    return not isinstance(error, Exception) or isinstance(error, (OSError, TimeoutError))
+    return not isinstance(error, (Exception, GeneratorExit)) or isinstance(error, (OSError, TimeoutError))
 
 
 async def set_locally(connection: Connection, **settings: str) -> None:

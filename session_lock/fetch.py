@@ -59,7 +59,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         hold.room.clear()
         over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
         # What is finished does not wait for a long walk.
-        along = hold.along() if position is not None or not whence.walk else 0
+        along = 0 if whence.walks(position) else hold.along()
         held, at_once, hold.freed = len(hold.held) - along, hold.at_once(), False
         began_at = clock()
         work = await _look(hold, find, room, position, along, at_once=at_once, over_share=over_share)
@@ -68,7 +68,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
             pause = random.uniform(0.1, 1.0) * settings.poll_interval * min(2**hold.failed_looks, 10)
             await _wait(hold.asked, hold, pause)
             continue
-        whence.found(work, position, room, clock())
+        whence.found(work, position, room, clock(), clock() - began_at)
         unsettled = unsettled or len(work.tasks) == room
         if work.tasks:
             held_back_since = None

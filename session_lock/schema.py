@@ -110,11 +110,10 @@ def fill(text: str, words: dict[str, str]) -> str:
 def names(table: TaskTable) -> dict[str, str]:
     """Those of the words that the mapping alone determines."""
     claim = table.claim_columns
-    qualified = table.quoted
     return {
-        "table": qualified,
-        "table_text": quote_literal(qualified),
-        "table_literal": quote_inside_literal(qualified),
+        "table": table.quoted,
+        "table_text": quote_literal(table.quoted),
+        "table_literal": quote_inside_literal(table.quoted),
         "table_schema": quote_name(table.qualified[0]),
         "name": quote_literal(table.name),
         "title": quote_inside_literal(table.name),

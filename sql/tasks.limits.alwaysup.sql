@@ -382,7 +382,7 @@ BEGIN
       CONTINUE;
     END IF;
 
-    EXIT WHEN my.all_seen OR my.step = 'values' OR __fair__;
+    EXIT WHEN my.want = 0 OR my.all_seen OR my.step = 'values' OR __fair__;
     IF my.start IS NOT NULL THEN
       my.start := NULL;  -- too few from the position on: from the start, in order
       my.keys := '{}';

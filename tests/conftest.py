@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ import pytest
 from session_lock.embedded import temp_postgres
 
 pytest_plugins = ["tests.chaos.recording"]
+
+# Hundreds of processes are started, each of which would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Not UTC on purpose, and with a summer time of half an hour: what depends on the time zone shall fail.
 SETTINGS = {"timezone": "Australia/Lord_Howe", "max_connections": 300}
@@ -158,9 +163,23 @@ async def _execute(dsn: str, statement: str) -> None:
     """On a connection of its own: a test may have cut all others."""
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute(statement)
+        await connection.execute(statement, timeout=30)
+    except TimeoutError:
+        pytest.fail(f"{statement} takes longer than 30 s; there is:\n{await _activity(dsn)}", pytrace=False)
     finally:
         await connection.close()
+
+
+async def _activity(dsn: str) -> str:
+    connection = await asyncpg.connect(dsn)
+    try:
+        seen = await connection.fetch(
+            "SELECT pid, backend_type, datname, state, wait_event_type, wait_event, age(clock_timestamp(), state_change), query"
+            "  FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        )
+    finally:
+        await connection.close()
+    return "\n".join(repr([*row])[:300] for row in seen)
 
 
 @pytest.fixture(scope="session")

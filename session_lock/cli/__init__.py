@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from session_lock.cli import bench, deploy, doctor, operating, requests, run, sessions, sql, why
+from session_lock.cli import bench, deploy, doctor, operating, requests, run, sessions, sql, status, why
 from session_lock.cli.common import Commands, complain, library_version
+from session_lock.cli.top.command import add_parsers as add_top
 from session_lock.errors import SessionLockError
 
 FAILED = 2
@@ -62,7 +63,9 @@ def _parser(*, with_demo: bool) -> argparse.ArgumentParser:
     sessions.add_parsers(commands)
     operating.add_parsers(commands)
     why.add_parsers(commands)
+    add_top(commands)
     doctor.add_parsers(commands)
+    status.add_parser(commands)
     bench.add_parser(commands)
     if with_demo:
         _add_demo(commands)

@@ -8,8 +8,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -151,28 +151,34 @@ def find_dsn(given: str | None) -> str:
 
 @asynccontextmanager
 async def _connection(dsn: str) -> AsyncIterator[Any]:
-    where = describe(dsn)
     connection = await connect(dsn)
     try:
-        yield connection
+        with in_sentences(describe(dsn)):
+            yield connection
+    finally:
+        # It may be given up already: a check that is cancelled does so.
+        if not connection.is_closed() and connection.is_in_transaction():
+            connection.terminate()
+        else:
+            await _close(connection)
+
+
+@contextmanager
+def in_sentences(where: str, remedy: str = "run the command again") -> Iterator[None]:
+    """What a connection to there says against us, within, as one of our errors; `remedy` is for one that broke."""
+    try:
+        yield
     except (
         asyncpg.PostgresConnectionError,
         asyncpg.InterfaceError,
         asyncpg.InternalClientError,
         OSError,
     ) as error:
-        raise DatabaseError(
-            f"the connection to {where} broke ({type(error).__name__}): run the command again"
-        ) from error
+        raise DatabaseError(f"the connection to {where} broke ({type(error).__name__}): {remedy}") from error
     except asyncpg.PostgresError as error:
         raise DatabaseError(
             f"the server at {where} refused: {first_line(error.message or str(error))}"
         ) from error
-    finally:
-        if connection.is_in_transaction():
-            connection.terminate()
-        else:
-            await _close(connection)
 
 
 async def connect(dsn: str) -> Any:

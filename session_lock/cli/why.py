@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from session_lock.asking import why
 from session_lock.cli.common import Commands, add_mapping_arguments, printable, say, with_database
@@ -33,14 +33,20 @@ def _why(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(json.dumps(found.as_json(), indent=2))
     else:
-        for text in (found.why, *found.also):
-            say(printable(f"{text[:1].upper()}{text[1:]}."))
-        for name, text in _facts(found):
+        for text in sentences(found):
+            say(text)
+        for name, text in facts(found):
             say(printable(f"  {name:<10}{text}"))
     return 1 if found.state == "unknown" else 0
 
 
-def _facts(found: Why) -> Iterator[tuple[str, str]]:
+def sentences(found: Why) -> Sequence[str]:
+    """Why, and what else is in its way."""
+    return [printable(f"{text[:1].upper()}{text[1:]}.") for text in (found.why, *found.also)]
+
+
+def facts(found: Why) -> Iterator[tuple[str, str]]:
+    """What it is known by: a name and a text each."""
     for condition in found.conditions:
         yield (
             "pending",

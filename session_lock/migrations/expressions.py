@@ -42,14 +42,13 @@ class Probe:
 
 async def make_probe(connection: Connection, table: TaskTable) -> None:
     """Within a transaction that is rolled back."""
-    source = table.quoted
     types = ("bigint", "bigint", "integer", "timestamptz")
     added = ", ".join(
         f"ADD COLUMN IF NOT EXISTS {quote_name(column)} {type_}"
         for column, type_ in zip(claim_names(table), types, strict=True)
     )
     await connection.execute(
-        f"CREATE TEMP TABLE {PROBE} (LIKE {source} INCLUDING GENERATED); ALTER TABLE pg_temp.{PROBE} {added}"
+        f"CREATE TEMP TABLE {PROBE} (LIKE {table.quoted} INCLUDING GENERATED); ALTER TABLE pg_temp.{PROBE} {added}"
     )
 
 

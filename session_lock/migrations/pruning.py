@@ -99,13 +99,12 @@ async def _sets(connection: Connection, table: TaskTable, current: str) -> dict[
         table.schema,
         current[:-9],
     )
-    source = table.quoted
     title = f"'{quote_inside_literal(table.name)}'::text"
     ours = {
         row["set"]
         for row in rows
         if row["name"] == f"finish_tasks_{row['set']}"
-        and f"UPDATE {source} AS t" in row["body"]
+        and f"UPDATE {table.quoted} AS t" in row["body"]
         and title in row["body"]
     }
     verbs = "standing|possible|pick|get_work|finish_tasks|finish_in|release_tasks|end_session|cancel_task|retry_tasks|backlog|shares|why|enqueue|enqueue_keys"

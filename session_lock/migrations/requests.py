@@ -39,11 +39,10 @@ async def parked(connection: Connection, table: TaskTable, limit: int = 10) -> S
     claim = table.claim_columns
     columns = list(dict.fromkeys((table.key, *table.columns, claim.attempts)))
     selected = ", ".join(f"t.{quote_name(column)}::text AS {quote_name(column)}" for column in columns)
-    source = table.quoted
     key = f"t.{quote_name(table.key)}"
     query = (
         f"SELECT {selected}, (SELECT f.error FROM {quote_name(table.schema)}.failure AS f WHERE f.name = $2 AND f.task_key = {key}::text"
-        f" ORDER BY f.id DESC LIMIT 1) AS last_error FROM {source} AS t WHERE ({one_line_safe(table.pending)})"
+        f" ORDER BY f.id DESC LIMIT 1) AS last_error FROM {table.quoted} AS t WHERE ({one_line_safe(table.pending)})"
         f" AND t.{quote_name(claim.available_at)} = 'infinity' ORDER BY {key} LIMIT $1"
     )
     with sentences(f"{table.table} could not be read"):

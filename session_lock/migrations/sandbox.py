@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ class Connection(Protocol):
     async def fetchval(self, query: str, *args: Any) -> Any: ...
     async def execute(self, query: str, *args: Any) -> Any: ...
     def transaction(self) -> AbstractAsyncContextManager[Any]: ...
+    def terminate(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ async def rolled_back(connection: Connection, *, patience: str = "10s") -> Async
     It waits up to 2 s for a lock and runs a statement for up to `patience`.
     """
     try:
-        async with connection.transaction():
+        async with _block(connection):
             await set_locally(
                 connection,
                 search_path=PINNED, timezone="UTC", datestyle="ISO, MDY", lock_timeout="2s", statement_timeout=patience,
@@ -54,6 +55,49 @@ async def rolled_back(connection: Connection, *, patience: str = "10s") -> Async
             raise _Undo  # noqa: TRY301 (the transaction ends by it)
     except _Undo:
         pass
+
+
+@asynccontextmanager
+async def _block(connection: Connection) -> AsyncIterator[None]:
+    """A transaction, or a savepoint within one, that ends at once where the server may not answer any more: asyncpg would wait for the
+    answer to what was cancelled, without limit, before its ROLLBACK.
+    """
+    doubt: BaseException | None = None
+    try:
+        async with connection.transaction():
+            try:
+                yield
+            except BaseException as error:
+                if _in_doubt(error):
+                    doubt = error
+                    _give_up(connection)
+                raise
+    except BaseException as error:
+        if doubt is not None:
+            raise doubt from None  # and not that the connection is closed
+        if _in_doubt(error):
+            _give_up(connection)
+        raise
+
+
+@contextmanager
+def given_up_in_doubt(connection: Connection) -> Iterator[None]:
+    """After a cancellation or a timeout within the connection is terminated, for the same reason; a refusal leaves it as it is."""
+    try:
+        yield
+    except BaseException as error:
+        if _in_doubt(error):
+            _give_up(connection)
+        raise
+
+
+def _give_up(connection: Connection) -> None:
+    with suppress(Exception):  # a pool's says that it has been taken back, when it was given up before
+        connection.terminate()
+
+
+def _in_doubt(error: BaseException) -> bool:
+    return not isinstance(error, (Exception, GeneratorExit)) or isinstance(error, (OSError, TimeoutError))
 
 
 async def set_locally(connection: Connection, **settings: str) -> None:
@@ -73,7 +117,7 @@ async def attempt(
     Always by the extended protocol, in which a text of two statements is refused: nothing can follow an expression.
     """
     try:
-        async with connection.transaction():
+        async with _block(connection):
             return await connection.fetch(statement, *args)
     except Exception as error:
         if (refused := refusal(error)) is None:

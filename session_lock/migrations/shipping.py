@@ -13,8 +13,7 @@ from session_lock.table import Shape, TaskTable, due_index_name, function_set, h
 
 
 async def is_there(connection: Connection, table: TaskTable) -> bool:
-    name = table.quoted
-    return bool(await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name))
+    return bool(await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", table.quoted))
 
 
 @asynccontextmanager

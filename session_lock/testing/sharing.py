@@ -81,10 +81,11 @@ class MemoryShares(MemorySessions[T]):
     ) -> tuple[int, int | None]:
         """How many tasks to claim, of those that are due (`onward`: only of these), and the share, if it was worked out."""
         want = max(0, min(limit, session.capacity - held)) if session.id in sharing else 0
-        if want == 0 or len(sharing) < 2:
-            return want, None
-        if any(abs(now - self._sessions[id_].asked_at) <= ASKED_LATELY for id_ in sharing):
+        others = len(sharing) > 1
+        if others and any(abs(now - self._sessions[id_].asked_at) <= ASKED_LATELY for id_ in sharing):
             want = want if at_once is None else min(want, at_once)
+        if want == 0 or not others:
+            return want, None
         begun = want if at_once is None else min(want, at_once)
         if over_share:
             return begun, None

@@ -32,10 +32,11 @@ class Demo:
         self.family: set[int] = set()
         self.folders: set[Path] = set()
 
-    def read_until(self, text: str) -> None:
+    def read_until(self, text: str) -> str:
+        """The first line that has it."""
         for line in self.process.stdout:
             if text in line:
-                return
+                return line
         pytest.fail(f"never said {text!r}: {self.process.stderr.read()}")
 
     def remember(self) -> dict[int, str]:

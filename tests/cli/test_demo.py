@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
+import httpx
 import pytest
 
 from session_lock.cli.demo.access import Access
@@ -139,6 +140,19 @@ def frozen_demo(demo, folder) -> Demo:
     assert run.folders
     assert not any("postgresql://" in command for command in commands.values())
     return run
+
+
+def test_it_has_a_status_page_while_it_runs(demo, folder, database):
+    words = ("--no-kill", "--no-freeze", "--tasks", "50", "--seconds", "1", "--runners", "1")
+    run = demo("--dsn", database.admin_dsn, "--dir", folder, *words)
+    address = re.search(r"http://\S+", run.read_until("status page: "))[0]
+    with httpx.Client(trust_env=False, follow_redirects=True) as client:
+        assert "session_lock_demo.file" in client.get(address).text
+        with client.stream("GET", f"{address}m/file/events") as looking:
+            assert any('"trouble":null' in line for line in looking.iter_lines())
+            status, _, err = run.wait()
+    assert (status, err) == (0, "")
+    run.assert_nothing_is_left()
 
 
 def test_ctrl_c_while_one_is_frozen(demo, folder):

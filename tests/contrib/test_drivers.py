@@ -169,7 +169,7 @@ async def test_a_connection_that_is_dead(suite: Suite, kind: Kind, database: Tes
         async with kind.connect(database.app_dsn) as hand, hand.begin():
             await hand.write("never")
             await suite._admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()"
                 " AND datname = current_database()"
             )
             try:
@@ -284,7 +284,7 @@ async def test_a_pool_of_sqlalchemy_gets_no_broken_connection(suite: Suite, data
             async with engine.begin() as connection:
                 await connection.execute(sqlalchemy.text("SELECT 1"))
                 await suite._admin.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()"
                     " AND datname = current_database()"
                 )
                 await suite.database.finish_in(connection, lease, [])

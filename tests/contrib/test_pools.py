@@ -193,7 +193,7 @@ async def test_the_pool_gets_back_what_it_gave(suite: Suite, kind: Kind, pool: A
                     async with suite.database.transaction(lease, [good]):
                         pytest.fail("it was entered")
             await suite._admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database()"
                 " AND datname = current_database()"
             )
     assert await suite.status(mine) == "pending"

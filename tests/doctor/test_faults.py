@@ -11,9 +11,11 @@ import pytest
 
 from session_lock.doctor import server
 from session_lock.embedded import temp_postgres
+from session_lock.migrations import install
+from session_lock.overview import overview
 from tests.chaos.standby import standby_of
 from tests.conftest import _dsn
-from tests.support import add_emails
+from tests.support import EMAIL_TABLE, EMAILS, add_emails
 
 from .conftest import Patient, version
 
@@ -169,6 +171,9 @@ async def test_a_transaction_that_is_prepared_for_long(patient: Patient, monkeyp
         monkeypatch.setattr(server, "OLD", 0.0)
         found = await patient.finding("prepared transactions", "warning")
         assert found.text.startswith("the transaction 'it''s' of postgres is prepared for ")
+        (holder,) = (await overview(patient.owner, EMAILS, old=0)).holders
+        assert (holder.kind, holder.name) == ("prepared", "it's")
+        assert 0 <= holder.since < 60
     finally:
         await patient.admin.execute("ROLLBACK PREPARED 'it''s'")
     assert found.remedy.startswith("ROLLBACK PREPARED 'it''s' (or ")
@@ -210,6 +215,10 @@ async def test_a_standby_and_what_it_leaves_behind(patient: Patient):
                 ]
             ):
                 await asyncio.sleep(0.1)
+        await connection.execute(EMAIL_TABLE)
+        await install(connection, EMAILS)
+        (holder,) = (await overview(connection, EMAILS)).holders
+        assert (holder.kind, holder.name, holder.since) == ("slot", "away", None)
         await connection.close()
     assert re.fullmatch(
         r"nobody reads from the replication slot 'away': no row that has died in the last [\d,]+ transactions can go",

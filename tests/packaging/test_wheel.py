@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from session_lock.contrib.status.pages import MODULES
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -55,6 +57,8 @@ def test_the_wheel_carries_the_sql_and_the_type_marker(wheel: Path) -> None:
     assert ours, "the checkout has sql/"
     assert ours <= names
     assert "session_lock/py.typed" in names
+    static = {f"session_lock/contrib/status/static/{name}" for name in (*MODULES, "status.css")}
+    assert static == {name for name in names if "/static/" in name}
     assert not any(name.startswith(("tests/", "docs/", "sql/")) for name in names)
 
 

@@ -73,6 +73,7 @@ class Machine(RuleBasedStateMachine):
         """By Runner: its session, live or not."""
         self.held: defaultdict[int, set[int]] = defaultdict(set)
         """By session: what it knows that it holds."""
+        self.notes = 0
         self.told: dict[tuple[int, int], int] = {}
         """By session and key: the token that it was told last."""
         self.deadlines: dict[str, float] = {}
@@ -219,7 +220,8 @@ class Machine(RuleBasedStateMachine):
     def finish_in(self, runner: str, keys: Any, transaction: str) -> None:
         """In a transaction that is open from here on, or was."""
         claims = self._claims(runner, keys)
-        note = f"{transaction} {claims} {len(self.told)} {self.pair.state.now}"
+        self.notes += 1
+        note = f"{transaction} {claims} {self.notes}"
 
         async def call(side: Side) -> str:
             connection = await side.transaction(transaction)

@@ -135,6 +135,42 @@ def test_no_more_is_shared_than_the_group_may_hold_though_the_first_ones_are_of_
     state.teardown()
 
 
+def test_two_finishing_calls_of_nothing_in_one_transaction_have_an_effect_each(pair):
+    state = Machine(pair)
+    state.begin()
+    state.finish_in(keys="mine", runner="A", transaction="a")
+    state.finish_in(keys="mine", runner="A", transaction="a")
+    state.commit(transaction="a")
+    state.teardown()
+
+
+@pytest.mark.parametrize("pair", [{"mapping": MAPPINGS["limits"][1]}], ids=["limits"], indirect=True)
+def test_under_limits_a_look_from_a_position_that_finds_enough_does_not_look_from_the_start_too(pair):
+    state = Machine(pair)
+    state.begin()
+    state.cancel(key=1)
+    state.get_work(
+        at_once=None, finish=None, limit=5, onward=False, over_share=False, reply_lost=False, runner="B"
+    )
+    state.get_work(
+        at_once=None, finish="mine", limit=5, onward=True, over_share=False, reply_lost=False, runner="B"
+    )
+    state.teardown()
+
+
+def test_who_can_begin_nothing_at_once_is_told_no_share_where_somebody_was_asked_lately(pair):
+    state = Machine(pair)
+    state.begin()
+    work = {"limit": 5, "over_share": False, "onward": False, "reply_lost": False}
+    state.get_work(runner="B", at_once=None, finish=None, **work)
+    for _ in range(3):
+        state.get_work(runner="A", at_once=None, finish="mine", **work)
+    state.get_work(runner="A", at_once=1, finish=None, **work)
+    assert state.pair.state.sessions[2].asked_at is not None
+    state.get_work(runner="B", at_once=0, finish=None, **work)
+    state.teardown()
+
+
 # What it is for --------------------------------------------------------------------------------------------------------
 
 IN_SQL = [
@@ -213,6 +249,7 @@ def is_found(pair: Pair) -> None:
         run_state_machine_as_test(lambda: Machine(pair), settings=unshrunk)
 
 
+@pytest.mark.timeout(1800 if AT_NIGHT else 60)
 @pytest.mark.parametrize(
     "pair",
     [pytest.param({"faults": [each]}, id=each.name) for each in IN_SQL if AT_NIGHT or each.name not in RARE],
@@ -222,6 +259,7 @@ def test_a_fault_of_the_sql_is_found(pair):
     is_found(pair)
 
 
+@pytest.mark.timeout(1800 if AT_NIGHT else 60)
 @pytest.mark.parametrize(
     "break_it", IN_MEMORY if AT_NIGHT else IN_MEMORY[2:3], ids=lambda each: each.__name__
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from session_lock.cli.common import Commands, complain, say
@@ -13,12 +13,14 @@ from session_lock.cli.demo.access import Access
 from session_lock.cli.demo.cast import Cast
 from session_lock.cli.demo.display import Display, Live, Plain, Silent, terminal
 from session_lock.cli.demo.interruption import Interruption
+from session_lock.cli.demo.page import status_page
 from session_lock.cli.demo.part import Part
 from session_lock.cli.demo.scenario import Scenario, Wish
 from session_lock.cli.demo.scenarios import SCENARIOS
 from session_lock.cli.demo.stage import RUNNER_ROLE, set_stage
 from session_lock.cli.demo.verdict import Verdict
 from session_lock.cli.demo.watch import Watch, alongside
+from session_lock.cli.top import command as top
 from session_lock.embedded import temp_postgres
 from session_lock.errors import SettingsError
 
@@ -70,6 +72,11 @@ def add_parser(commands: Commands) -> None:
         help="use this server, which shards does not; its schema session_lock_demo is made, and dropped at the end",
     )
     parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="open session-lock top on it, of shards on the first server; q leaves it",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print the outcome as one object, and nothing else"
     )
     parser.set_defaults(run=run)
@@ -77,8 +84,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0 if what the scenario promises holds; 1 if not; 130 if interrupted. Nothing is left behind."""
-    display: Display = Silent() if arguments.json else Live() if terminal() else Plain()
     scenario = _scenario(arguments)
+    display = _display(arguments, scenario)
     display.opening(scenario.opening(), *scenario.plan.left_out())
 
     with Interruption() as interruption, ExitStack() as stack:
@@ -95,6 +102,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         say("\n".join(["", *verdict.sentences()]))
     return 0 if verdict.good else 1
+
+
+def _display(arguments: argparse.Namespace, scenario: Scenario) -> Display:
+    if arguments.watch:
+        if arguments.json:
+            raise SettingsError("--json prints nothing else, and --watch shows a screen: leave one out")
+        top.check_terminal("leave out --watch")
+        display: Display = top.load("session_lock.cli.demo.through_top").ThroughTop(scenario.table)
+        return display
+    return Silent() if arguments.json else Live() if terminal() else Plain()
 
 
 def _scenario(arguments: argparse.Namespace) -> Scenario:
@@ -136,7 +153,10 @@ def _embedded(stack: ExitStack) -> Access:
 async def perform(name: str, scenario: Scenario, accesses: Sequence[Access], display: Display) -> Verdict:
     """Make the tables, let the runners do the work, judge it from outside, and take everything down again."""
     plan = scenario.plan
-    async with set_stage(scenario, *accesses) as stage:
+    async with (
+        set_stage(scenario, *accesses) as stage,
+        nullcontext() if type(display) is Silent else status_page(stage, scenario.table, display.opening),
+    ):
         watch = Watch(stage, scenario.table, every=scenario.look_every)
         dsns = {place.name: place.access.runner_dsn for place in stage.places}
         async with Cast(Part(name, "", dsns, plan.pause, plan.batch_size)) as cast:

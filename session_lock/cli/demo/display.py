@@ -76,19 +76,27 @@ class Plain(Silent):
 
     def opening(self, *lines: str) -> None:
         for text in lines:
-            _line(text)
+            line(text)
 
     def event(self, text: str) -> None:
-        _line(f"{self._time():5.1f} s  {text}")
+        line(self.timed(text))
+
+    def timed(self, text: str) -> str:
+        """With the seconds since the beginning."""
+        return f"{self._time():5.1f} s  {text}"
+
+    def begin(self) -> None:
+        """Time runs from here on, or from where it has begun."""
+        self._began = self._began or asyncio.get_running_loop().time()
 
     async def run(self, plan: Plan, cast: Cast, watch: Watch) -> None:
-        self._began = asyncio.get_running_loop().time()
+        self.begin()
         while True:
             await asyncio.sleep(LINE)
             runners = "  ".join(f"{each.name} {_one_word(each, watch)}" for each in cast.runners)
             finished = f"{watch.now.finished} of {plan.tasks} finished, {watch.rate(lambda seen: seen.finished):.0f}/s"
             servers = "".join(f"  {place.name} {_rate_or_stopped(place, watch)}" for place in _servers(watch))
-            _line(f"{self._time():5.1f} s  {finished}  {runners}{servers}")
+            line(f"{self._time():5.1f} s  {finished}  {runners}{servers}")
 
     def _time(self) -> float:
         now = asyncio.get_running_loop().time()
@@ -106,7 +114,7 @@ class Live:
 
     def opening(self, *lines: str) -> None:
         for text in lines:
-            _line(text)
+            line(text)
 
     def __enter__(self) -> Self:
         self._region.__enter__()
@@ -152,7 +160,7 @@ class Live:
         self._region.update(Group("", table, "", bar, "", *map(Text, self._events)), refresh=True)
 
 
-def _line(text: str) -> None:
+def line(text: str) -> None:
     say(text)
     sys.stdout.flush()
 

@@ -1,0 +1,48 @@
+"""What `overview` asks the server about itself, and about the table."""
+
+from __future__ import annotations
+
+from session_lock.migrations.partitions import OF_THE_TABLE
+
+HELD_BY = 10
+"""Transactions, prepared ones and slots that are told of, of what holds vacuum."""
+
+ME = """
+SELECT clock_timestamp() AS at, quote_ident(current_user) AS role, current_setting('track_counts')::boolean AS counted,
+       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_all
+"""
+
+CONNECTIONS = """
+SELECT (SELECT sum(d.numbackends) FROM pg_catalog.pg_stat_database AS d)::integer AS used,
+       current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+         - coalesce(current_setting('reserved_connections', true), '0')::integer AS most,
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity AS a
+         WHERE a.datname = current_database() AND a.application_name ~ '^session[-_]lock')::integer AS ours
+"""
+
+STATE = f"""
+SELECT clock_timestamp() AS at, coalesce(sum(s.n_dead_tup), 0)::bigint AS dead, coalesce(sum(s.n_live_tup), 0)::bigint AS live,
+       coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint AS size_bytes, max(s.last_autovacuum) AS last_autovacuum,
+       coalesce(sum(s.n_tup_upd), 0)::bigint AS updated, coalesce(sum(s.n_tup_del), 0)::bigint AS deleted
+  FROM pg_catalog.pg_stat_all_tables AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.relid
+ WHERE {OF_THE_TABLE}
+"""
+
+HOLDERS = f"""
+SELECT 'transaction' AS kind, a.pid::text AS name, coalesce(a.application_name, '') AS application, a.usename::text AS role,
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS since,
+       greatest(age(a.backend_xmin), age(a.backend_xid)) AS transactions
+  FROM pg_catalog.pg_stat_activity AS a
+ WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+   AND a.xact_start < clock_timestamp() - make_interval(secs => $1) AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
+UNION ALL
+SELECT 'prepared', p.gid, '', p.owner::text, extract(epoch FROM clock_timestamp() - p.prepared)::float8, age(p.transaction)
+  FROM pg_catalog.pg_prepared_xacts AS p
+ WHERE p.database = current_database() AND p.prepared < clock_timestamp() - make_interval(secs => $1)
+UNION ALL
+SELECT 'slot', s.slot_name::text, '', NULL, NULL, age(s.xmin)
+  FROM pg_catalog.pg_replication_slots AS s
+ WHERE NOT s.active AND s.xmin IS NOT NULL
+ ORDER BY transactions DESC
+ LIMIT {HELD_BY}
+"""

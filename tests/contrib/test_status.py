@@ -25,6 +25,7 @@ from session_lock import SettingsError, TaskTable
 from session_lock.contrib.status import app as module
 from session_lock.contrib.status import status_app, stream, watching
 from session_lock.contrib.status.guard import HEADERS, NOT_LOCAL, NOT_YOU
+from session_lock.contrib.status.source import Source
 from tests.conftest import TestDatabase, fresh_database
 from tests.contrib.service import until
 from tests.contrib.status_scene import (
@@ -615,6 +616,27 @@ async def test_a_pool_and_a_function_serve_as_well(calm: Scene, soon: None) -> N
             async with served(status_app(MAILS, source)) as url:
                 assert (await first(events(f"{url}m/mails/events"))).data["seen"]["totals"]["held"] == 3
         assert await pool.fetchval("SELECT 1") == 1, "it is not ours to close"
+
+
+async def test_its_end_waits_for_connections_that_are_being_closed(
+    calm: Scene, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing, closed = asyncio.Event(), asyncio.Event()
+    rest = Source.rest
+
+    async def slow_rest(source: Source) -> None:
+        closing.set()
+        await asyncio.sleep(0.3)
+        await rest(source)
+        closed.set()
+
+    monkeypatch.setattr(Source, "rest", slow_rest)
+    reader = watching.Reader("mails", MAILS["mails"], Source(calm.dsn))
+    with reader.watched():
+        await reader.after(0)
+    await closing.wait()  # nobody has looked for a while
+    await reader.close()
+    assert closed.is_set()
 
 
 # What it is given ----------------------------------------------------------------------------------------

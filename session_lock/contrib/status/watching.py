@@ -102,6 +102,8 @@ class Reader:
         self._watchers = 0
         self._left_at = 0.0
         self._looking: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        """That one, and those before it that are still closing their connections."""
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -109,6 +111,8 @@ class Reader:
         self._watchers += 1
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_on(), name=f"session_lock status {self.name}")
+            self._tasks.add(self._looking)
+            self._looking.add_done_callback(self._tasks.discard)
         try:
             yield
         finally:
@@ -131,9 +135,10 @@ class Reader:
         return [each for each in self._points if each.number > after and each.at >= since]
 
     async def close(self) -> None:
-        if (looking := self._looking) is not None:
-            looking.cancel()
-            await asyncio.wait([looking], timeout=GOODBYE)
+        if tasks := set(self._tasks):
+            if self._looking is not None:
+                self._looking.cancel()
+            await asyncio.wait(tasks, timeout=GOODBYE)
 
     # Looking ---------------------------------------------------------------------------------------------
 

@@ -774,13 +774,15 @@ DECLARE
   total      bigint;
   named      bigint[];
   counts     bigint[];
-  one        record;
-  id         bigint;
+  kind       text;
   version    numeric[];
-  target     integer;
+  ids        bigint[];
+  shared     bigint[] := '{}';
+  targets    integer[] := '{}';
+  found      jsonb := '{}';
   tasks      bigint;
   free       boolean;
-  unfit      boolean := false;
+  unfit      boolean;
   limited    boolean := false;
 BEGIN
   SELECT coalesce(array_agg(s.id), '{}'),
@@ -800,60 +802,69 @@ BEGIN
            WHERE task.id IS NOT NULL
            GROUP BY task.id) AS holder;
 
-  FOR one IN
-    SELECT s.id, s.label, s.app_version, s.capacity, s.running, coalesce(holder.held, 0) AS held,
-           CASE
-             WHEN s.ended_at IS NOT NULL THEN 'ended'
-             WHEN s.expires_at <= my.clock THEN 'expired'
-             WHEN s.draining THEN 'draining'
-             ELSE 'live'
-           END AS state
-      FROM session_lock.session AS s
-      LEFT JOIN unnest(my.named, my.counts) AS holder (id, held) ON holder.id = s.id
-     WHERE s.name = '__title__' AND s.swept_at IS NULL AND (s.ended_at IS NULL OR holder.held > 0)
-     ORDER BY s.id
+  -- What there is, and what is whose share of it: the same for all, unless the mapping asks for versions. Then it is for each version.
+  FOR my.kind IN
+    SELECT DISTINCT CASE WHEN __has_accepts__ THEN s.app_version ELSE '' END FROM session_lock.session AS s WHERE s.id = ANY (my.sharing)
   LOOP
-    my.id := one.id;
-    my.target := 0;
-    IF my.id = ANY (my.sharing) THEN
-      IF my.tasks IS NULL OR __has_accepts__ THEN  -- the same for all, unless the mapping asks who they are
-        my.version := session_lock.version_numbers(one.app_version);
-        IF __picks__ THEN
-          my.tasks := session_lock.possible__set__(my.total, my.clock, my.version);
-          SELECT my.tasks < my.total AND count(*) > my.tasks INTO my.limited
-            FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.tasks + 1) AS task;
-        ELSE
-          SELECT count(*) INTO my.tasks
-            FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.total) AS task;
-        END IF;
-        my.free := EXISTS (
-          SELECT FROM __table__ AS t
-           WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__
-             AND (t.__session_id__ IS NULL OR t.__session_id__ <> ALL (my.live))
-        );
-        my.unfit := __has_accepts__ AND NOT my.free AND EXISTS (
-          SELECT FROM __table__ AS t
-           WHERE (__pending__) AND t.__available_at__ <= my.clock
-             AND (t.__session_id__ IS NULL OR t.__session_id__ <> ALL (my.live))
-        );
-      END IF;
-      IF __has_accepts__ AND NOT __picks__ THEN  -- each task is for those alone that may be given it
-        my.target := coalesce((
-          SELECT sum(session_lock.share(my.id, among.ids, among.capacities, need.tasks))
-            FROM (SELECT task.needed, count(*) AS tasks
-                    FROM (SELECT __accepts__ AS needed FROM __table__ AS t
-                           WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.total) AS task
-                   GROUP BY task.needed) AS need
-           CROSS JOIN LATERAL session_lock.__sharing_with__(my.sharing, my.capacities, need.needed) AS among
-        ), 0);
-      ELSE
-        my.target := session_lock.share(my.id, my.sharing, my.capacities, my.tasks);
-      END IF;
+    my.version := session_lock.version_numbers(my.kind);
+    my.ids := ARRAY(
+      SELECT s.id FROM session_lock.session AS s WHERE s.id = ANY (my.sharing) AND (NOT __has_accepts__ OR s.app_version = my.kind)
+    );
+    IF __picks__ THEN
+      my.tasks := session_lock.possible__set__(my.total, my.clock, my.version);
+      SELECT my.tasks < my.total AND count(*) > my.tasks INTO my.limited
+        FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.tasks + 1) AS task;
+    ELSE
+      SELECT count(*) INTO my.tasks
+        FROM (SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.total) AS task;
     END IF;
-    RETURN QUERY
-    SELECT one.id, one.label, one.app_version, one.state, one.capacity, least(my.target, one.capacity), one.held, one.running,
-           coalesce(my.tasks, 0), coalesce(my.free, false), my.unfit, my.limited, my.paused;
+    my.free := EXISTS (
+      SELECT FROM __table__ AS t
+       WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__
+         AND (t.__session_id__ IS NULL OR t.__session_id__ <> ALL (my.live))
+    );
+    my.unfit := __has_accepts__ AND NOT my.free AND EXISTS (
+      SELECT FROM __table__ AS t
+       WHERE (__pending__) AND t.__available_at__ <= my.clock
+         AND (t.__session_id__ IS NULL OR t.__session_id__ <> ALL (my.live))
+    );
+    IF __has_accepts__ AND NOT __picks__ THEN  -- each task is for those alone that may be given it
+      SELECT my.shared || array_agg(whole.id), my.targets || array_agg(whole.share) INTO my.shared, my.targets
+        FROM (SELECT part.id, sum(part.share) AS share
+                FROM (SELECT task.needed, count(*) AS tasks
+                        FROM (SELECT __accepts__ AS needed FROM __table__ AS t
+                               WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ LIMIT my.total) AS task
+                       GROUP BY task.needed) AS need
+               CROSS JOIN LATERAL session_lock.__sharing_with__(my.sharing, my.capacities, need.needed) AS among
+               CROSS JOIN LATERAL session_lock.shares(among.ids, among.capacities, need.tasks) AS part
+               WHERE part.id = ANY (my.ids)
+               GROUP BY part.id) AS whole;
+    ELSE
+      SELECT my.shared || array_agg(part.id), my.targets || array_agg(part.share) INTO my.shared, my.targets
+        FROM session_lock.shares(my.sharing, my.capacities, my.tasks) AS part
+       WHERE part.id = ANY (my.ids);
+    END IF;
+    my.found := my.found || jsonb_build_object(
+      my.kind, jsonb_build_object('tasks', my.tasks, 'free', my.free, 'unfit', my.unfit, 'limited', my.limited));
   END LOOP;
+
+  RETURN QUERY
+  SELECT s.id, s.label, s.app_version,
+         CASE
+           WHEN s.ended_at IS NOT NULL THEN 'ended'
+           WHEN s.expires_at <= my.clock THEN 'expired'
+           WHEN s.draining THEN 'draining'
+           ELSE 'live'
+         END,
+         s.capacity, least(coalesce(part.share, 0), s.capacity), coalesce(holder.held, 0), s.running,
+         coalesce(there.tasks, 0), coalesce(there.free, false), coalesce(there.unfit, false), coalesce(there.limited, false), my.paused
+    FROM session_lock.session AS s
+    LEFT JOIN unnest(my.named, my.counts) AS holder (id, held) ON holder.id = s.id
+    LEFT JOIN unnest(my.shared, my.targets) AS part (id, share) ON part.id = s.id
+   CROSS JOIN jsonb_to_record(coalesce(my.found -> CASE WHEN __has_accepts__ THEN s.app_version ELSE '' END, '{}'))
+      AS there (tasks bigint, free boolean, unfit boolean, limited boolean)
+   WHERE s.name = '__title__' AND s.swept_at IS NULL AND (s.ended_at IS NULL OR holder.held > 0)
+   ORDER BY s.id;
 END
 $function$;
 

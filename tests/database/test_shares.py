@@ -63,6 +63,17 @@ async def test_what_is_not_for_it(limited: Suite):
     ]
 
 
+@under(accepts=NEEDS)
+async def test_each_version_has_its_shares(limited: Suite):
+    """5 tasks for all of 28, by capacity, and 3 for 20 of these."""
+    for version, capacity in (("2", 8), ("1", 4), ("3", 4), ("2", 8), ("1", 4)):
+        await limited.start(version=version, capacity=capacity)
+    await limited.bump(await limited.start(version="3"), draining=True)
+    await limited.add(5)
+    await limited.add(3, address="needs 2")
+    assert [target for _, target, _, _, _ in await told(limited)] == [2, 1, 2, 2, 1, 0]
+
+
 @under(Limit(1))
 async def test_what_limits_hold_back(limited: Suite):
     await limited.add(3)

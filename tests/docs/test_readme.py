@@ -249,7 +249,16 @@ def test_words_and_links(path: Path) -> None:
     assert re.findall(avoided, prose, flags=re.IGNORECASE) == []
     assert re.findall(r"https?://\S+|/(?:work|tmp|home)/\S*", text) == []
     for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert (path.parent / target).exists(), target
+        file, _, anchor = target.partition("#")
+        page = path.parent / file if file else path
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page), target
+
+
+def anchors(page: Path) -> list[str]:
+    """Of its titles, as they are made from them."""
+    titles = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
+    return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
 def test_the_import_order_is_the_contracts() -> None:

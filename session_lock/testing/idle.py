@@ -1,0 +1,72 @@
+"""`run_until_idle`: a Runner that works as long as there is something to do, and no longer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any, Generic, TypeVar, cast
+
+from session_lock.database import Claim, Database, Work
+from session_lock.errors import SettingsError
+from session_lock.runner import Runner
+from session_lock.session import Lease
+from session_lock.settings import Settings
+from session_lock.tasker import Tasker
+from session_lock.tasks import TaskKey
+
+T = TypeVar("T")
+
+QUICK = 0.02
+"""Seconds between two looks. In a test nobody waits for the next one."""
+
+
+async def run_until_idle(
+    database: Database[T], tasker: Tasker[T], settings: Settings | None = None, **options: Any
+) -> int:
+    """Run a Runner until no task is due that it may have, and return how many it was given: a task that is retried counts each time.
+
+        assert await run_until_idle(MemoryDatabase({1: "ann@example.org"}), each(send)) == 1
+
+    What falls due later, a retry say, is left: ask for `retry=` without a delay, or let the time pass in `run_virtual` and call it
+    again. It looks more often than `settings` say. `options` are those of a `Runner`; what that raises is raised here.
+    """
+    if not hasattr(database, "get_work"):
+        raise SettingsError(f"run_until_idle takes a Database, not {type(database).__name__}")
+    watched = _Watched(database)
+    runner = Runner(cast(Database[T], watched), tasker, quick(settings), **options)
+    watched.when_idle = runner.stop
+    await runner.run()
+    return watched.given
+
+
+def quick(settings: Settings | None) -> Settings:
+    """The same for a test: it begins at once, and looks often."""
+    return replace(
+        settings or Settings(),
+        start_jitter=0.0,
+        poll_interval=QUICK,
+        idle_poll_interval=QUICK,
+        patience=QUICK,
+    )
+
+
+class _Watched(Generic[T]):
+    """A database that says when a look has found nothing while nothing was held."""
+
+    def __init__(self, database: Database[T]) -> None:
+        self._database = database
+        self.given = 0
+        self.when_idle: Callable[[], None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)  # all the other verbs
+
+    async def get_work(
+        self, lease: Lease, *, held: Collection[TaskKey] = (), finished: Sequence[Claim] = (), **options: Any
+    ) -> Work[T]:
+        options["position"] = None  # from the start, as nothing may be passed by
+        work = await self._database.get_work(lease, held=held, finished=finished, **options)
+        self.given += len(work.tasks)
+        if self.when_idle and not work.tasks and len(held) == len(finished) and not work.limited:
+            self.when_idle()
+        return work

@@ -1,0 +1,103 @@
+"""`run_until_idle`: all that is due is done, what is not is left, and what goes wrong is raised."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from session_lock import DatabaseError, Limit, Rate, Release, Retry, Settings, SettingsError, each
+from session_lock.testing import FaultyDatabase, MemoryDatabase, run_until_idle, run_virtual
+from session_lock.testing.idle import quick
+
+PATIENT = Settings(retry=Retry(delay=60, jitter=0))
+
+
+async def nap(_: Any) -> None:
+    await asyncio.sleep(0.1)
+
+
+def test_all_that_is_due_is_done() -> None:
+    database = MemoryDatabase(dict.fromkeys(range(1000)))
+    assert run_virtual(run_until_idle(database, each(nap))) == 1000
+    assert len(database.finished) == 1000
+
+
+def test_nothing_is_done_at_once() -> None:
+    async def play() -> float:
+        assert await run_until_idle(MemoryDatabase({}), each(nap)) == 0
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(play()) < 0.1
+
+
+def test_what_falls_due_later_is_left() -> None:
+    failed: list[Any] = []
+
+    async def fail_once(task: Any) -> None:
+        if task.key not in failed:
+            failed.append(task.key)
+            raise ValueError
+
+    async def play() -> tuple[int, int, list[Any]]:
+        database = MemoryDatabase({1: None})
+        first = await run_until_idle(database, each(fail_once), PATIENT)
+        assert database.finished == []
+        await asyncio.sleep(60)
+        return first, await run_until_idle(database, each(fail_once), PATIENT), database.finished
+
+    assert run_virtual(play()) == (1, 1, [1])
+
+
+def test_a_task_that_the_tasker_inserts_is_done_too() -> None:
+    database = MemoryDatabase({3: None})
+
+    async def split(task: Any) -> None:
+        await asyncio.sleep(1)
+        if task.key:
+            database.add(task.key - 1, None)
+
+    assert run_virtual(run_until_idle(database, each(split))) == 4
+
+
+@pytest.mark.parametrize("limits", [[Limit(2)], [Rate(2, per=10.0)]])
+def test_what_a_limit_holds_back_is_waited_for(limits: list[Any]) -> None:
+    database = MemoryDatabase(dict.fromkeys(range(7)), limits=limits)
+    assert run_virtual(run_until_idle(database, each(nap))) == 7
+
+
+def test_a_lost_reply_is_no_end() -> None:
+    faulty = FaultyDatabase(MemoryDatabase({1: None, 2: None}))
+    faulty.lose_reply("get_work")
+    faulty.lose_reply("finish_tasks")
+    run_virtual(run_until_idle(faulty, each(nap)))
+    assert sorted(faulty.inner.finished) == [1, 2]  # type: ignore[attr-defined]
+
+
+def test_what_the_runner_raises_is_raised() -> None:
+    faulty = FaultyDatabase(MemoryDatabase({1: None}))
+    faulty.fail("get_work", DatabaseError("no such table", retryable=False))
+    with pytest.raises(DatabaseError, match="no such table"):
+        run_virtual(run_until_idle(faulty, each(nap)))
+
+
+def test_what_is_given_back_at_once_is_given_again() -> None:
+    seen: list[Any] = []
+
+    async def later(task: Any) -> Release | None:
+        seen.append(task.key)
+        return Release() if len(seen) < 3 else None
+
+    assert run_virtual(run_until_idle(MemoryDatabase({1: None}), each(later))) == 3
+
+
+def test_settings_are_kept_but_for_how_often_it_looks() -> None:
+    own = quick(Settings(concurrency=3, poll_interval=5))
+    assert (own.concurrency, own.start_jitter) == (3, 0.0)
+    assert own.poll_interval == own.idle_poll_interval < 0.1
+
+
+def test_it_takes_a_database() -> None:
+    with pytest.raises(SettingsError, match="run_until_idle takes a Database, not dict"):
+        asyncio.run(run_until_idle({1: None}, each(nap)))  # type: ignore[arg-type]

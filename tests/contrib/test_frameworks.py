@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from session_lock import TaskTable
 from tests.conftest import TestDatabase
 from tests.contrib.kinds import set_up_django
 from tests.contrib.service import Application, Server
@@ -29,9 +31,10 @@ class Kind:
     example: str
     command: Callable[[int], list[str]]
     listens: bool = True
+    under: str = ""
 
     def __str__(self) -> str:
-        return self.example
+        return f"{self.example}{self.under and f'-{self.under}'}"
 
 
 def module(*words: str) -> Callable[[int], list[str]]:
@@ -39,14 +42,25 @@ def module(*words: str) -> Callable[[int], list[str]]:
 
 
 KINDS = [
+    Kind("starlette_app", module("uvicorn", "--port", "{port}", "starlette_app:app")),
     Kind("litestar_app", module("granian", "--interface", "asgi", "--port", "{port}", "litestar_app:app")),
     Kind(
-        "django_app", module("gunicorn", "-k", "asgi", "--bind", "127.0.0.1:{port}", "django_app:application")
+        "django_app",
+        module("gunicorn", "-k", "asgi", "--bind", "127.0.0.1:{port}", "django_app:application"),
+        under="gunicorn",
     ),
+    Kind("django_app", module("uvicorn", "--port", "{port}", "django_app:application"), under="uvicorn"),
     Kind("asyncio_app", module("asyncio_app"), listens=False),
     Kind("anyio_app", module("anyio_app"), listens=False),
     Kind("process_app", lambda _: [SESSION_LOCK, "run", "process_app:runner"], listens=False),
 ]
+
+
+@cache
+def mapping_of(example: str) -> TaskTable:
+    """Of a module that is loaded once: Django knows each model once."""
+    mails: TaskTable = load_example(example).mails
+    return mails
 
 
 @asynccontextmanager
@@ -80,7 +94,7 @@ async def test_each_mail_is_sent_once_over_a_restart(
     if kind.example == "django_app":
         set_up_django()
     admin = await asyncpg.connect(database.admin_dsn)
-    mails = load_example(kind.example).mails
+    mails = mapping_of(kind.example)
     app = Application(database, admin, mails, "sent_at", kind.command, tmp_path / "log", kind.listens)
     try:
         await app.prepare(TABLES)

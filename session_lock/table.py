@@ -144,6 +144,30 @@ class TaskTable:
         self._check_expressions()
         self._check_limits()
 
+    def __repr__(self) -> str:
+        """As it would be declared: what is left at its default is left out."""
+        standard = {
+            "name": self.qualified[1],
+            "columns": (self.key,),
+            "order_by": (),
+            "limits": (),
+            "claim_columns": ClaimColumns(),
+            "schema": "session_lock",
+            "made_by": "",
+        }
+        told = {
+            each.name: getattr(self, each.name)
+            for each in fields(self)[1:]
+            if getattr(self, each.name) != standard.get(each.name)
+        }
+        if "claim_columns" in told:
+            told["claim_columns"] = {
+                each.name: getattr(self.claim_columns, each.name)
+                for each in fields(ClaimColumns)
+                if getattr(self.claim_columns, each.name) != each.default
+            }
+        return f"TaskTable({', '.join([repr(self.table), *(f'{name}={value!r}' for name, value in told.items())])})"
+
     def _check_names(self) -> None:
         for kind, names in (
             ("table", self.qualified),

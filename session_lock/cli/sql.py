@@ -91,6 +91,9 @@ def add_parser(commands: Commands) -> None:
         "--start", metavar="N", type=_number, required=True, help="the number of the first file"
     )
     copier.add_argument("--grant-to", metavar="ROLE", help="also let a service's role execute the functions")
+    copier.add_argument(
+        "--dbmate", action="store_true", help="each with its way back in one file, as dbmate reads them"
+    )
     copier.set_defaults(run=_copy)
 
 
@@ -154,7 +157,8 @@ def _copy(arguments: argparse.Namespace) -> int:
     async def files(connection: Connection, table: TaskTable) -> dict[str, str]:
         shape = await validate(connection, table)
         shared = await _has_other_mappings(connection, table, shape)
-        return _files(table, shape, arguments.start, arguments.grant_to, shared=shared)
+        files = _files(table, shape, arguments.start, arguments.grant_to, shared=shared)
+        return _for_dbmate(files) if arguments.dbmate else files
 
     written = with_database(arguments, files)
     for name in written:
@@ -210,6 +214,18 @@ def _files(
         if down:
             files[f"{number:04}_session_lock_{title}.down.sql"] = _text(down, table, shape, None)
     return files
+
+
+def _for_dbmate(files: dict[str, str]) -> dict[str, str]:
+    """Each up and down in one file. What is to be built concurrently asks for no transaction."""
+    joined = {}
+    for name, text in files.items():
+        stem, _, rest = name.partition(".")
+        if rest == "up.sql":
+            option = " transaction:false" if re.search(r"(?m)^CREATE INDEX CONCURRENTLY", text) else ""
+            down = files.get(f"{stem}.down.sql", "")
+            joined[f"{stem}.sql"] = f"-- migrate:up{option}\n{text.rstrip()}\n\n-- migrate:down\n{down}"
+    return joined
 
 
 def _index_files(slug: str, table: TaskTable, shape: Shape) -> Iterator[tuple[str, str]]:

@@ -1,16 +1,22 @@
-"""Taskers that use Django's ORM."""
+"""Taskers that use Django's ORM, and an operation for Django's migrations."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from session_lock.errors import SettingsError
+from session_lock.migrations import install, remove
+from session_lock.migrations.synchronous import Work, on_django
+from session_lock.table import TaskTable
 
 try:
-    from django.db import close_old_connections
+    from django.db import close_old_connections, router
+    from django.db.migrations.operations.base import Operation
+    from django.db.migrations.serializer import BaseSerializer
+    from django.db.migrations.writer import MigrationWriter
 except ImportError as error:
     raise SettingsError(
         "session_lock.contrib.django needs Django: pip install 'session-lock[django]'"
@@ -39,3 +45,46 @@ def fresh_connections(tasker: Callable[[W], R]) -> Callable[[W], R]:
             close_old_connections()
 
     return called
+
+
+class InstallTaskTable(Operation):  # type: ignore[misc]
+    """What `session-lock install` does, as an operation of a migration; by the library that is there when it runs.
+
+    Write the mapping itself into the migration (`print(mails)` shows it), which is to stay as it is when the mapping changes. A table
+    that has rows asks for `atomic = False` in the migration's class, as indexes are built concurrently then. `grant_to`: a role
+    that is to run the tasks. The way back takes away what belongs to the mapping, and leaves the rows.
+    """
+
+    reduces_to_sql = False
+
+    def __init__(self, table: TaskTable, *, grant_to: str | None = None) -> None:
+        if not isinstance(table, TaskTable):
+            raise SettingsError(f"InstallTaskTable takes a mapping, TaskTable, not {type(table).__name__}")
+        self.table = table
+        self.grant_to = grant_to
+
+    def state_forwards(self, app_label: str, state: Any) -> None:
+        """The four columns are in no model, and Django leaves alone what it does not know."""
+
+    def database_forwards(self, app_label: str, schema_editor: Any, *_states: Any) -> None:
+        self._do(app_label, schema_editor, lambda own: install(own, self.table, grant_to=self.grant_to))
+
+    def database_backwards(self, app_label: str, schema_editor: Any, *_states: Any) -> None:
+        self._do(app_label, schema_editor, lambda own: remove(own, self.table))
+
+    def describe(self) -> str:
+        return f"Install the task table {self.table.name}"
+
+    def _do(self, app_label: str, schema_editor: Any, work: Work[Any]) -> None:
+        if router.allow_migrate(schema_editor.connection.alias, app_label):
+            on_django(schema_editor.connection, work)
+
+
+class _TaskTableSerializer(BaseSerializer):  # type: ignore[misc]
+    """For squashmigrations, which writes operations anew."""
+
+    def serialize(self) -> tuple[str, set[str]]:
+        return repr(self.value), {"from session_lock import Limit, Rate, TaskTable"}
+
+
+MigrationWriter.register_serializer(TaskTable, _TaskTableSerializer)

@@ -10,6 +10,7 @@ from session_lock.migrations.difference import Difference
 from session_lock.migrations.installation import install
 from session_lock.migrations.pruning import prune
 from session_lock.migrations.reading import Pending, peek, pending_summary
+from session_lock.migrations.removal import remove
 from session_lock.migrations.requests import cancel, parked, retry
 from session_lock.migrations.tuning import tune
 from session_lock.migrations.validation import validate
@@ -25,6 +26,7 @@ __all__ = [
     "peek",
     "pending_summary",
     "prune",
+    "remove",
     "retry",
     "tune",
     "validate",

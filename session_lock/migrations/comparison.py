@@ -50,19 +50,26 @@ async def check(connection: Connection, table: TaskTable, *, role: str | None = 
             return [Difference(f"the table {table.table} is missing", INSTALL)]
         return [
             *await schema_version(connection, table),
-            *await session_tables(connection, table),
-            *await session_functions(connection, table),
             *await foreign_origin(connection, table),
-            *[Difference(text, INSTALL) for text in await shipped_table(connection, table)],
-            *await shipped_functions(connection, table, examined),
-            *await claim_columns(connection, table),
-            *await pending_index(connection, table, examined),
-            *await wrong_indexes(connection, table, examined.limit_indexes),
-            *[Difference(text, INSTALL) for text in await due_index(connection, table, examined.shape)],
-            *await task_functions(connection, table, examined),
+            *await to_install(connection, table, examined),
             *await rights(connection, table, examined, role),
             *await notes(connection, table, examined, role),
         ]
+
+
+async def to_install(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
+    """What of a mapping, whose table is there, is missing or different."""
+    return [
+        *await session_tables(connection, table),
+        *await session_functions(connection, table),
+        *[Difference(text, INSTALL) for text in await shipped_table(connection, table)],
+        *await shipped_functions(connection, table, examined),
+        *await claim_columns(connection, table),
+        *await pending_index(connection, table, examined),
+        *await wrong_indexes(connection, table, examined.limit_indexes),
+        *[Difference(text, INSTALL) for text in await due_index(connection, table, examined.shape)],
+        *await task_functions(connection, table, examined),
+    ]
 
 
 # What all mappings share ---------------------------------------------------------------------------

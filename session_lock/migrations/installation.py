@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,16 +18,19 @@ from session_lock.names import check_name
 from session_lock.schema import mapping_files, render, shipped
 from session_lock.table import TaskTable, due_index_name, function_set, index_name, limit_index_names
 
-TURN = 60.0
-"""Seconds to wait for another installation to end."""
+TURNS = 300
+"""How often another installation is looked at, every 0.2 s, before its end is waited for no longer: a minute."""
 
 
 async def install(connection: Connection, table: TaskTable, *, grant_to: str | None = None) -> list[str]:
     """Bring a mapping into the database; returns what was done, in sentences, [] if all of it was there.
 
     Sessions, functions, claim columns, index (concurrently) and, with `grant_to`, the rights of a service's role. What is
-    there and right is not touched, so it may run at every deploy. The connection must not be in a transaction.
-    Raises `SchemaError` before anything has changed if the mapping or the role cannot be served.
+    there and right is not touched, so it may run at every deploy. Raises `SchemaError` before anything has changed if the
+    mapping or the role cannot be served.
+
+    On a connection that is in a transaction all of it is part of that, for a table that has no rows yet: an index cannot be
+    built concurrently then. If it has some, and an index is missing, that is a `SchemaError` too.
     """
     if grant_to is not None:
         check_name(grant_to, "role")
@@ -97,23 +99,28 @@ async def _make_shipped(connection: Connection, table: TaskTable, examined: Exam
 
 @asynccontextmanager
 async def _turn(connection: Connection, table: TaskTable) -> AsyncIterator[None]:
-    """One installation at a time in a schema. It asks again and again instead of waiting inside the server, where a waiter
-    is a transaction that the other's concurrent index build would have to wait for.
+    """One installation at a time in a schema. It asks again and again instead of waiting for the lock, where a waiter
+    is a transaction that the other's concurrent index build would have to wait for. So nobody waits who is in one already.
     """
     key = int.from_bytes(
         hashlib.sha256(f"session_lock install {table.schema}".encode()).digest()[:8], signed=True
     )
-    deadline = asyncio.get_running_loop().time() + TURN
-    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", key):
-        if asyncio.get_running_loop().time() > deadline:
-            raise DatabaseError(
-                f"another installation in the schema {table.schema!r} is under way: try again when it has ended"
-            )
-        await asyncio.sleep(0.2)
+    within = connection.is_in_transaction()
+    attempt = f"SELECT pg_try_advisory{'_xact' if within else ''}_lock($1)"
+    for _ in range(1 if within else TURNS):
+        if await connection.fetchval(attempt, key):
+            break
+        if not within:
+            await connection.fetch("SELECT pg_sleep(0.2)")  # the caller may have no event loop
+    else:
+        raise DatabaseError(
+            f"another installation in the schema {table.schema!r} is under way: try again when it has ended"
+        )
     try:
         yield
     finally:
-        await connection.fetch("SELECT pg_advisory_unlock($1)", key)
+        if not within:
+            await connection.fetch("SELECT pg_advisory_unlock($1)", key)
 
 
 @asynccontextmanager
@@ -130,6 +137,12 @@ async def _quiet_settings(connection: Connection) -> AsyncIterator[None]:
     change = (
         "SELECT set_config(s.name, s.value, false) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
     )
+    if connection.is_in_transaction():
+        async with connection.transaction():  # what fails takes the settings back with it
+            await connection.fetch(change, list(wanted), list(wanted.values()))
+            yield
+            await connection.fetch(change, list(before), list(before.values()))
+        return
     await connection.fetch(change, list(wanted), list(wanted.values()))
     try:
         yield

@@ -14,7 +14,16 @@ OF_THE_TABLE = """c.oid IN (SELECT to_regclass(format('%I.%I', $1::text, $2::tex
 
 
 async def build_index(connection: Connection, table: TaskTable, shape: Shape, file: str, name: str) -> None:
-    """Build what a file of ours builds, without blocking writers, whatever an earlier attempt has left."""
+    """Build what a file of ours builds, without blocking writers, whatever an earlier attempt has left.
+
+    Within a transaction there is no such build. There it takes a table without rows, of which it takes no time.
+    """
+    within = connection.is_in_transaction()
+    if within and await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table.quoted})"):
+        raise SchemaError(
+            f"{table.table} has rows, and to build its index {name} without blocking those who write it takes a connection "
+            "that is in no transaction: install there (Django: atomic = False in the class of the migration)"
+        )
     if shape.partitions is None:
         await _drop_invalid(connection, table.qualified[0], name)
     elif await incomplete(connection, table, name):
@@ -22,7 +31,11 @@ async def build_index(connection: Connection, table: TaskTable, shape: Shape, fi
     for partition in shape.partitions or ():
         await _drop_invalid(connection, partition[0], partition_index_name(name, partition))
     for statement in index_steps(file, table, shape).values():
-        await connection.execute(statement)
+        await connection.execute(_plain(statement) if within else statement)
+
+
+def _plain(statement: str) -> str:
+    return statement.replace("INDEX CONCURRENTLY", "INDEX")
 
 
 async def _drop_invalid(connection: Connection, schema: str, name: str) -> None:
@@ -30,7 +43,8 @@ async def _drop_invalid(connection: Connection, schema: str, name: str) -> None:
     full_name = f"{quote_name(schema)}.{quote_name(name)}"
     invalid = "SELECT EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass($1) AND NOT i.indisvalid)"
     if await connection.fetchval(invalid, full_name):
-        await connection.execute(f"DROP INDEX CONCURRENTLY {full_name}")
+        statement = f"DROP INDEX CONCURRENTLY {full_name}"
+        await connection.execute(_plain(statement) if connection.is_in_transaction() else statement)
 
 
 async def drop_whole(connection: Connection, full_name: str) -> None:

@@ -14,8 +14,8 @@ import pytest
 from session_lock import PostgresDatabase, Runner, Settings
 from session_lock.asking import why
 from session_lock.catalog import read_shape
-from session_lock.errors import DatabaseError, SchemaError, SessionLockError
-from session_lock.migrations import check, install, peek, pending_summary, prune, validate
+from session_lock.errors import DatabaseError, SchemaError
+from session_lock.migrations import check, install, peek, pending_summary, prune, remove, validate
 from session_lock.names import quote_name
 from session_lock.schema import SCHEMA_VERSION, render
 from session_lock.table import ClaimColumns, TaskTable, function_set, index_name
@@ -899,12 +899,61 @@ async def test_what_down_takes_away_is_all_of_it(admin):
     assert after == before
 
 
-async def test_errors_are_of_the_librarys_own_kind(admin):
+async def test_within_a_transaction_it_is_part_of_that(admin):
+    before = await everything(admin)
+    with pytest.raises(ZeroDivisionError):
+        async with admin.transaction():
+            await install(admin, EMAILS, grant_to="app")
+            assert [str(each) for each in await check(admin, EMAILS) if not each.note] == []
+            assert await admin.fetchval("SHOW search_path") == '"$user", public'
+            raise ZeroDivisionError
+    left = [re.sub(r" \d+", "", each) for each in await everything(admin)]
+    assert left == [re.sub(r" \d+", "", each) for each in before]
+
+
+async def test_within_a_transaction_no_index_is_built_on_rows(admin):
+    await admin.execute("INSERT INTO public.email (address) VALUES ('a')")
+    before = await everything(admin)
     async with admin.transaction():
-        with pytest.raises(
-            SessionLockError, match="stopped half-way"
-        ):  # an index cannot be built concurrently there
+        with pytest.raises(SchemaError, match="public.email has rows, and to build its index pending_email_"):
             await install(admin, EMAILS)
-        raise_away = admin.fetchval("SELECT 1")
-        with pytest.raises(asyncpg.InFailedSQLTransactionError):
-            await raise_away
+        assert await admin.fetchval("SHOW search_path") == '"$user", public', "the transaction is of use"
+    assert await everything(admin) == before
+    await install(admin, EMAILS)
+    await admin.execute(
+        "CREATE OR REPLACE FUNCTION session_lock.clock() RETURNS timestamptz LANGUAGE sql AS 'SELECT now()'"
+    )
+    async with admin.transaction():
+        assert await install(admin, EMAILS) == ["made the functions of the schema 'session_lock'"]
+
+
+async def test_within_a_transaction_it_waits_for_no_other_installation(admin, database):
+    await admin.execute("CREATE TABLE public.sale (id int PRIMARY KEY, done boolean)")
+    sales = TaskTable("sale", key="id", pending="done IS NULL", finish="done = true")
+    other = await asyncpg.connect(database.admin_dsn)
+    try:
+        async with other.transaction():
+            await install(other, sales)
+            async with admin.transaction():
+                with pytest.raises(DatabaseError, match="another installation .* is under way: try again"):
+                    await install(admin, EMAILS)
+    finally:
+        await other.close()
+
+
+async def test_remove_is_the_way_back(admin, database):
+    before = {re.sub(r" \d+", "", each) for each in await everything(admin)}
+    await install(admin, EMAILS)
+    await admin.execute("INSERT INTO public.email (address) VALUES ('a')")
+    async with PostgresDatabase(database.admin_dsn, EMAILS) as emails:
+        lease = await emails.start_session(capacity=1, ttl=30, label="", app_version="")
+        with pytest.raises(
+            SchemaError, match="'email' cannot be removed while 1 of its sessions is live: stop"
+        ):
+            await remove(admin, EMAILS)
+        await emails.end_session(lease, [])
+    await remove(admin, EMAILS)
+    assert await admin.fetchval("SELECT count(*) FROM public.email") == 1
+    await admin.execute("DROP SCHEMA session_lock CASCADE")  # which other mappings may share
+    after = {re.sub(r" \d+", "", each) for each in await everything(admin) if "pg.dropped" not in each}
+    assert after == before

@@ -1,0 +1,38 @@
+"""`remove`: the way back from `install`."""
+
+from __future__ import annotations
+
+from session_lock.catalog import read_shape
+from session_lock.errors import SchemaError
+from session_lock.migrations.sandbox import Connection, sentences
+from session_lock.names import quote_name
+from session_lock.schema import mapping_files, render, shipped
+from session_lock.table import TaskTable
+
+
+async def remove(connection: Connection, table: TaskTable) -> None:
+    """Take away what belongs to a mapping: its functions, its indexes and the claim columns; of a table that the library
+    ships all of it. The rows of a table of yours stay as they are, and the tables of the sessions, which other mappings share.
+
+    Raises `SchemaError`, and changes nothing, while a session of the mapping is live.
+    """
+    with sentences(f"{table.name!r} was not removed"):
+        shape = await read_shape(connection, table)
+        async with connection.transaction():
+            await _refuse_if_live(connection, table)
+            for name in (*shipped(table, "down"), *mapping_files(table, "down")):
+                await connection.execute(render(name, table, shape))
+
+
+async def _refuse_if_live(connection: Connection, table: TaskTable) -> None:
+    schema = quote_name(table.schema)
+    if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{schema}.session"):
+        return
+    live = await connection.fetchval(
+        f"SELECT count(*) FROM {schema}.session AS s WHERE s.name = $1 AND s.ended_at IS NULL AND s.expires_at > clock_timestamp()",
+        table.name,
+    )
+    if live:
+        raise SchemaError(
+            f"{table.name!r} cannot be removed while {live} of its sessions {'is' if live == 1 else 'are'} live: stop the Runners first"
+        )

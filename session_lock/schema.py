@@ -210,18 +210,23 @@ def accept_holes(table: TaskTable) -> dict[str, str]:
     """Which tasks a session may be given. Where that is all, they are constants, which the server's planner takes away."""
     if table.made_by == "duties":
         declared = f"SELECT FROM {in_schema('session_lock.duty_declaration', table.schema)} AS d WHERE d.name = t.name AND d.session = my.id"
-        return _accepting("t.name", f"EXISTS ({declared})", "sharing_duty")
+        return _accepting("t.name", f"EXISTS ({declared})", "s.id::text", "sharing_duty")
     if table.accepts is None:
-        return _accepting("NULL::text", "true")
+        return _accepting("NULL::text", "true", "''")
     accepts = f"({one_line_safe(table.accepts)})"
-    return _accepting(accepts, f"{in_schema('session_lock.may_take', table.schema)}(my.version, {accepts})")
+    may_take = in_schema("session_lock.may_take", table.schema)
+    return _accepting(accepts, f"{may_take}(my.version, {accepts})", "s.app_version")
 
 
-def _accepting(accepts: str, acceptable: str, sharing_with: str = "sharing_with") -> dict[str, str]:
+def _accepting(
+    accepts: str, acceptable: str, kind: str, sharing_with: str = "sharing_with"
+) -> dict[str, str]:
+    """`kind`: of a session `s`; those of one kind may be given the same tasks."""
     return {
         "has_accepts": _boolean(acceptable != "true"),
         "accepts": accepts,
         "acceptable": acceptable,
+        "kind": kind,
         "sharing_with": sharing_with,
     }
 

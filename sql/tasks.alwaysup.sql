@@ -775,8 +775,9 @@ DECLARE
   named      bigint[];
   counts     bigint[];
   kind       text;
-  version    numeric[];
   ids        bigint[];
+  id         bigint;  -- one of these, for what the mapping asks of a session (accepts)
+  version    numeric[];
   shared     bigint[] := '{}';
   targets    integer[] := '{}';
   found      jsonb := '{}';
@@ -802,14 +803,14 @@ BEGIN
            WHERE task.id IS NOT NULL
            GROUP BY task.id) AS holder;
 
-  -- What there is, and what is whose share of it: the same for all, unless the mapping asks for versions. Then it is for each version.
-  FOR my.kind IN
-    SELECT DISTINCT CASE WHEN __has_accepts__ THEN s.app_version ELSE '' END FROM session_lock.session AS s WHERE s.id = ANY (my.sharing)
+  -- What there is, and what is whose share of it: the same for all sessions of a kind, where the mapping asks of what kind they are.
+  FOR my.kind, my.ids, my.version IN
+    SELECT __kind__, array_agg(s.id), session_lock.version_numbers(min(s.app_version))
+      FROM session_lock.session AS s
+     WHERE s.id = ANY (my.sharing)
+     GROUP BY 1
   LOOP
-    my.version := session_lock.version_numbers(my.kind);
-    my.ids := ARRAY(
-      SELECT s.id FROM session_lock.session AS s WHERE s.id = ANY (my.sharing) AND (NOT __has_accepts__ OR s.app_version = my.kind)
-    );
+    my.id := my.ids[1];
     IF __picks__ THEN
       my.tasks := session_lock.possible__set__(my.total, my.clock, my.version);
       SELECT my.tasks < my.total AND count(*) > my.tasks INTO my.limited
@@ -861,7 +862,7 @@ BEGIN
     FROM session_lock.session AS s
     LEFT JOIN unnest(my.named, my.counts) AS holder (id, held) ON holder.id = s.id
     LEFT JOIN unnest(my.shared, my.targets) AS part (id, share) ON part.id = s.id
-   CROSS JOIN jsonb_to_record(coalesce(my.found -> CASE WHEN __has_accepts__ THEN s.app_version ELSE '' END, '{}'))
+   CROSS JOIN jsonb_to_record(coalesce(my.found -> (__kind__), '{}'))
       AS there (tasks bigint, free boolean, unfit boolean, limited boolean)
    WHERE s.name = '__title__' AND s.swept_at IS NULL AND (s.ended_at IS NULL OR holder.held > 0)
    ORDER BY s.id;

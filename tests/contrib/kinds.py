@@ -207,6 +207,8 @@ def django_connection(dsn: str, *, autocommit: bool = False) -> Iterator[Any]:
     set_up_django()
     from django.db import connection, connections
 
+    with suppress(AttributeError):  # that of who has read a model in this thread, where there is no database
+        del connections["default"]
     connections.settings["default"] = connections.configure_settings({"default": django_databases(dsn)})[
         "default"
     ]

@@ -7,12 +7,13 @@ refused, and what `session-lock sql copy` writes serves there.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any, TypeVar
 
 from session_lock.errors import SchemaError, SettingsError
 from session_lock.migrations import install, remove
-from session_lock.migrations.comparison import to_install
-from session_lock.migrations.sandbox import Connection
+from session_lock.migrations.comparison import rights, to_install
+from session_lock.migrations.sandbox import Connection, RightsError
 from session_lock.migrations.shipping import is_there
 from session_lock.migrations.synchronous import on_sqlalchemy
 from session_lock.migrations.validation import examine, read_claim_columns
@@ -43,12 +44,15 @@ OUR_INDEX = re.compile(r"(pending|due|values|held)_\w+_[0-9a-f]{8}|dedup_\w+_[0-
 OUR_COLUMN = "session_lock "
 
 
-def with_task_tables(metadata: M, *tables: TaskTable) -> M:
-    """The same metadata; autogenerate sees by it that these mappings are to be installed."""
+def with_task_tables(metadata: M, *tables: TaskTable, grant_to: str | None = None) -> M:
+    """The same metadata; autogenerate sees by it that these mappings are to be installed.
+
+    `grant_to`: a role that is to run their tasks, if that is another one than migrates.
+    """
     for table in tables:
         if not isinstance(table, TaskTable):
             raise SettingsError(f"with_task_tables takes mappings, TaskTable, not {type(table).__name__}")
-    metadata.info[DECLARED] = (*metadata.info.get(DECLARED, ()), *tables)
+    metadata.info[DECLARED] = (*metadata.info.get(DECLARED, ()), *((table, grant_to) for table in tables))
     return metadata
 
 
@@ -155,32 +159,38 @@ def _has_rows(connection: Any, table: TaskTable) -> bool:
 def _compare(context: Any, upgrade: Any, _schemas: Any) -> None:
     """After all others: what is ours they would drop, and what they are to make is there before it is installed."""
     declared = _declared(context.metadata)
-    _spare(upgrade, declared)
+    _spare(upgrade, [table for table, _ in declared])
     changed = {_qualified(each) for each in upgrade.ops if isinstance(each, CreateTableOp | ModifyTableOps)}
-    for table in declared:
-        found = on_sqlalchemy(context.connection, lambda own, table=table: _missing(own, table))  # type: ignore[misc]
+    for table, grant_to in declared:
+        found = on_sqlalchemy(context.connection, partial(_missing, table=table, grant_to=grant_to))
         if isinstance(found, SchemaError):
             if table.qualified not in changed:  # else it is what this migration is about to mend
                 raise found
-            upgrade.ops.append(InstallTaskTable(table))
+            upgrade.ops.append(InstallTaskTable(table, grant_to=grant_to))
         elif found is not None:
-            upgrade.ops.append(InstallTaskTable(table, is_new=found))
+            upgrade.ops.append(InstallTaskTable(table, grant_to=grant_to, is_new=found))
 
 
-def _declared(metadata: Any) -> list[TaskTable]:
+def _declared(metadata: Any) -> list[tuple[TaskTable, str | None]]:
     several = metadata if isinstance(metadata, list | tuple) else [metadata]
-    return [table for each in several for table in each.info.get(DECLARED, ())]
+    return [declared for each in several for declared in each.info.get(DECLARED, ())]
 
 
-async def _missing(connection: Connection, table: TaskTable) -> bool | SchemaError | None:
+async def _missing(
+    connection: Connection, *, table: TaskTable, grant_to: str | None
+) -> bool | SchemaError | None:
     """Whether it is installed for the first time; None: it is there. Or why it cannot be yet."""
     try:
         examined = await examine(connection, table)
+    except RightsError:
+        raise
     except SchemaError as error:
         return error
-    if not await to_install(connection, table, examined):
-        return None
-    return not await read_claim_columns(connection, table)
+    left = [
+        *await to_install(connection, table, examined),
+        *await rights(connection, table, examined, grant_to),
+    ]
+    return not await read_claim_columns(connection, table) if left else None
 
 
 def _qualified(operation: Any) -> tuple[str, str]:
@@ -213,7 +223,8 @@ def _spare(container: Any, declared: list[TaskTable]) -> None:
 
 @renderers.dispatch_for(InstallTaskTable)
 def _render_install(context: Any, operation: InstallTaskTable) -> str:
-    return f"op.install_task_table({_written(context, operation.table)})"
+    granted = "" if operation.grant_to is None else f", grant_to={operation.grant_to!r}"
+    return f"op.install_task_table({_written(context, operation.table)}{granted})"
 
 
 @renderers.dispatch_for(RemoveTaskTable)

@@ -270,6 +270,23 @@ async def test_what_is_ours_is_not_dropped_in_any_schema(
     assert "mail_address_idx" in text
 
 
+async def test_a_role_that_runs_the_tasks(
+    database: TestDatabase, admin: asyncpg.Connection, tmp_path: Path
+) -> None:
+    project = Project(tmp_path, database.admin_dsn)
+    env = (tmp_path / "env.py").read_text()
+    (tmp_path / "env.py").write_text(
+        env.replace('[models["mails"]]))', '[models["mails"]]), grant_to="app")')
+    )
+    text = await project.revision("mails")
+    assert "columns=('address',)), grant_to='app')" in text
+    await project.run(command.upgrade, "head")
+    assert [str(each) for each in await check(admin, MAILS, role="app") if not each.note] == []
+    assert await project.is_up_to_date()
+    await admin.execute("REVOKE USAGE ON SCHEMA session_lock FROM app")
+    assert not await project.is_up_to_date()
+
+
 async def test_a_column_that_comes_by_the_same_migration(
     database: TestDatabase, admin: asyncpg.Connection, tmp_path: Path
 ) -> None:

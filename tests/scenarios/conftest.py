@@ -9,6 +9,7 @@ import pytest
 
 from session_lock.embedded import find_bin_dir
 from session_lock.errors import SessionLockError
+from tests.cli.conftest import demo  # noqa: F401 (a fixture)
 from tests.cli.demo_process import Demo
 
 COURSE = (
@@ -18,7 +19,7 @@ COURSE = (
 
 
 @pytest.fixture
-def play(demo: Callable[..., Demo]) -> Callable[..., dict[str, Any]]:
+def play(demo: Callable[..., Demo]) -> Callable[..., dict[str, Any]]:  # noqa: F811
     """Run a scenario as a user does, on a server of its own, where the runners have few rights; returns what --json says, which
     has these figures.
     """

@@ -10,7 +10,7 @@ import pytest
 from session_lock.cli.demo.scenario import Wish
 from session_lock.cli.demo.scenarios.balance import Balance, Round, greedy, ideal
 from session_lock.cli.demo.verdict import jain
-from tests.cli.scenarios.judging import court
+from tests.scenarios.judging import court
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

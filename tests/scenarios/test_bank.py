@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from session_lock.cli.demo.scenario import Wish
 from session_lock.cli.demo.scenarios.bank import Bank
-from tests.cli.scenarios.judging import court
+from tests.scenarios.judging import court
 
 FIGURES = "sum_before sum_after wrong_balances ledger_lines_missing ledger_lines_too_many"
 

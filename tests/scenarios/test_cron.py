@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from session_lock.cli.demo.scenario import Wish
 from session_lock.cli.demo.scenarios.cron import BELLS, Cron, due_times
-from tests.cli.scenarios.judging import court
+from tests.scenarios.judging import court
 
 FIGURES = "due_times rung missed too_often at_other_times too_soon latest_seconds"
 

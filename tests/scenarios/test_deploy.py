@@ -10,7 +10,7 @@ from typing import Any
 from session_lock.cli.demo.cast import RunnerProcess, State
 from session_lock.cli.demo.scenario import Wish
 from session_lock.cli.demo.scenarios.deploy import Deploy, Restart
-from tests.cli.scenarios.judging import court
+from tests.scenarios.judging import court
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

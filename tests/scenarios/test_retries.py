@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from session_lock.cli.demo.scenario import Wish
 from session_lock.cli.demo.scenarios.retries import FATES, Retries
-from tests.cli.scenarios.judging import court
+from tests.scenarios.judging import court
 
 FIGURES = "planned_runs given_up wrong_ends wrong_runs wrong_attempts wrong_failures too_soon"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from session_lock.cli.demo.scenario import Wish
 from session_lock.cli.demo.scenarios.serial import Serial
-from tests.cli.scenarios.judging import Court, court
+from tests.scenarios.judging import Court, court
 
 FIGURES = "conversations said overlaps out_of_order"
 

@@ -12,7 +12,7 @@ import pytest
 
 from session_lock.cli.demo.scenario import Wish
 from session_lock.cli.demo.scenarios.shards import Outage, Shards
-from tests.cli.scenarios.judging import Court, court
+from tests.scenarios.judging import Court, court
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from session_lock.cli.demo.scenario import Wish
 from session_lock.cli.demo.scenarios.tenants import Tenants
-from tests.cli.scenarios.judging import court
+from tests.scenarios.judging import court
 
 FIGURES = "small big seconds_alone seconds_behind times big_finished_meanwhile big_left"
 

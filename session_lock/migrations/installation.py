@@ -11,8 +11,8 @@ from session_lock.migrations.comparison import claim_columns, pending_index, rig
 from session_lock.migrations.functions import is_newer, session_functions, shipped_functions, task_functions
 from session_lock.migrations.limiting import wrong_indexes
 from session_lock.migrations.partitions import build_index, check_partition_rights
-from session_lock.migrations.sandbox import PINNED, Connection, sentences
-from session_lock.migrations.shipping import at_hand, due_index, shipped_table
+from session_lock.migrations.sandbox import Connection, quiet_settings, run_file, sentences
+from session_lock.migrations.shipping import at_hand, due_index, is_there, shipped_table
 from session_lock.migrations.validation import Examined, check_rights, check_schema_is_ours, examine
 from session_lock.names import check_name
 from session_lock.schema import mapping_files, render, shipped
@@ -32,28 +32,21 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
     On a connection that is in a transaction all of it is part of that, for a table that has no rows yet: an index cannot be
     built concurrently then. If it has some, and an index is missing, that is a `SchemaError` too.
     """
-    if grant_to is not None:
-        check_name(grant_to, "role")
-    examined = await examine(connection, table)
+    examined = await _refuse_what_cannot_be(connection, table, grant_to)
     shape, done = examined.shape, []
-    with sentences(f"{table.name!r} was not installed"):
-        async with at_hand(connection, table):
-            await check_rights(connection, table, grant_to=grant_to)
-            await check_partition_rights(connection, table)
-        await check_schema_is_ours(connection, table)
     with sentences(f"the installation of {table.name!r} stopped half-way (run it again)"):
-        async with _turn(connection, table), _quiet_settings(connection):
+        async with _turn(connection, table), quiet_settings(connection):
             await check_schema_is_ours(connection, table)  # another installation may have been first
             newer = await is_newer(connection, table)
             if not newer and await session_tables(connection, table):
-                await connection.execute(render("sessions.up.sql", table, shape))
+                await run_file(connection, render("sessions.up.sql", table, shape))
                 done.append(f"made the tables of the schema {table.schema!r}")
             if not newer and await session_functions(connection, table):
-                await connection.execute(render("sessions.alwaysup.sql", table, shape))
+                await run_file(connection, render("sessions.alwaysup.sql", table, shape))
                 done.append(f"made the functions of the schema {table.schema!r}")
             done += await _make_shipped(connection, table, examined)
             if await claim_columns(connection, table):
-                await connection.execute(render("tasks.up.sql", table, shape))
+                await run_file(connection, render("tasks.up.sql", table, shape))
                 done.append(f"added the claim columns to {table.table}")
             done += await _build_indexes(connection, table, examined)
             if await due_index(connection, table, shape):
@@ -62,13 +55,39 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
                 done.append(f"built the index {name} on {table.table}")
             if await task_functions(connection, table, examined):
                 for file in mapping_files(table, "alwaysup"):
-                    await connection.execute(render(file, table, shape))
+                    await run_file(connection, render(file, table, shape))
                 done.append(f"made the functions of the mapping {table.name!r}, {function_set(table, shape)}")
             if grant_to is not None and await rights(connection, table, examined, grant_to):
                 for name in ("grants.sql", *shipped(table, "grants")):
-                    await connection.execute(render(name, table, shape, role=grant_to))
+                    await run_file(connection, render(name, table, shape, role=grant_to))
                 done.append(f"let the role {grant_to!r} execute them")
     return done
+
+
+async def _refuse_what_cannot_be(connection: Connection, table: TaskTable, grant_to: str | None) -> Examined:
+    if grant_to is not None:
+        check_name(grant_to, "role")
+    examined = await examine(connection, table)
+    with sentences(f"{table.name!r} was not installed"):
+        async with at_hand(connection, table):
+            await check_rights(connection, table, grant_to=grant_to)
+            await check_partition_rights(connection, table)
+        await check_schema_is_ours(connection, table)
+    return examined
+
+
+async def takes_no_transaction(
+    connection: Connection, table: TaskTable, *, grant_to: str | None = None
+) -> bool:
+    """Whether an installation has an index to build on rows. Raises `SchemaError`, as `install` would, if it cannot be at all."""
+    examined = await _refuse_what_cannot_be(connection, table, grant_to)
+    if not await is_there(connection, table):
+        return False
+    return bool(
+        await pending_index(connection, table, examined)
+        or await wrong_indexes(connection, table, examined.limit_indexes)
+        or await due_index(connection, table, examined.shape)
+    ) and bool(await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table.quoted})"))
 
 
 async def _build_indexes(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
@@ -88,11 +107,11 @@ async def _make_shipped(connection: Connection, table: TaskTable, examined: Exam
     done = []
     if await shipped_table(connection, table):
         for name in shipped(table, "up"):
-            await connection.execute(render(name, table, examined.shape))
+            await run_file(connection, render(name, table, examined.shape))
         done.append(f"made the table {table.table}")
     if await shipped_functions(connection, table, examined):
         for name in shipped(table, "alwaysup"):
-            await connection.execute(render(name, table, examined.shape))
+            await run_file(connection, render(name, table, examined.shape))
         done.append(f"made the functions of {table.table}")
     return done
 
@@ -121,30 +140,3 @@ async def _turn(connection: Connection, table: TaskTable) -> AsyncIterator[None]
     finally:
         if not within:
             await connection.fetch("SELECT pg_advisory_unlock($1)", key)
-
-
-@asynccontextmanager
-async def _quiet_settings(connection: Connection) -> AsyncIterator[None]:
-    """Names are found as our functions find them, and an index takes the time it takes."""
-    wanted = {
-        "search_path": PINNED, "statement_timeout": "0", "client_min_messages": "warning", "timezone": "UTC",
-        "datestyle": "ISO, MDY", "standard_conforming_strings": "on",
-    }  # fmt: skip
-    rows = await connection.fetch(
-        "SELECT n AS name, current_setting(n) AS value FROM unnest($1::text[]) AS n", list(wanted)
-    )
-    before = {row["name"]: row["value"] for row in rows}
-    change = (
-        "SELECT set_config(s.name, s.value, false) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
-    )
-    if connection.is_in_transaction():
-        async with connection.transaction():  # what fails takes the settings back with it
-            await connection.fetch(change, list(wanted), list(wanted.values()))
-            yield
-            await connection.fetch(change, list(before), list(before.values()))
-        return
-    await connection.fetch(change, list(wanted), list(wanted.values()))
-    try:
-        yield
-    finally:
-        await connection.fetch(change, list(before), list(before.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from session_lock.errors import SchemaError
 from session_lock.indexes import index_steps
-from session_lock.migrations.sandbox import Connection, set_locally
+from session_lock.migrations.sandbox import Connection, run_file, set_locally
 from session_lock.names import quote_name
 from session_lock.table import Shape, TaskTable, partition_index_name
 
@@ -31,7 +31,7 @@ async def build_index(connection: Connection, table: TaskTable, shape: Shape, fi
     for partition in shape.partitions or ():
         await _drop_invalid(connection, partition[0], partition_index_name(name, partition))
     for statement in index_steps(file, table, shape).values():
-        await connection.execute(_plain(statement) if within else statement)
+        await run_file(connection, _plain(statement) if within else statement)
 
 
 def _plain(statement: str) -> str:

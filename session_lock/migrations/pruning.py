@@ -35,7 +35,7 @@ async def prune(
     with sentences(f"{table.name!r} could not be pruned"):
         shape = await read_shape(connection, table)
         current = function_set(table, shape)
-        sets = await _sets(connection, table, current)
+        sets = await function_sets(connection, table, current)
         if current not in sets:
             raise SchemaError(
                 f"the current version of {table.name!r}, {current}, is not installed: run session-lock install first"
@@ -86,7 +86,7 @@ async def prune(
     return done
 
 
-async def _sets(connection: Connection, table: TaskTable, current: str) -> dict[str, list[str]]:
+async def function_sets(connection: Connection, table: TaskTable, current: str) -> dict[str, list[str]]:
     """The functions of each version of this mapping: of its name, over its table."""
     rows: Sequence[Mapping[str, Any]] = await connection.fetch(
         """

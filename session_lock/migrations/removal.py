@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError
-from session_lock.migrations.sandbox import Connection, sentences
+from session_lock.migrations.partitions import drop_whole
+from session_lock.migrations.pruning import function_sets
+from session_lock.migrations.sandbox import Connection, quiet_settings, run_file, sentences
 from session_lock.names import quote_name
 from session_lock.schema import mapping_files, render, shipped
-from session_lock.table import TaskTable
+from session_lock.table import TaskTable, due_index_name, function_set, index_name, limit_index_names
 
 
 async def remove(connection: Connection, table: TaskTable) -> None:
     """Take away what belongs to a mapping: its functions, its indexes and the claim columns; of a table that the library
     ships all of it. The rows of a table of yours stay as they are, and the tables of the sessions, which other mappings share.
 
-    Raises `SchemaError`, and changes nothing, while a session of the mapping is live.
+    While there is another version of the mapping (of its name, over its table) its columns stay: that one needs them. Raises
+    `SchemaError`, and changes nothing, while a session of the mapping is live.
     """
     with sentences(f"{table.name!r} was not removed"):
         shape = await read_shape(connection, table)
-        async with connection.transaction():
+        current = function_set(table, shape)
+        sets = await function_sets(connection, table, current)
+        async with quiet_settings(connection), connection.transaction():
             await _refuse_if_live(connection, table)
+            if sets.keys() - {current}:
+                for function in sets.get(current, ()):
+                    await connection.execute(f"DROP FUNCTION {function}")
+                for index in (
+                    index_name(current), due_index_name(current), *limit_index_names(table, current).values(),
+                ):  # fmt: skip
+                    await drop_whole(connection, f"{quote_name(table.qualified[0])}.{quote_name(index)}")
+                return
             for name in (*shipped(table, "down"), *mapping_files(table, "down")):
-                await connection.execute(render(name, table, shape))
+                await run_file(connection, render(name, table, shape))
 
 
 async def _refuse_if_live(connection: Connection, table: TaskTable) -> None:

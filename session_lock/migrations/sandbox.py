@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -102,12 +103,50 @@ def _in_doubt(error: BaseException) -> bool:
 
 
 async def set_locally(connection: Connection, **settings: str) -> None:
-    """Until the transaction, or savepoint, is rolled back."""
+    """Until the transaction ends, or a savepoint is rolled back."""
     await connection.fetch(
         "SELECT set_config(s.name, s.value, true) FROM unnest($1::text[], $2::text[]) AS s (name, value)",
         list(settings),
         list(settings.values()),
     )
+
+
+async def run_file(connection: Connection, text: str) -> None:
+    """Execute one of our files. Within a transaction a setting that it sets and resets stays in there, as it is the caller's."""
+    if connection.is_in_transaction():
+        text = re.sub(r"(?m)^SET (lock_timeout\b)", r"SET LOCAL \1", text)
+        text = re.sub(r"(?m)^RESET lock_timeout;$", "", text)
+    await connection.execute(text)
+
+
+@asynccontextmanager
+async def quiet_settings(connection: Connection) -> AsyncIterator[None]:
+    """Names are found as our functions find them, and an index takes the time it takes. After the block all is as it was, also what
+    was set for the transaction alone.
+    """
+    wanted = {
+        "search_path": PINNED, "statement_timeout": "0", "client_min_messages": "warning", "timezone": "UTC",
+        "datestyle": "ISO, MDY", "standard_conforming_strings": "on",
+    }  # fmt: skip
+    rows = await connection.fetch(
+        "SELECT n AS name, current_setting(n) AS value FROM unnest($1::text[]) AS n",
+        [*wanted, "lock_timeout"],
+    )
+    before = {row["name"]: row["value"] for row in rows}
+    if connection.is_in_transaction():
+        async with connection.transaction():  # what fails takes the settings back with it
+            await set_locally(connection, **wanted)
+            yield
+            await set_locally(connection, **before)
+        return
+    change = (
+        "SELECT set_config(s.name, s.value, false) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
+    )
+    await connection.fetch(change, list(wanted), list(wanted.values()))
+    try:
+        yield
+    finally:
+        await connection.fetch(change, list(before), list(before.values()))
 
 
 async def attempt(

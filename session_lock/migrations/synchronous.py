@@ -42,6 +42,11 @@ def on_sqlalchemy(connection: Any, work: Work[R]) -> R:
 
 def on_django(connection: Any, work: Work[R]) -> R:
     """Do it on a connection of Django, in the transaction that it is in."""
+    if connection.vendor != "postgresql":
+        raise SettingsError(
+            f"{connection.alias!r} is a database of {connection.vendor}, and tasks are rows of PostgreSQL: let your database router keep "
+            "this migration from it, by hints= of the operation if it asks for the model"
+        )
     connection.ensure_connection()
     raw = connection.connection
     if not find(raw, {("psycopg", "Connection"): True}):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import date
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -62,6 +63,7 @@ def read_model(
     columns: Iterable[Any],
     order_by: Iterable[Any],
     fair_by: Any,
+    limits: Any,
     expressions: Mapping[str, Any],
     assignments: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def read_model(
         "columns": [_column(model, each, "columns") for each in columns],
         "order_by": [_ordered(model, each) for each in order_by],
         "fair_by": None if fair_by is None else _column(model, fair_by, "fair_by"),
+        "limits": [_limited(model, each) for each in limits] if isinstance(limits, list | tuple) else limits,
         **{role: _expression(model, each, role) for role, each in expressions.items()},
         **{role: _assignments(model, each, role) for role, each in assignments.items()},
     }
@@ -144,6 +147,11 @@ def _ordered(model: Model, given: Any) -> str:
     column, down = split_direction(given) if isinstance(given, str) else (given, False)
     column, down = (column, True) if down else model.direction_of(column)
     return _column(model, column, "order_by") + (" DESC" if down else "")
+
+
+def _limited(model: Model, given: Any) -> Any:
+    by = getattr(given, "by", None)
+    return given if by is None else replace(given, by=_column(model, by, "by"))
 
 
 def _expression(model: Model, given: Any, role: str) -> str | None:

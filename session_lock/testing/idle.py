@@ -21,18 +21,24 @@ QUICK = 0.02
 
 
 async def run_until_idle(
-    database: Database[T], tasker: Tasker[T], settings: Settings | None = None, **options: Any
+    database: Database[T],
+    tasker: Tasker[T],
+    settings: Settings | None = None,
+    *,
+    wait: float = 1.0,
+    **options: Any,
 ) -> int:
     """Run a Runner until no task is due that it may have, and return how many it was given: a task that is retried counts each time.
 
         assert await run_until_idle(MemoryDatabase({1: "ann@example.org"}), each(send)) == 1
 
     What falls due later, a retry say, is left: ask for `retry=` without a delay, or let the time pass in `run_virtual` and call it
-    again. It looks more often than `settings` say. `options` are those of a `Runner`; what that raises is raised here.
+    again. What a limit of the mapping holds back is waited for if it is to be free within `wait` seconds, defaults to 1. It looks
+    more often than `settings` say. `options` are those of a `Runner`; what that raises is raised here.
     """
     if not hasattr(database, "get_work"):
         raise SettingsError(f"run_until_idle takes a Database, not {type(database).__name__}")
-    watched = _Watched(database)
+    watched = _Watched(database, wait)
     runner = Runner(cast(Database[T], watched), tasker, quick(settings), **options)
     watched.when_idle = runner.stop
     await runner.run()
@@ -53,8 +59,9 @@ def quick(settings: Settings | None) -> Settings:
 class _Watched(Generic[T]):
     """A database that says when a look has found nothing while nothing was held."""
 
-    def __init__(self, database: Database[T]) -> None:
+    def __init__(self, database: Database[T], wait: float) -> None:
         self._database = database
+        self._wait = wait
         self.given = 0
         self.when_idle: Callable[[], None] | None = None
 
@@ -67,6 +74,10 @@ class _Watched(Generic[T]):
         options["position"] = None  # from the start, as nothing may be passed by
         work = await self._database.get_work(lease, held=held, finished=finished, **options)
         self.given += len(work.tasks)
-        if self.when_idle and not work.tasks and len(held) == len(finished) and not work.limited:
-            self.when_idle()
+        if self.when_idle and not work.tasks and len(held) == len(finished):
+            # With nothing held: what its share keeps from it the next look brings, which goes beyond the share.
+            shared_out = work.share == 0 and not options.get("over_share")
+            soon = work.limited and work.next_due is not None and work.next_due <= self._wait
+            if not shared_out and not soon:
+                self.when_idle()
         return work

@@ -88,10 +88,14 @@ async def test_where_nobody_tells_of_a_lifespan_it_is_said_once_that_nothing_run
     assert log == []
 
 
-async def test_it_is_started_once() -> None:
-    log: list[str] = []
-    server = Server(with_lifespan(hello, block(log)))
-    await server.ask("lifespan")
-    with pytest.raises(SettingsError, match="started twice in one process: mount it once"):
-        await server.ask("lifespan")
-    assert log == ["begins", "ends"]
+async def test_it_is_started_once_at_a_time() -> None:
+    @asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        with pytest.raises(SettingsError, match="started twice in one process: mount it once"):
+            await Server(app).ask("lifespan")
+        yield
+
+    app = with_lifespan(hello, running)
+    for _ in range(2):
+        said = await Server(app).ask("lifespan")
+        assert said[-1] == {"type": "lifespan.shutdown.complete"}

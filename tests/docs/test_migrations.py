@@ -41,9 +41,6 @@ TABLE = "CREATE TABLE mail (id serial PRIMARY KEY, address varchar NOT NULL, sen
 MAILS = TaskTable(
     "mail", key="id", pending="sent_at IS NULL", finish='"sent_at" = now()', columns=("address",)
 )
-SALES = TaskTable(
-    "shop_sale", key="id", pending="done_at IS NULL", finish="done_at = now()", columns=["amount"]
-)
 
 
 async def run(folder: Path, *command: str, status: int = 0, **env: str) -> str:
@@ -119,6 +116,16 @@ async def test_django(database: TestDatabase, tmp_path: Path) -> None:
                 done_at = models.DateTimeField(null=True)
             """)
     )
+    (shop / "jobs.py").write_text(
+        dedent("""
+            from django.db.models import Q
+            from django.db.models.functions import Now
+            from session_lock import TaskTable
+            from shop.models import Sale
+
+            sales = TaskTable.from_model(Sale, pending=Q(done_at=None), finish={"done_at": Now()}, columns=["amount"])
+            """)
+    )
     (tmp_path / "settings.py").write_text(
         dedent("""
             import os
@@ -152,7 +159,17 @@ async def test_django(database: TestDatabase, tmp_path: Path) -> None:
     said = await run(tmp_path, *django, "sqlmigrate", "shop", "0002", **env)
     assert "-- Install the task table shop_sale\n--\n-- THIS OPERATION CANNOT BE WRITTEN AS SQL" in said
     await run(tmp_path, *django, "migrate", **env)
-    assert await differences(database, SALES) == []
+    bin_dir = Path(sys.executable).parent
+    said = await run(tmp_path, str(bin_dir / "session-lock"), "check", "shop.jobs:sales", **env)
+    assert "shop_sale" in migration
+    assert "is missing" not in said
+    update = migration.replace(
+        "            )\n        ),\n    ]", "            ),\n            update=True,\n        ),\n    ]"
+    ).replace("0001_initial", "0002_tasks")
+    (shop / "migrations" / "0003_again.py").write_text(update)
+    await run(tmp_path, *django, "migrate", **env)
+    await run(tmp_path, *django, "migrate", "shop", "0002", **env)
+    await run(tmp_path, str(bin_dir / "session-lock"), "check", "shop.jobs:sales", **env)
     assert "No changes detected" in await run(tmp_path, *django, "makemigrations", "--check", **env)
     await run(tmp_path, *django, "migrate", "shop", "0001", **env)
     await execute(database, "DROP SCHEMA session_lock CASCADE")  # other mappings may share it, so it stays

@@ -957,3 +957,30 @@ async def test_remove_is_the_way_back(admin, database):
     await admin.execute("DROP SCHEMA session_lock CASCADE")  # which other mappings may share
     after = {re.sub(r" \d+", "", each) for each in await everything(admin) if "pg.dropped" not in each}
     assert after == before
+
+
+async def test_remove_leaves_the_columns_to_another_version(admin):
+    changed = replace(EMAILS, order_by=("id",))
+    await install(admin, EMAILS)
+    await install(admin, changed)
+    await remove(admin, changed)
+    assert await differences(admin, EMAILS) == []
+    shape = await validate(admin, changed)
+    left = "SELECT count(*) FROM pg_proc WHERE proname LIKE '%' || $1"
+    assert await admin.fetchval(left, function_set(changed, shape)) == 0
+    await remove(admin, EMAILS)
+    assert await admin.fetchval(left, "email_________") == 0
+
+
+@pytest.mark.parametrize("within", [False, True])
+async def test_settings_of_the_session_are_kept(admin, within):
+    settings = {"lock_timeout": "4s", "statement_timeout": "33s", "search_path": "pg_catalog, public"}
+    for name, value in settings.items():
+        await admin.execute(f"SET {name} = {value if name == 'search_path' else repr(value)}")
+    for work in (install, remove):
+        if within:
+            async with admin.transaction():
+                await work(admin, EMAILS)
+        else:
+            await work(admin, EMAILS)
+        assert {name: await admin.fetchval(f"SHOW {name}") for name in settings} == settings

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from session_lock import DatabaseError, Limit, Rate, Release, Retry, Settings, SettingsError, each
+from session_lock import DatabaseError, Discard, Limit, Rate, Release, Retry, Settings, SettingsError, each
 from session_lock.testing import FaultyDatabase, MemoryDatabase, run_until_idle, run_virtual
 from session_lock.testing.idle import quick
 
@@ -64,7 +64,36 @@ def test_a_task_that_the_tasker_inserts_is_done_too() -> None:
 @pytest.mark.parametrize("limits", [[Limit(2)], [Rate(2, per=10.0)]])
 def test_what_a_limit_holds_back_is_waited_for(limits: list[Any]) -> None:
     database = MemoryDatabase(dict.fromkeys(range(7)), limits=limits)
-    assert run_virtual(run_until_idle(database, each(nap))) == 7
+    assert run_virtual(run_until_idle(database, each(nap), wait=10)) == 7
+
+
+def test_what_a_limit_holds_back_for_long_is_left() -> None:
+    async def play() -> float:
+        database = MemoryDatabase(dict.fromkeys(range(7)), limits=[Rate(2, per=3600.0)])
+        assert await run_until_idle(database, each(nap)) == 2
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(play()) < 10
+
+
+def test_what_is_behind_a_parked_one_is_left() -> None:
+    async def park(task: Any) -> Discard:
+        return Discard()
+
+    limits = [Limit(1, by="who", ordered=True)]
+    database = MemoryDatabase({1: {"who": "a"}, 2: {"who": "a"}}, limits=limits, discards=False)
+    assert run_virtual(run_until_idle(database, each(park))) == 1
+    assert (database.parked, database.pending) == ([1], [2])
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_session_that_is_still_there_keeps_nothing_from_it(count: int) -> None:
+    async def play() -> int:
+        database = MemoryDatabase(dict.fromkeys(range(count)))
+        await database.start_session(capacity=10, ttl=30, label="died", app_version="")
+        return await run_until_idle(database, each(nap))
+
+    assert run_virtual(play()) == count
 
 
 def test_a_lost_reply_is_no_end() -> None:

@@ -87,7 +87,7 @@ async def test_r1_a_session_that_expires_while_a_call_waits_for_it_does_nothing(
 @seen_to_fail(CLOCK_OF_TRANSACTION)
 async def test_r1_by_the_real_clock_too(lab):
     await lab.add(2)
-    runner = await lab.runner(ttl=0.2)
+    runner = await lab.runner(ttl=1)
     async with lab.admin.transaction():
         expires = await lab.admin.fetchval("SELECT expires_at FROM session_lock.session FOR UPDATE")
         waits, call = await lab.begin(runner, sqlstate(runner.get_work()))

@@ -39,7 +39,7 @@ SHAPE = Shape(
         (Limit, {"n": True}, "whole number"),
         (Limit, {"n": 10**9}, "whole number"),
         (Limit, {"n": 1, "by": ""}, "Limit by= column"),
-        (Limit, {"n": 1, "by": 3}, "Limit by= column"),
+        (Limit, {"n": 1, "by": 3}, "by of a Limit is the name of a column"),
         (Limit, {"n": 1, "by": "a", "ordered": 1}, "True or False"),
         (Limit, {"n": 1, "ordered": True}, "needs by="),
         (Limit, {"n": 2, "by": "a", "ordered": True}, "n=1"),

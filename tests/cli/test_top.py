@@ -282,19 +282,24 @@ def test_it_rests_ten_times_as_long_as_a_look_took():
 
 
 async def test_a_look_that_takes_long_is_not_taken_each_second():
-    class Slow(Played):
-        looks = 0
+    clock = asyncio.get_running_loop().time
+    begun: list[float] = []
+    ended: list[float] = []
+    again = asyncio.Event()
 
+    class Slow(Played):
         async def look(self) -> Overview:
-            self.looks += 1
+            begun.append(clock())
+            if ended:
+                again.set()
             await asyncio.sleep(0.15)
+            ended.append(clock())
             return BUSY
 
-    slow = Slow(BUSY)
-    async with top(slow, every=0.2) as watched:
+    async with top(Slow(BUSY), every=0.2) as watched:
         await watched.until("3 sessions live")
-        await asyncio.sleep(1)
-    assert slow.looks == 1
+        await asyncio.wait_for(again.wait(), 20)
+    assert begun[1] - ended[0] >= 10 * (ended[0] - begun[0])
 
 
 async def test_what_is_wrong_from_the_start_is_said_as_by_other_commands(cli, monkeypatch):

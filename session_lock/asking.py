@@ -11,9 +11,10 @@ from session_lock.errors import DatabaseError, SettingsError
 from session_lock.explaining import SessionShare, explained
 from session_lock.facts import Locker, Why
 from session_lock.names import quote_name
+from session_lock.objects import function_set
 from session_lock.reasons import explain
 from session_lock.sqlstate import is_driver_error, read, translated
-from session_lock.table import TaskTable, function_set, install_command
+from session_lock.table import TaskTable, install_command
 
 NO_SUCH_KEY = {"22P02", "22003", "22021", "22000"}
 """Not of the type, too large, not to be sent as text; by the server and by the driver."""

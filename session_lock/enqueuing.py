@@ -13,9 +13,10 @@ from session_lock.drivers import Rows, Statement, fetch, fetch_sync
 from session_lock.errors import SettingsError
 from session_lock.names import quote_name
 from session_lock.newtask import NewTask, ready
+from session_lock.objects import function_set
 from session_lock.queue_table import MADE_BY, SHAPE
 from session_lock.sqlstate import translated
-from session_lock.table import TaskTable, function_set
+from session_lock.table import TaskTable
 
 COPY_FROM = 100
 """So many tasks are copied in; fewer are sooner added by one statement."""

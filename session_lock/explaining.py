@@ -10,8 +10,9 @@ from session_lock.catalog import read_shape
 from session_lock.drivers import describe_kind, find
 from session_lock.errors import SettingsError
 from session_lock.names import quote_name
+from session_lock.objects import function_set
 from session_lock.sqlstate import translated
-from session_lock.table import TaskTable, function_set, install_command
+from session_lock.table import TaskTable, install_command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 
 from session_lock.names import quote_inside_literal, quote_name
-from session_lock.schema import fill, holes, render, source
-from session_lock.table import (
-    Shape,
-    TaskTable,
+from session_lock.objects import (
     due_index_name,
     function_set,
     index_name,
     partition_index_name,
     partition_index_prefix,
 )
+from session_lock.schema import fill, holes, render, source
+from session_lock.table import Shape, TaskTable
 
 WHOLE = "tasks.whole.index.sql"
 

@@ -32,9 +32,10 @@ from session_lock.migrations.sandbox import (
     set_locally,
 )
 from session_lock.names import one_line_safe, quote_name
+from session_lock.objects import function_set
 from session_lock.ordering import order_by
 from session_lock.sqlstate import OF_THE_SERVER, translated
-from session_lock.table import TaskTable, function_set, install_command
+from session_lock.table import TaskTable, install_command
 
 __all__ = [
     "Backlog",

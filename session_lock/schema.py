@@ -11,10 +11,7 @@ from pathlib import Path
 
 from session_lock.conjuncts import conjuncts
 from session_lock.names import one_line_safe, quote_inside_literal, quote_literal, quote_name
-from session_lock.ordering import HOLES, for_each_part, order_by, parts_from_position, position
-from session_lock.table import (
-    Shape,
-    TaskTable,
+from session_lock.objects import (
     column_mark,
     dedup_index_name,
     due_index_name,
@@ -23,6 +20,8 @@ from session_lock.table import (
     limit_index_names,
     wake_trigger_name,
 )
+from session_lock.ordering import HOLES, for_each_part, order_by, parts_from_position, position
+from session_lock.table import Shape, TaskTable
 
 SCHEMA_VERSION = 2
 """What this library needs of `schema_version()` in the database: at least this."""

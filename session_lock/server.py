@@ -9,9 +9,10 @@ from session_lock.connections import Connection
 from session_lock.database import Identity
 from session_lock.errors import DatabaseError, SchemaError, SessionLost
 from session_lock.names import quote_name
+from session_lock.objects import function_set
 from session_lock.schema import SCHEMA_VERSION
 from session_lock.session import Lease
-from session_lock.table import TaskTable, function_set, install_command
+from session_lock.table import TaskTable, install_command
 
 SHARED_FUNCTIONS = ("start_session", "bump_session", "plan_duties")
 """Those that all mappings of a schema have in common."""

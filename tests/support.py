@@ -10,8 +10,9 @@ import asyncpg
 
 from session_lock.catalog import read_shape
 from session_lock.indexes import index_steps
+from session_lock.objects import function_set
 from session_lock.schema import mapping_files, render
-from session_lock.table import TaskTable, function_set
+from session_lock.table import TaskTable
 
 EMAIL_TABLE = """
 CREATE TABLE public.email (

@@ -19,8 +19,9 @@ from session_lock.cli.common import (
 from session_lock.indexes import index_steps
 from session_lock.migrations import validate
 from session_lock.migrations.sandbox import Connection
+from session_lock.objects import function_set, has_due_index
 from session_lock.schema import DEFAULT_SCHEMA, mapping_files, render, shipped
-from session_lock.table import Shape, TaskTable, function_set, has_due_index
+from session_lock.table import Shape, TaskTable
 
 DUE_INDEX = "tasks.due.index.sql"
 

@@ -11,8 +11,9 @@ from session_lock.catalog import read_shape
 from session_lock.doctor.case import Case, Finding, hurried
 from session_lock.migrations.sandbox import set_locally
 from session_lock.names import quote_name
+from session_lock.objects import function_set, index_name
 from session_lock.schema import render
-from session_lock.table import Shape, TaskTable, function_set, index_name
+from session_lock.table import Shape, TaskTable
 
 TASKS = 100
 """That a look is to find."""

@@ -11,7 +11,7 @@ from session_lock.migrations import pending_summary
 from session_lock.migrations.pruning import FAILURES_KEPT, SESSIONS_KEPT
 from session_lock.migrations.reading import COUNTED
 from session_lock.names import one_line_safe, quote_inside_literal, quote_name
-from session_lock.table import function_set
+from session_lock.objects import function_set
 from session_lock.wording import span
 
 MANY = 100

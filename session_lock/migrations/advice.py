@@ -14,8 +14,9 @@ from session_lock.migrations.sandbox import Connection
 from session_lock.migrations.tuning import untuned
 from session_lock.migrations.validation import Examined
 from session_lock.names import quote_name
+from session_lock.objects import due_index_name, function_set, has_due_index
 from session_lock.ordering import why_no_position
-from session_lock.table import TaskTable, due_index_name, function_set, has_due_index
+from session_lock.table import TaskTable
 
 UPDATES = 1_000
 """Of fewer no share is told. `check` itself makes some: it tries finish and discard, and takes them back."""

@@ -29,8 +29,9 @@ from session_lock.migrations.validation import (
     schema_versions,
 )
 from session_lock.names import quote_name
+from session_lock.objects import function_set, index_name
 from session_lock.schema import SCHEMA_VERSION, render, shipped, source
-from session_lock.table import TaskTable, function_set, index_name
+from session_lock.table import TaskTable
 
 
 async def check(connection: Connection, table: TaskTable, *, role: str | None = None) -> list[Difference]:

@@ -15,8 +15,9 @@ from session_lock.migrations.sandbox import Connection, quiet_settings, run_file
 from session_lock.migrations.shipping import at_hand, due_index, is_there, shipped_table
 from session_lock.migrations.validation import Examined, check_rights, check_schema_is_ours, examine
 from session_lock.names import check_name
+from session_lock.objects import due_index_name, function_set, index_name, limit_index_names
 from session_lock.schema import mapping_files, render, shipped
-from session_lock.table import TaskTable, due_index_name, function_set, index_name, limit_index_names
+from session_lock.table import TaskTable
 
 TURNS = 300
 """How often another installation is looked at, every 0.2 s, before its end is waited for no longer: a minute."""

@@ -10,8 +10,9 @@ from session_lock.migrations.expressions import PROBE, Probe
 from session_lock.migrations.partitions import incomplete
 from session_lock.migrations.sandbox import Connection, attempt, rolled_back
 from session_lock.names import quote_name
+from session_lock.objects import function_set, limit_index_names
 from session_lock.schema import render
-from session_lock.table import Shape, TaskTable, function_set, limit_index_names
+from session_lock.table import Shape, TaskTable
 
 
 async def limit_definitions(probe: Probe, shape: Shape) -> dict[str, str]:

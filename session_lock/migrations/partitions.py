@@ -6,7 +6,8 @@ from session_lock.errors import SchemaError
 from session_lock.indexes import index_steps
 from session_lock.migrations.sandbox import Connection, run_file, set_locally
 from session_lock.names import quote_name
-from session_lock.table import Shape, TaskTable, partition_index_name
+from session_lock.objects import partition_index_name
+from session_lock.table import Shape, TaskTable
 
 OF_THE_TABLE = """c.oid IN (SELECT to_regclass(format('%I.%I', $1::text, $2::text))::oid
                          UNION ALL SELECT p.relid FROM pg_partition_tree(to_regclass(format('%I.%I', $1::text, $2::text))) AS p)"""

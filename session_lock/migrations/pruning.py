@@ -13,7 +13,8 @@ from session_lock.limits import Rate
 from session_lock.migrations.partitions import drop_whole
 from session_lock.migrations.sandbox import Connection, sentences
 from session_lock.names import quote_inside_literal, quote_name
-from session_lock.table import TaskTable, function_set
+from session_lock.objects import function_set
+from session_lock.table import TaskTable
 
 SESSIONS_KEPT = timedelta(days=7)
 FAILURES_KEPT = timedelta(days=30)

@@ -8,8 +8,9 @@ from session_lock.migrations.partitions import drop_whole
 from session_lock.migrations.pruning import function_sets
 from session_lock.migrations.sandbox import Connection, quiet_settings, run_file, sentences
 from session_lock.names import quote_name
+from session_lock.objects import due_index_name, function_set, index_name, limit_index_names
 from session_lock.schema import mapping_files, render, shipped
-from session_lock.table import TaskTable, due_index_name, function_set, index_name, limit_index_names
+from session_lock.table import TaskTable
 
 
 async def remove(connection: Connection, table: TaskTable) -> None:
@@ -42,7 +43,7 @@ async def _refuse_if_live(connection: Connection, table: TaskTable) -> None:
     if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{schema}.session"):
         return
     live = await connection.fetchval(
-        f"SELECT count(*) FROM {schema}.session AS s WHERE s.name = $1 AND s.ended_at IS NULL AND s.expires_at > clock_timestamp()",
+        f"SELECT count(*) FROM {schema}.session AS s WHERE s.name = $1 AND s.ended_at IS NULL AND s.expires_at > {schema}.clock()",
         table.name,
     )
     if live:

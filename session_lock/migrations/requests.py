@@ -9,7 +9,8 @@ from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError
 from session_lock.migrations.sandbox import Connection, Refused, attempt, rolled_back, sentence, sentences
 from session_lock.names import one_line_safe, quote_inside_literal, quote_name
-from session_lock.table import Shape, TaskTable, function_set
+from session_lock.objects import function_set
+from session_lock.table import Shape, TaskTable
 
 NO_SUCH_KEY = {"22P02", "22003"}
 

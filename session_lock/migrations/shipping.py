@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 
 from session_lock.migrations.sandbox import Connection, rolled_back
 from session_lock.names import quote_name
+from session_lock.objects import due_index_name, function_set, has_due_index
 from session_lock.schema import render, shipped
-from session_lock.table import Shape, TaskTable, due_index_name, function_set, has_due_index
+from session_lock.table import Shape, TaskTable
 
 
 async def is_there(connection: Connection, table: TaskTable) -> bool:

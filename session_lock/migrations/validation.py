@@ -14,8 +14,9 @@ from session_lock.migrations.limiting import limit_definitions
 from session_lock.migrations.sandbox import Connection, attempt, rolled_back, sentences
 from session_lock.migrations.shipping import at_hand
 from session_lock.names import quote_inside_literal, quote_name
+from session_lock.objects import column_mark, function_set
 from session_lock.schema import SCHEMA_VERSION
-from session_lock.table import Shape, TaskTable, column_mark, function_set
+from session_lock.table import Shape, TaskTable
 
 CLAIM_TYPES = {
     "session_id": ("bigint", False, None),

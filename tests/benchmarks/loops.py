@@ -9,7 +9,7 @@ import asyncpg
 
 from session_lock import PostgresDatabase, enqueue, enqueue_many
 from session_lock.catalog import read_shape
-from session_lock.table import function_set
+from session_lock.objects import function_set
 from tests.benchmarks.client import Client, clock
 from tests.benchmarks.ground import JOBS, MAILS
 

@@ -11,8 +11,8 @@ from session_lock import Limit, PostgresDatabase
 from session_lock.catalog import read_shape
 from session_lock.doctor import LOOKS, plan
 from session_lock.migrations import install, tune
+from session_lock.objects import function_set
 from session_lock.schema import source
-from session_lock.table import function_set
 from tests.conftest import APP_ROLE
 from tests.sql.test_partitions import ADD, BY_RANGE, EVENTS
 from tests.support import EMAILS, add_emails

@@ -11,7 +11,8 @@ import asyncpg
 from session_lock.catalog import read_shape
 from session_lock.limits import Limit
 from session_lock.names import quote_name
-from session_lock.table import ClaimColumns, Shape, TaskTable, function_set, wake_trigger_name
+from session_lock.objects import function_set, wake_trigger_name
+from session_lock.table import ClaimColumns, Shape, TaskTable
 
 LETTERS = [
     *"aZ_ .;:'\"\\$%{}()[]-/*,\n\t\r@#`~ ß漢\u202e\u2028😀",

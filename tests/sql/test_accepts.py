@@ -10,7 +10,8 @@ from session_lock import Limit
 from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError, SettingsError
 from session_lock.migrations import check, install, peek, validate
-from session_lock.table import TaskTable, function_set
+from session_lock.objects import function_set
+from session_lock.table import TaskTable
 from tests.sql.schedule import TASKS, fault, open_lab, seen_to_fail
 from tests.support import EMAILS
 

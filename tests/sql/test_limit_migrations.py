@@ -11,8 +11,9 @@ from session_lock import Limit, Rate
 from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError
 from session_lock.migrations import check, install, prune
+from session_lock.objects import function_set
 from session_lock.schema import mapping_files, render
-from session_lock.table import TaskTable, function_set
+from session_lock.table import TaskTable
 from tests.conftest import APP_ROLE
 from tests.sql.test_migrations import work_once
 from tests.support import EMAILS, add_emails

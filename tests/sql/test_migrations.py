@@ -17,8 +17,9 @@ from session_lock.catalog import read_shape
 from session_lock.errors import DatabaseError, SchemaError
 from session_lock.migrations import check, install, peek, pending_summary, prune, remove, validate
 from session_lock.names import quote_name
+from session_lock.objects import function_set, index_name
 from session_lock.schema import SCHEMA_VERSION, render
-from session_lock.table import ClaimColumns, TaskTable, function_set, index_name
+from session_lock.table import ClaimColumns, TaskTable
 from tests.conftest import APP_ROLE
 from tests.support import EMAILS, add_emails, apply_mapping
 

@@ -16,8 +16,9 @@ from session_lock.errors import SchemaError
 from session_lock.indexes import index_steps
 from session_lock.migrations import install, peek, pending_summary, prune, validate
 from session_lock.names import quote_name
+from session_lock.objects import function_set, index_name, partition_index_name
 from session_lock.schema import mapping_files, render
-from session_lock.table import Shape, TaskTable, function_set, index_name, partition_index_name
+from session_lock.table import Shape, TaskTable
 from tests.conftest import APP_ROLE
 from tests.sql.schedule import Actor, Lab, open_lab, sqlstate
 from tests.sql.test_migrations import differences, everything, notes, work_once

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from session_lock import Limit, Rate, Runner, Settings, SettingsError, TaskTable, each
+from session_lock.objects import function_set
 from session_lock.schema import mapping_files
-from session_lock.table import Shape, function_set
+from session_lock.table import Shape
 from session_lock.testing import MemoryDatabase
 from tests.unit.virtual import virtual
 

@@ -9,8 +9,9 @@ import pytest
 
 from session_lock import ClaimColumns, SettingsError, TaskTable
 from session_lock.names import quote_inside_literal, quote_name, squeeze
+from session_lock.objects import function_set, index_name
 from session_lock.schema import holes
-from session_lock.table import Shape, function_set, index_name
+from session_lock.table import Shape
 
 EMAIL = TaskTable(
     "public.email", key="id", pending="sent_at IS NULL", finish="sent_at = now()", columns=("id", "body")

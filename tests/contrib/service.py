@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
@@ -74,6 +77,31 @@ class Application:
         await self.admin.execute(tables)
         await install(self.admin, self.table, grant_to=APP_ROLE)
         await self.admin.execute(AUDIT.format(table=self.table.table, flag=self.flag))
+
+    async def assert_handed_over(self, asked: Any, *, at_least: int) -> None:
+        """What an instance was doing when it was asked to stop it has ended, and it has left nothing that is held or begun."""
+        assert await self.finished_since(asked) >= at_least, (
+            "what was under way at the SIGTERM was not awaited"
+        )
+        assert await self.count("session_id IS NOT NULL") == 0
+        assert await self.count(f"{self.flag} IS NULL AND attempts > 0") == 0
+        assert await self.sessions() == ["ended"]
+
+    async def assert_each_once(self) -> None:
+        """After two instances: all that was accepted is there, was begun once, and is finished once."""
+        assert await self.finished_otherwise_than_once() == []
+        there = await self.admin.fetch(f"SELECT id FROM {self.table.table}")
+        assert {row["id"] for row in there} >= set(self.posted)
+        assert await self.count("attempts <> 1 OR session_id IS NOT NULL") == 0
+        assert await self.sessions() == ["ended", "ended"]
+        # A visitor that is cut off at the stop is the server's to complain about; of us there is nothing to say.
+        assert not re.search(r'File "\S*session_lock/\w+\.py"', self.log.read_text())
+
+    async def assert_each_mail_sent_once(self) -> None:
+        """By what the example prints."""
+        sent = Counter(re.findall(r"sent to (\S+)", self.log.read_text()))
+        rows = await self.admin.fetch(f"SELECT address FROM {self.table.table}")
+        assert sent == Counter(row["address"] for row in rows)
 
     @asynccontextmanager
     async def server(self) -> AsyncIterator[Server]:

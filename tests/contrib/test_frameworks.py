@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -108,10 +106,7 @@ async def test_each_mail_is_sent_once_over_a_restart(
                     await app.draining()
             assert await server.exit_code() in {0, -signal.SIGTERM}
 
-        assert await app.finished_since(asked) >= 4, "what was under way at the SIGTERM was not awaited"
-        assert await app.count("session_id IS NOT NULL") == 0
-        assert await app.count("sent_at IS NULL AND attempts > 0") == 0
-        assert await app.sessions() == ["ended"]
+        await app.assert_handed_over(asked, at_least=4)
 
         async with app.server() as server:
             async with work(app, server):
@@ -120,13 +115,7 @@ async def test_each_mail_is_sent_once_over_a_restart(
             server.terminate()
             assert await server.exit_code() in {0, -signal.SIGTERM}
 
-        assert await app.finished_otherwise_than_once() == []
-        assert {row["id"] for row in await admin.fetch("SELECT id FROM mail")} >= set(app.posted)
-        assert await app.count("attempts <> 1 OR session_id IS NOT NULL") == 0
-        assert await app.sessions() == ["ended", "ended"]
-        log = app.log.read_text()
-        sent = Counter(re.findall(r"sent to (\S+)", log))
-        assert sent == Counter(row["address"] for row in await admin.fetch("SELECT address FROM mail"))
-        assert not re.search(r'File "\S*session_lock/\w+\.py"', log)
+        await app.assert_each_once()
+        await app.assert_each_mail_sent_once()
     finally:
         await admin.close()

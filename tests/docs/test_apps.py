@@ -133,7 +133,7 @@ async def test_nightly(database: TestDatabase) -> None:
     assert reports == len(re.findall("reported on what was sold until", said)) >= 2
 
 
-@pytest.mark.parametrize("app", sorted(APPS.glob("*.py")), ids=lambda path: path.stem)
-def test_its_page_names_it(app: Path) -> None:
+@pytest.mark.parametrize("app", sorted({path.name for path in APPS.glob("*.py")} - {"throwaway.py"}))
+def test_its_page_names_it(app: str) -> None:
     page = (ROOT / "docs" / "how-to" / "examples.md").read_text()
-    assert app.stem == "throwaway" or f"`python {app.name}" in page
+    assert f"`python {app}" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_task_that_the_tasker_inserts_is_done_too() -> None:
     async def split(task: Any) -> None:
         await asyncio.sleep(1)
         if task.key:
-            database.add(task.key - 1, None)
+            database.add(task.key - 1, None, available_at=-math.inf)  # before all others
 
     assert run_virtual(run_until_idle(database, each(split))) == 4
 
@@ -90,7 +91,7 @@ def test_what_is_behind_a_parked_one_is_left() -> None:
 def test_a_session_that_is_still_there_keeps_nothing_from_it(count: int) -> None:
     async def play() -> int:
         database = MemoryDatabase(dict.fromkeys(range(count)))
-        await database.start_session(capacity=10, ttl=30, label="died", app_version="")
+        await database.start_session(capacity=1000, ttl=30, label="died", app_version="")
         return await run_until_idle(database, each(nap))
 
     assert run_virtual(play()) == count

@@ -22,7 +22,8 @@ from alembic.operations.ops import (
 from session_lock.schema import source
 from session_lock.table import TaskTable
 
-OUR_INDEX = re.compile(r"(?:pending|due|values|held)_(?:(\w+_)?([0-9a-f]{8})|([0-9a-f]{8})_\w+)")
+OUR_INDEX = re.compile(r"(?:pending|due|values|held)_(?:\w+_([0-9a-f]{8})|([0-9a-f]{8})_\w+)")
+"""Of a set of functions, or of one partition: the hash of the set stands in it."""
 OUR_COMMENT = "session_lock "
 OUR_TABLES = re.findall(
     r"(?m)^CREATE TABLE IF NOT EXISTS session_lock\.(\w+)",

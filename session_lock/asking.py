@@ -105,10 +105,20 @@ async def _find(connection: Connection, condition: str, *arguments: object, sure
 
 
 ACTIVITY = """
-SELECT DISTINCT a.pid, a.application_name, a.usename AS role, extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS since
-  FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
- WHERE l.granted AND a.datname = current_database() AND a.pid <> pg_backend_pid()
+SELECT DISTINCT a.pid, a.application_name, a.role, extract(epoch FROM clock_timestamp() - a.since)::float8 AS since, a.prepared
+  FROM pg_catalog.pg_locks AS l
+  JOIN (SELECT s.pid, NULL AS locker, s.application_name, s.usename::text AS role, s.xact_start AS since, NULL AS prepared
+          FROM pg_catalog.pg_stat_activity AS s WHERE s.datname = current_database() AND s.pid <> pg_backend_pid()
+         UNION ALL
+        SELECT NULL, o.virtualtransaction, '', p.owner::text, p.prepared, p.gid
+          FROM pg_catalog.pg_prepared_xacts AS p
+          JOIN pg_catalog.pg_locks AS o
+            ON o.locktype = 'transactionid' AND o.mode = 'ExclusiveLock' AND o.pid IS NULL AND o.transactionid = p.transaction
+         WHERE p.database = current_database()) AS a
+    ON a.pid = l.pid OR (l.pid IS NULL AND a.locker = l.virtualtransaction)
+ WHERE l.granted
 """
+"""A prepared transaction has no process, but keeps its locks, among them that of its own number, and all of them have one locker."""
 BY_TRANSACTION = (
     "l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.transactionid::text = ANY ($1)"
 )

@@ -70,18 +70,25 @@ class LimitUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locker:
-    """A connection whose transaction has the row locked, or may have."""
+    """A connection whose transaction has the row locked, or may have; or a prepared transaction, which no connection has any more."""
 
-    pid: int
+    pid: int | None
+    """Of the connection; None: it is a prepared transaction."""
+
     sure: bool
     """False: it has locked rows of the table, and it is not known whether this one is among them."""
 
     application_name: str
     role: str | None
     since: float | None
-    """For how many seconds its transaction is open; None: the asking role may not see that (pg_read_all_stats)."""
+    """For how many seconds its transaction is open, or prepared; None: the asking role may not see that (pg_read_all_stats)."""
+
+    prepared: str | None = None
+    """The name of a prepared transaction, by which COMMIT PREPARED or ROLLBACK PREPARED ends it."""
 
     def __str__(self) -> str:
+        if self.prepared is not None:
+            return f"the prepared transaction {self.prepared!r} (role {self.role}, for {span(self.since or 0.0)})"
         who = ", ".join(
             [*([self.application_name] if self.application_name else []), *([f"role {self.role}"] if self.role else [])]
         )  # fmt: skip

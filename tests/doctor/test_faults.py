@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
+from session_lock.asking import why
 from session_lock.doctor import server
 from session_lock.embedded import temp_postgres
 from session_lock.migrations import install
@@ -162,6 +163,23 @@ async def test_who_may_not_see_transactions_is_told_what_to_grant(patient: Patie
     finally:
         await patient.admin.execute(found.remedy)
     assert await patient.is_well()
+
+
+@pytest.mark.parametrize("savepoint", [False, True])
+async def test_why_names_a_prepared_transaction_that_has_locked_the_row(patient: Patient, savepoint: bool):
+    key = await patient.admin.fetchval("INSERT INTO public.email (address) VALUES ('a') RETURNING id")
+    lock = f"SELECT FROM public.email WHERE id = {key} FOR UPDATE"
+    if savepoint:
+        lock = f"SAVEPOINT a; {lock}; RELEASE SAVEPOINT a"
+    await patient.admin.execute(f"BEGIN; {lock}; PREPARE TRANSACTION 'it''s'")
+    try:
+        found = await why(patient.owner, EMAILS, str(key))
+    finally:
+        await patient.admin.execute("ROLLBACK PREPARED 'it''s'")
+    (locker,) = found.lockers
+    assert (locker.pid, locker.prepared, locker.sure) == (None, "it's", not savepoint)
+    assert 'the prepared transaction "it\'s" (role postgres, for ' in " ".join([found.why, *found.also])
+    assert (await why(patient.owner, EMAILS, str(key))).lockers == ()
 
 
 async def test_a_transaction_that_is_prepared_for_long(patient: Patient, monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from session_lock.embedded import temp_postgres
 from session_lock.session import boottime
 from tests.chaos.forks import Forks, forks
 from tests.chaos.storm.checkers import ALL, UNHURRIED, W, wrongs
@@ -19,7 +20,7 @@ from tests.chaos.storm.evidence import Event, Evidence
 from tests.chaos.storm.ledger import Pause, Run, read
 from tests.chaos.storm.tables import Change
 from tests.chaos.storm.weather import MODULE, Instance, Storm, storm
-from tests.conftest import fresh_database
+from tests.conftest import TestDatabase, fresh_database, prepare_template
 
 # A library that is broken ------------------------------------------------------------------------------------
 
@@ -175,6 +176,30 @@ async def test_a_sound_one_is_not(server_dsn: str, template: str, tmp_path: Path
     assert {
         scene: {checker: wrong for checker, wrong in all_.items() if wrong} for scene, all_ in found.items()
     } == dict.fromkeys(sound, {})
+
+
+TOLD = Seeded(["batch"], kill_it, {"bump_session": {"v_expires <= v_now": "1 / (p_running - p_running) > 0"}})
+"""C12 reads the log of a server, which is one of its own then."""
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+@pytest.mark.timeout(100)
+async def test_what_no_fault_explains_is_found_in_the_log_of_a_server(
+    tmp_path: Path, is_broken: bool
+) -> None:
+    with temp_postgres(log_line_prefix="%m %e ") as server:
+        await prepare_template(server.dsn)
+        async with storm(
+            TestDatabase(server.dsn, "postgres"), tmp_path, 1,
+            ways=TOLD.ways, server=server, mutations=TOLD.mutations if is_broken else {},
+        ) as it:  # fmt: skip
+            async with asyncio.timeout(40):
+                await until_sessions(it, 1)
+                await TOLD.happens(it)
+            await asyncio.sleep(it.lease)
+            evidence = await it.end()
+    assert (ALL["C12"](evidence) != []) is is_broken
+    assert "SL001" not in str(ALL["C12"](evidence))
 
 
 # Logs that are forged ------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Call(Seen):
     slot: int = field(kw_only=True)
     point: str | None = None
     stopped: bool = False
-    task: asyncio.Task[None] = field(init=False, repr=False)
+    task: asyncio.Future[None] = field(init=False, repr=False, default_factory=asyncio.Future)
     may_end: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +80,8 @@ class Call(Seen):
             await self.scene.lab.advance(self.statement.later)
         if self.point in LOCKS:
             try:
-                await holder.execute("BEGIN; " + LOCKS[self.point])
+                # A row's lock is asked for without a wait, but not that of its table before it.
+                await holder.execute("BEGIN; SET LOCAL lock_timeout = '50ms'; " + LOCKS[self.point])
             except (
                 asyncpg.LockNotAvailableError
             ):  # one that is stopped already has it: so this one is not stopped here

@@ -70,9 +70,12 @@ async def test_each_sale_gets_its_invoice(
 ) -> None:
     before = await admin.fetchval(SHAPE)
     sold = await sell(admin, 5)
-    soon = (datetime.now(UTC) + timedelta(hours=1)).replace(second=58)  # then the sales are due as well
-    await PostgresGroup(admin, database.app_dsn).at(soon)
+    clock = PostgresGroup(admin, database.app_dsn)
+    await clock.at((datetime.now(UTC) + timedelta(hours=1)).replace(second=45))  # the sales are due as well
     async with page["make_group"](database.app_dsn) as group:
+        planned = "FROM session_lock.duty_run WHERE name = 'copy-sales'"
+        await until(admin, f"EXISTS (SELECT {planned})")
+        await clock.at(await admin.fetchval(f"SELECT min(due_at) {planned}"))
         await until(admin, "count(*) = 5 FROM invoice")
         # One is deleted before its turn: it is finished, and has no invoice.
         await admin.execute("INSERT INTO invoicing VALUES (99)")

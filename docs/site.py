@@ -10,9 +10,8 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-
-import session_lock
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -23,6 +22,16 @@ SECTIONS = {
     "Explanation": "explanation",
     "Decisions": "adr",
 }
+API = {
+    "The API": ["session_lock"],
+    "For migrations": ["session_lock.migrations"],
+    "For frameworks": [
+        f"session_lock.contrib.{name}"
+        for name in ("asgi", "aiohttp", "lifespan", "django", "alembic", "status")
+    ],
+    "For tests": ["session_lock.testing"],
+}
+"""What is public: all that these modules list in their `__all__`."""
 TOP = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 LANGUAGES = {"py": "python", "sql": "sql", "json": "json", "yaml": "yaml", "md": "markdown"}
 CONFIG = """site_name: session_lock
@@ -111,9 +120,13 @@ def _shown(path: Path) -> str:
 
 def _api() -> str:
     """All public names, each by its docstring."""
-    public = "\n\n".join(f"::: session_lock.{name}" for name in session_lock.__all__)
-    kit = "::: session_lock.testing"
-    return f"# The API\n\nAll that `session_lock` exports.\n\n{public}\n\n# For tests\n\n{kit}\n"
+    parts = []
+    for title, modules in API.items():
+        parts.append(f"# {title}")
+        for module in modules:
+            parts.append(f"Of `{module}`:")
+            parts += [f"::: {module}.{name}" for name in import_module(module).__all__]
+    return "\n\n".join(parts) + "\n"
 
 
 def _sql() -> str:

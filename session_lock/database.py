@@ -1,10 +1,8 @@
 """`Database`: what a Runner needs of a database. Six verbs, over small frozen values; durations are seconds.
 
-`PostgresDatabase` and `testing.MemoryDatabase` keep this contract and pass one suite (`tests/database`).
-
-Every verb of a session raises `SessionLost` if the session is not live, and `DatabaseError` (or `SchemaError`) if the
-database did not do it or its answer was lost: whether it was done is unknown then, and asking again is safe. A call may be
-cancelled at any moment, with the same meaning. A key stands in a call at most once.
+`PostgresDatabase` and `testing.MemoryDatabase` keep this contract and pass one suite (`tests/database`). Every verb of a session raises `SessionLost` if the
+session is not live, and `DatabaseError` (or `SchemaError`) if the database did not do it or its answer was lost: whether it was done is unknown then, and
+asking again is safe. A call may be cancelled at any moment, with the same meaning. A key stands in a call at most once.
 """
 
 from __future__ import annotations
@@ -85,7 +83,12 @@ STILL_HELD = frozenset({Outcome.LOCKED, Outcome.REFUSED})
 
 
 class Cancellation(StrEnum):
-    """What became of the request to cancel a task."""
+    """What became of the request to cancel a task.
+
+    ```python
+    assert await database.cancel(4711) is Cancellation.UNKNOWN  # there is no such mail
+    ```
+    """
 
     DISCARDED = "discarded"
     PARKED = "parked"
@@ -180,7 +183,14 @@ class Identity:
 
 
 class Database(Protocol[T_co]):
-    """What a Runner talks to. See the module's docstring for what all verbs have in common."""
+    """What a Runner talks to. See the module's docstring for what all verbs have in common.
+
+    ```python
+    lease = await database.start_session(capacity=10, ttl=30, label="by hand", app_version="")
+    work = await database.get_work(lease, limit=10)
+    await database.end_session(lease, [task.claim for task in work.tasks])
+    ```
+    """
 
     async def identity(self) -> Identity:
         """Which database this is; asked before a session starts, and cheap after that."""
@@ -189,18 +199,16 @@ class Database(Protocol[T_co]):
     async def start_session(self, *, capacity: int, ttl: float, label: str, app_version: str) -> Lease:
         """Start a session that lives for `ttl` seconds and may hold `capacity` tasks. `label` is for people.
 
-        Not idempotent: a session whose answer was lost holds nothing and expires. `app_version` is told, and compared where the
-        mapping has `accepts`: `SettingsError` then if it cannot be read.
+        Not idempotent: a session whose answer was lost holds nothing and expires. `app_version` is told, and compared where the mapping has
+        `accepts`: `SettingsError` then if it cannot be read.
         """
         ...
 
     async def bump_session(self, lease: Lease, *, ttl: float, draining: bool, running: int = 0) -> Beat:
         """Keepalive: the lease ends `ttl` seconds from now, or later if it did. `draining` takes it out of the shares.
 
-        Under `Settings.keepalive="thread"` it is called in another thread, and event loop, than all the others.
-
-        `running` is how many tasks are in calls of the tasker, for people who look.
-        A session that has expired is lost, also if nobody has noticed yet.
+        `running` is how many tasks are in calls of the tasker, for people who look. A session that has expired is lost, also if nobody has
+        noticed yet. Under `Settings.keepalive="thread"` it is called in another thread, and event loop, than all the others.
         """
         ...
 
@@ -217,17 +225,14 @@ class Database(Protocol[T_co]):
     ) -> Work[T_co]:
         """Finish `finished` (which are among `held`), then claim up to `limit` more tasks: pending, due, and free.
 
-        Free is a task that nobody holds, that an ended session held, or that this session holds without knowing it (it
-        is not in `held`: a claim whose answer was lost). A task that is locked by somebody is passed over. `limit` is cut
-        to the session's capacity and, unless `over_share`, to its share; to nothing while the session drains or its mapping
-        is paused. One call at a time per session.
+        Free is a task that nobody holds, that an ended session held, or that this session holds without knowing it (it is not in `held`: a claim whose
+        answer was lost). A task that is locked by somebody is passed over. `limit` is cut to the session's capacity and, unless `over_share`, to its
+        share; to nothing while the session drains or its mapping is paused. One call at a time per session.
 
-        `position` is that of an earlier answer: nothing before it is looked at, so a look from the start (None) must follow now
-        and then, and where there was too little.
+        `position` is that of an earlier answer: nothing before it is looked at, so a look from the start (None) must follow now and then, and after too little.
 
-        `at_once` is how many of these the tasker could begin at once. Where work is scarce, that is where a share is worked
-        out, there are no more: what is not begun stays for others. If there are fewer, those that hold more than their share
-        are asked to release what they have not begun.
+        `at_once` is how many of these the tasker could begin at once. Where work is scarce, that is where a share is worked out, there are no more: what
+        is not begun stays for others. If there are fewer, those that hold more than their share are asked to release what they have not begun.
         """
         ...
 
@@ -261,11 +266,9 @@ class Database(Protocol[T_co]):
     ) -> AbstractAsyncContextManager[Callable[[], bool] | None]:
         """Within the block `wake` is called, in the event loop, when there may be new tasks. A hint: looking is the truth.
 
-        What it yields tells whether wake-ups come through now, as far as that was proven lately; `wake` is called when that begins
-        and when it ends. None: nobody knows.
-
-        `asked` is called when something is asked of the session `lease`; the answer to a keepalive says what.
-        Entering does not wait, and nothing that goes wrong is raised.
+        What it yields tells whether wake-ups come through now, as far as that was proven lately; `wake` is called when that begins and when it ends. None:
+        nobody knows. `asked` is called when something is asked of the session `lease`; the answer to a keepalive says what. Entering does not wait, and
+        nothing that goes wrong is raised.
         """
         ...
 
@@ -275,7 +278,13 @@ class Database(Protocol[T_co]):
 
 
 DatabaseFinder = Callable[[], Awaitable[Database[T]]]
-"""Asked in each cycle for the current database, so that a database can move."""
+"""Asked in each cycle for the current database, so that a database can move: `Runner(find, each(send))`.
+
+```python
+async def find() -> Database[dict[str, str]]:
+    return shards["eu"]  # wherever that is now
+```
+"""
 
 
 def check_capacity(capacity: int) -> None:

@@ -43,11 +43,19 @@ ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """Something to be done at the due times of a schedule: `Duty("nightly-report", cron("30 3 * * *"), report)`.
+    """Something to be done at the due times of a schedule. `SettingsError` says what cannot be.
 
     `async def report(task)` (or, called in a thread, `def report(task)`) gets a `Task[Due]` and has the outcomes of a tasker
     under `each`: it returns None when it is done, or `Release(after=)`, or `Discard(reason)`; what it raises is a failure, and
     the run is tried again later.
+
+    ```python
+    async def report(task):
+        async with task.transaction() as connection:  # the report and its run: both, or neither
+            await connection.execute("INSERT INTO report VALUES ($1)", task.data.due_at)
+
+    Duty("nightly-report", cron("30 3 * * *", tz="Europe/Berlin"), report, missed="all")
+    ```
     """
 
     name: str
@@ -76,10 +84,13 @@ class Duty:
 class Duties(Runner[Due]):
     """Runs duties, each once per due time in the whole group, fenced; a `Runner`, so it runs alone or in a `RunnerGroup`.
 
-        Duties(DSN, Duty("nightly-report", cron("30 3 * * *", tz="Europe/Berlin"), report), Duty("ping", every("5m"), ping))
-
     `database` is a DSN or an async callable that connects, a `PostgresDuties`, or in tests a `MemoryDuties`. The other arguments
     are `Runner`'s. `settings.concurrency` runs (defaults to 10) take place at once; `batch_size` is not used.
+
+    ```python
+    async with Duties(dsn, Duty("nightly-report", cron("30 3 * * *"), report), Duty("ping", every("5m"), ping)):
+        await serve()
+    ```
     """
 
     def __init__(

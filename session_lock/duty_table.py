@@ -33,7 +33,13 @@ DUTIES = duty_table()
 
 
 class PostgresDuties(PostgresDatabase[Due]):
-    """The runs of duties in a PostgreSQL database; `Duties` makes one of a DSN. The arguments are `PostgresDatabase`'s."""
+    """The runs of duties in a PostgreSQL database; `Duties` makes one of a DSN. The arguments are `PostgresDatabase`'s.
+
+    ```python
+    async with PostgresDuties(dsn, pool=pool) as database, Duties(database, Duty("ping", every("5m"), ping)):
+        await serve()
+    ```
+    """
 
     def __init__(self, connect: Connect, *, pool: Any = None, schema: str = "session_lock") -> None:
         # Nobody announces a run: when it is due is known.

@@ -24,7 +24,14 @@ COPY_FROM = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enqueued:
-    """What became of a task that was to be enqueued."""
+    """What became of a task that was to be enqueued.
+
+    ```python
+    added = await enqueue(connection, jobs, {"welcome": 7}, dedup_key="welcome-7")
+    again = await enqueue(connection, jobs, {"welcome": 7}, dedup_key="welcome-7")
+    assert (again.key, again.duplicate) == (added.key, True)
+    ```
+    """
 
     key: int
     """Of the task; of the one that is pending already, where this is a duplicate."""
@@ -53,6 +60,12 @@ async def enqueue(
     OpenTelemetry span. Idle Runners are woken when the transaction commits.
 
     Raises `SettingsError`, before anything is sent, for arguments that will not do.
+
+    ```python
+    async with connection.transaction():
+        await connection.execute("INSERT INTO account VALUES ($1)", "ann@example.org")
+        await enqueue(connection, jobs, {"welcome": "ann@example.org"}, after=60)
+    ```
     """
     new = NewTask(payload, priority, after, available_at, dedup_key, traceparent)
     return (await _add("enqueue", connection, jobs, [new]))[0]
@@ -69,7 +82,13 @@ def enqueue_sync(
     dedup_key: str | None = None,
     traceparent: str | None = None,
 ) -> Enqueued:
-    """As `enqueue`, on a connection of psycopg or Django, or a Session or Connection of SQLAlchemy."""
+    """As `enqueue`, on a connection of psycopg or Django, or a Session or Connection of SQLAlchemy.
+
+    ```python
+    with psycopg.connect(dsn) as connection:
+        enqueue_sync(connection, jobs, {"welcome": "ann@example.org"}, priority=-1)
+    ```
+    """
     new = NewTask(payload, priority, after, available_at, dedup_key, traceparent)
     return _add_sync("enqueue_sync", connection, jobs, [new])[0]
 
@@ -79,12 +98,23 @@ async def enqueue_many(connection: Any, jobs: TaskTable, rows: Iterable[Any]) ->
 
     All of them are added (but for the duplicates, also among themselves), or none is. From 100 tasks on they go by COPY, unless
     one has a dedup key.
+
+    ```python
+    await enqueue_many(connection, jobs, [{"welcome": number} for number in range(1000)])
+    await enqueue_many(connection, jobs, [NewTask({"welcome": 7}, after=60), NewTask({"welcome": 8}, priority=-1)])
+    ```
     """
     return await _add("enqueue_many", connection, jobs, rows)
 
 
 def enqueue_many_sync(connection: Any, jobs: TaskTable, rows: Iterable[Any]) -> list[Enqueued]:
-    """As `enqueue_many`, on a connection of psycopg or Django, or a Session or Connection of SQLAlchemy."""
+    """As `enqueue_many`, on a connection of psycopg or Django, or a Session or Connection of SQLAlchemy.
+
+    ```python
+    with psycopg.connect(dsn) as connection:
+        enqueue_many_sync(connection, jobs, [{"welcome": number} for number in range(1000)])
+    ```
+    """
     return _add_sync("enqueue_many_sync", connection, jobs, rows)
 
 

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 
 class SessionLockError(Exception):
-    """The base of all errors of this library."""
+    """The base of all errors of this library.
+
+    ```python
+    try:
+        await database.retry("not a number")
+    except SessionLockError as error:
+        print(error)  # a sentence that says what is wrong, and what mends it
+    ```
+    """
 
 
 # The programmer ------------------------------------------------------------------------------------
 
 
 class SettingsError(SessionLockError, ValueError):
-    """Two settings contradict each other, or one has no meaning. The message names them."""
+    """Two settings contradict each other, or one has no meaning. The message names them.
+
+    ```python
+    try:
+        Settings(lease_ttl=10)
+    except SettingsError as error:
+        print(error)  # lease_ttl=10 is too short for keepalive_interval=5: it must be at least ..
+    ```
+    """
 
 
 # The person who deploys ----------------------------------------------------------------------------
@@ -21,6 +37,13 @@ class SchemaError(SessionLockError):
     """What is in the database is not what this mapping and library need. The message holds the command to run.
 
     It ends `Runner.run()`: no amount of waiting mends it.
+
+    ```python
+    try:
+        await install(connection, TaskTable("nowhere", key="id", pending="done_at IS NULL", finish="done_at = now()"))
+    except SchemaError as error:
+        print(error)  # there is no such table
+    ```
     """
 
 
@@ -32,6 +55,13 @@ class DatabaseError(SessionLockError):
 
     `retryable` says whether waiting may mend it (a restart, a fail-over, a timeout). A Runner goes on trying
     then; anything else (a wrong password, a database that does not exist) ends `Runner.run()`.
+
+    ```python
+    try:
+        await database.shares()
+    except DatabaseError as error:
+        print("try again later" if error.retryable else "this wants a person", error.__cause__)
+    ```
     """
 
     def __init__(self, message: str, *, retryable: bool = True) -> None:
@@ -44,6 +74,13 @@ class RowRefusedError(DatabaseError):
 
     The message has no values of the row; the driver's error, which may quote it, is `__context__` and is not printed along.
     Within a Runner it is the failure of that one task.
+
+    ```python
+    try:
+        await database.cancel(4711)
+    except RowRefusedError as error:
+        print(error)  # which constraint stands in the way of its discard
+    ```
     """
 
 
@@ -51,8 +88,28 @@ class RowRefusedError(DatabaseError):
 
 
 class SessionLost(SessionLockError):  # noqa: N818 (the fact, not a fault)
-    """The session has ended or expired (SQLSTATE SL001): its tasks belong to others. The Runner starts a new one."""
+    """The session has ended or expired (SQLSTATE SL001): its tasks belong to others. The Runner starts a new one.
+
+    ```python
+    async def send(task):
+        try:
+            task.assert_held()
+        except SessionLost:
+            return  # others have the task: nothing that is done here counts any more
+        print("sent to", task.data["address"])
+    ```
+    """
 
 
 class TaskLost(SessionLockError):  # noqa: N818
-    """A task is no longer held by this session under this claim token (SQLSTATE SL002), or is finished already."""
+    """A task is no longer held by this session under this claim token (SQLSTATE SL002), or is finished already.
+
+    ```python
+    async def send(task):
+        try:
+            async with task.transaction() as connection:
+                await connection.execute("INSERT INTO receipt VALUES ($1)", task.key)
+        except TaskLost:
+            print("somebody has closed it meanwhile: there is no receipt, and none is wanted")
+    ```
+    """

@@ -17,11 +17,17 @@ from session_lock.table import TaskTable, install_command
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionShare:
-    """One session of a mapping, as the others see it."""
+    """One session of a mapping, as the others see it.
+
+    ```python
+    for share in await shares(database):
+        print(f"{share.label} holds {share.held} of {share.target}: {share.why}")
+    ```
+    """
 
     session: int
     label: str
-    """host:pid, unless the Runner has given another one."""
+    """host:pid, unless who has started it has given another one."""
 
     app_version: str
     state: str
@@ -87,6 +93,11 @@ async def shares(source: Any, table: TaskTable | None = None) -> Sequence[Sessio
 
     `source` is a `PostgresDatabase` or `MemoryDatabase`, or a connection of asyncpg and the mapping's `TaskTable`. It needs the right to
     execute the mapping's functions, locks nothing and changes nothing.
+
+    ```python
+    busy = [share.session for share in await shares(database) if share.unstarted > 100]
+    same = await shares(connection, mails)
+    ```
     """
     if isinstance(source, Explaining):
         return await source.shares()

@@ -111,7 +111,14 @@ class FailedAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Why:
-    """Why a task does not run, or who has it."""
+    """Why a task does not run, or who has it.
+
+    ```python
+    why = await database.why(4711)
+    print(why.why)  # there is no row with this key
+    assert why.state == "unknown"
+    ```
+    """
 
     key: str
     """As text."""

@@ -26,6 +26,12 @@ class RunnerGroup(RunningBlock):
 
     If one dies (of what only a person can mend) the others go on: it is logged CRITICAL, `failed` is the first such
     error, `ready` is False, and `on_failure` is called with the error; it may call `stop()` if all shall end.
+
+    ```python
+    group = RunnerGroup(*(Runner(shard, each(send)) for shard in shards.values()), concurrency=20)
+    async with group:
+        await serve()
+    ```
     """
 
     def __init__(

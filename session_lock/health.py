@@ -14,7 +14,14 @@ State: TypeAlias = Literal["starting", "running", "paused", "sick", "draining", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """How a Runner is at a moment, as far as it knows itself: nobody is asked for it."""
+    """How a Runner is at a moment, as far as it knows itself: nobody is asked for it.
+
+    ```python
+    async with Runner(database, each(send)) as runner:
+        health = runner.health()
+        print(health.state, health.lease_margin, health.last_error)
+    ```
+    """
 
     name: str
     """As `Runner.name`: empty before the first session, unless one was given."""
@@ -61,7 +68,13 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupHealth:
-    """How a RunnerGroup is, by its Runners."""
+    """How a RunnerGroup is, by its Runners.
+
+    ```python
+    async with RunnerGroup(Runner(database, each(send))) as group:
+        sick = [health.name for health in group.health().runners if not health.ready]
+    ```
+    """
 
     ready: bool
     """As `RunnerGroup.ready`."""

@@ -20,6 +20,10 @@ class Limit:
 
     Held is what a session has claimed and not given back or finished, whether its tasker has begun or not. What a
     dead instance held counts until its session is ended (it may still be at it), and not after.
+
+    ```python
+    TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at = now()", limits=[Limit(100), Limit(2, by="address")])
+    ```
     """
 
     n: int
@@ -45,7 +49,12 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most `n` tasks started (claimed) within any `per` seconds, over all sessions of the mapping."""
+    """At most `n` tasks started (claimed) within any `per` seconds, over all sessions of the mapping.
+
+    ```python
+    TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at = now()", limits=[Rate(50, per=1), Limit(20)])
+    ```
+    """
 
     n: int
     """From 1 on."""

@@ -21,7 +21,13 @@ LONGEST_KEY = 1000
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """A task for `enqueue_many`; its fields mean what the arguments of `enqueue` mean."""
+    """A task for `enqueue_many`; its fields mean what the arguments of `enqueue` mean.
+
+    ```python
+    later = NewTask({"welcome": 7}, available_at=datetime(2030, 1, 1, tzinfo=UTC), dedup_key="welcome-7")
+    await enqueue_many(connection, jobs, [later])
+    ```
+    """
 
     payload: Any
     priority: int = 0

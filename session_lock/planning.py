@@ -23,7 +23,13 @@ MOST = 100
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What a duty is called for: one due time."""
+    """What a duty is called for: one due time.
+
+    ```python
+    async def report(task: Task[Due]) -> None:
+        print("the report of", task.data.due_at.date(), f"begun {task.data.late:.1f} s late")
+    ```
+    """
 
     name: str
     """The duty's."""

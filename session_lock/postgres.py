@@ -56,8 +56,13 @@ class PostgresDatabase(Calls, Generic[T]):
     `listen` is for who connects through a transaction pooler, where nothing can be heard: the DSN of the server itself, or
     an async callable that connects to it. `listen=False`: no such connection; new tasks wait for the next poll.
 
-    A mapping whose functions are written by hand is named instead of declared:
-    `PostgresDatabase(connect, functions="orders", key=int)`.
+    A mapping whose functions are written by hand is named instead of declared: `functions="orders", key=int`. `SettingsError` says
+    what cannot be; what the server says against it comes with the first call, as `DatabaseError` or `SchemaError`.
+
+    ```python
+    async with PostgresDatabase(dsn, mails, decode=Mail) as database, Runner(database, each(send)):
+        await serve()
+    ```
     """
 
     @overload

@@ -14,11 +14,16 @@ MADE_BY = "queue"
 def queue(name: str, *, schema: str = "session_lock") -> TaskTable:
     """The mapping of a ready-made task table, `name` or `schema.name`; `session-lock install` makes the table too.
 
-        jobs = queue("jobs")
-
     A task's data are its `payload` (JSON, as Python has it), `priority`, `dedup_key`, `traceparent` and `created_at`. Tasks are
     claimed by priority, the smaller the sooner, and then first come, first served. `enqueue` adds them. `schema` is where
-    sessions and functions live, as for any `TaskTable`.
+    sessions and functions live, as for any `TaskTable`. `SettingsError` says of a name what it cannot be.
+
+    ```python
+    jobs = queue("jobs")
+    await enqueue(connection, jobs, {"welcome": "ann@example.org"})
+    async with PostgresDatabase(dsn, jobs) as database, Runner(database, each(welcome)):
+        await serve()
+    ```
     """
     return TaskTable(
         name,

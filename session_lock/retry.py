@@ -20,7 +20,9 @@ class Retry:
     The pause before attempt n + 1 is `delay * factor ** (n - 1)`, at most `longest`, less a random part of up to `jitter`
     of it. With the defaults a task is given up after half a day.
 
-        Retry(max_attempts=5, on={RateLimited: Retry(delay=60), InvalidAddress: Retry(max_attempts=1)})
+    ```python
+    Settings(retry=Retry(max_attempts=5, on={ConnectionError: Retry(delay=60), ValueError: Retry(max_attempts=1)}))
+    ```
     """
 
     max_attempts: int | None = 25

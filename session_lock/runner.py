@@ -35,12 +35,15 @@ logger = logging.getLogger("session_lock.runner")
 class Runner(RunningBlock, Generic[T]):
     """Keeps a session alive, gets its share of the work, has it done by the tasker, and records what was accomplished.
 
-    `await runner.run()` until it is cancelled or `stop()` is called; or `async with runner:` for a block. `database` is a
-    `Database`, or an async callable that returns the current one and is asked in each cycle.
+    `await runner.run()` until it is cancelled or `stop()` is called; or `async with runner:` for a block. `database` is a `Database`, or an async callable
+    that returns the current one and is asked in each cycle. `name` stands in spans and logs, by default the mapping's name; `app_version` in the session's
+    row. `on_failure` is called with the error if the Runner dies inside of `async with`; `idle_spans=False` leaves out the spans of polls and keepalives that
+    came to nothing; `tracer_provider` and `meter_provider` default to OpenTelemetry's global ones. `SettingsError` says what of all this cannot be.
 
-    `name` stands in spans and logs, by default the mapping's name; `app_version` in the session's row. `on_failure` is
-    called with the error if the Runner dies inside of `async with`; `idle_spans=False` leaves out the spans of polls and keepalives that came
-    to nothing; `tracer_provider` and `meter_provider` default to OpenTelemetry's global ones. `SettingsError` says what of all this cannot be.
+    ```python
+    async with Runner(database, each(send), Settings(concurrency=50)) as runner:
+        await serve()  # yours, until it is told to stop
+    ```
     """
 
     def __init__(
@@ -132,10 +135,9 @@ class Runner(RunningBlock, Generic[T]):
 
     @property
     def ready(self) -> bool:
-        """Whether it works as usual: it has a session that is not coming to its end, and its taskers do not fail one and all.
+        """Whether it works as usual: it has a session that is not coming to its end, and its taskers do not fail one and all. For a readiness probe.
 
-        For a readiness probe. It is False before the first session, while the database is away for long, while it stops, and
-        while its breaker is open (`Settings.breaker_failures`).
+        False before the first session, while the database is away for long, while it stops, and while its breaker is open (`Settings.breaker_failures`).
         """
         hold = self._hold
         return hold is not None and hold.ending is None and not self._breaker.open
@@ -250,10 +252,8 @@ class Runner(RunningBlock, Generic[T]):
                             )
                             phase.set(session_id=lease.id)
                     undo.pop_all()
-            except (
-                DatabaseError,
-                OSError,
-            ) as error:  # a TimeoutError is one, and so is a watch that cannot start
+            except (DatabaseError, OSError) as error:
+                # A TimeoutError is an OSError, and so is what a watch says that cannot start.
                 if isinstance(error, DatabaseError) and not error.retryable:
                     raise
                 self._identity = None

@@ -23,7 +23,13 @@ LONGEST = timedelta(days=366)
 
 
 class Schedule(ABC):
-    """The due times of a duty, made by `cron()` or `every()`. Two of equal text are the same schedule."""
+    """The due times of a duty, made by `cron()` or `every()`. Two of equal text are the same schedule.
+
+    ```python
+    schedule = every("15m")
+    assert schedule.after(datetime(2026, 6, 1, 12, 20, tzinfo=UTC)) == datetime(2026, 6, 1, 12, 30, tzinfo=UTC)
+    ```
+    """
 
     text: str
 
@@ -66,6 +72,10 @@ def every(interval: str | float | timedelta) -> Schedule:
 
     `interval` is text ("90s", "5m", "1h30m", "2h", "1d"), a number of seconds or a timedelta; from a second to 366 days.
     It knows no time zones: what is due by the wall clock is a `cron`. `SettingsError` says what it cannot be.
+
+    ```python
+    assert every("1h30m") == every(5400) == every(timedelta(minutes=90))
+    ```
     """
     length = _duration(interval)
     if not SHORTEST <= length <= LONGEST:
@@ -115,6 +125,11 @@ def cron(expression: str, *, tz: str = "UTC") -> Schedule:
     hour begins with `*` follows the clock: what the gap swallows is left out, what comes twice is due twice.
 
     Needs the extra `cron` (pip install "session-lock[cron]"). `SettingsError` says what is wrong with the expression or zone.
+
+    ```python
+    nightly = cron("30 3 * * *", tz="Europe/Berlin")
+    assert nightly.after(datetime(2026, 6, 1, 12, tzinfo=UTC)) == datetime(2026, 6, 2, 1, 30, tzinfo=UTC)
+    ```
     """
     return _Cron(expression, tz)
 

@@ -24,6 +24,10 @@ class Settings:
 
     The lease must outlive two lost keepalives and a call, and leave the taskers time to be cancelled:
     `lease_ttl >= 3 * keepalive_interval + call_timeout + cancel_grace + guard`.
+
+    ```python
+    Settings(concurrency=50, task_timeout=20, lease_ttl=60, retry=Retry(max_attempts=5))
+    ```
     """
 
     lease_ttl: float = 30.0

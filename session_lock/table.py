@@ -22,7 +22,15 @@ from session_lock.versions import check_readable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimColumns:
-    """The names of the four columns that a mapping adds to its table. Two mappings on one table need two sets."""
+    """The names of the four columns that a mapping adds to its table. Two mappings on one table need two sets.
+
+    ```python
+    TaskTable(
+        "mail", name="reminders", key="id", pending="reminded_at IS NULL", finish="reminded_at = now()",
+        claim_columns=ClaimColumns(session_id="r_session", claim_token="r_token", attempts="r_attempts", available_at="r_at"),
+    )
+    ```
+    """
 
     session_id: str = "session_id"
     claim_token: str = "claim_token"  # noqa: S105 (a column's name)
@@ -51,9 +59,11 @@ class TaskTable:
 
     `pending`, `finish` and `discard` are SQL of yours, over the columns of the table by their bare names, reviewed
     like a view's definition: never build them from input. Types and functions outside `pg_catalog` are
-    schema-qualified. All names are taken as they are written, upper and lower case included.
+    schema-qualified. All names are taken as they are written, upper and lower case included. `SettingsError` says what cannot be.
 
-        emails = TaskTable("public.email", key="id", pending="sent_at IS NULL", finish="sent_at = now()")
+    ```python
+    TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at = now()", columns=["address"])
+    ```
     """
 
     table: str
@@ -111,8 +121,10 @@ class TaskTable:
         `pending` and `accepts` as expressions; `finish` and `discard` as what each column is set to. They are compiled here, once,
         with their values. Text is taken as it is; all that is not named here is as for any `TaskTable`.
 
-            TaskTable.from_model(Mail, pending=Mail.sent_at.is_(None), finish={Mail.sent_at: func.now()})  # SQLAlchemy
-            TaskTable.from_model(Mail, pending=Q(sent_at=None), finish={"sent_at": Now()})  # Django
+        ```python
+        TaskTable.from_model(Mail, pending=Mail.sent_at.is_(None), finish={Mail.sent_at: func.now()})  # SQLAlchemy
+        TaskTable.from_model(Letter, pending=Q(sent_at=None), finish={"sent_at": Now()})  # Django
+        ```
         """
         expressions, assignments = (
             {"pending": pending, "accepts": accepts},

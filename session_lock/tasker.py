@@ -24,6 +24,13 @@ Tasker: TypeAlias = Callable[[Batch[T]], Awaitable[Iterable[Task[T]]] | Iterable
 """`async def tasker(batch)`: returns the tasks that it has accomplished. The others have failed and are tried again.
 
 A plain `def` is called in a thread, so that the event loop stays free.
+
+```python
+async def send_all(batch):
+    for task in batch:
+        print("sent to", task.data["address"])
+    return batch
+```
 """
 
 AsyncTasker: TypeAlias = Callable[[Batch[T]], Awaitable[Iterable[Task[T]]]]
@@ -40,6 +47,13 @@ class each(Generic[T]):  # noqa: N801 (reads as a word at the call: Runner(datab
 
     `async def send(task)` (or, called in a thread, `def send(task)`) returns None when the task is accomplished, or
     `Release(after=)`, or `Discard(reason)`. What it raises is a failure: the task is tried again later.
+
+    ```python
+    async def send(task):
+        print("sent to", task.data["address"])
+
+    runner = Runner(database, each(send), Settings(concurrency=50))
+    ```
     """
 
     def __init__(

@@ -13,7 +13,13 @@ from session_lock.errors import SettingsError
 T = TypeVar("T")
 
 TaskKey: TypeAlias = int | str | UUID
-"""The key of a task: what the mapping's key column holds."""
+"""The key of a task: what the mapping's key column holds.
+
+```python
+async def cancel(database: PostgresDatabase, key: TaskKey) -> Cancellation:
+    return await database.cancel(key)
+```
+"""
 
 
 # Outcomes -----------------------------------------------------------------------------------------------
@@ -21,7 +27,15 @@ TaskKey: TypeAlias = int | str | UUID
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give the task back without blame: its attempt does not count."""
+    """Give the task back without blame: its attempt does not count.
+
+    ```python
+    async def send(task):
+        if task.data["address"].endswith("@example.com"):
+            return Release(after=60)  # not now: in a minute
+        print("sent to", task.data["address"])
+    ```
+    """
 
     after: float | None = None
     """Seconds until it may be claimed again, by anyone. None: at once, in its old place of the order."""
@@ -33,7 +47,15 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Give the task up, in the table's own words (the mapping's `discard`); parked where it has none."""
+    """Give the task up, in the table's own words (the mapping's `discard`); parked where it has none.
+
+    ```python
+    async def send(task):
+        if "@" not in task.data["address"]:
+            return Discard("this is no address")
+        print("sent to", task.data["address"])
+    ```
+    """
 
     reason: str = ""
 
@@ -85,7 +107,14 @@ class Holder(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task(Generic[T]):
-    """One row to be done, held by this process's session until it is settled."""
+    """One row to be done, held by this process's session until it is settled.
+
+    ```python
+    async def send(task: Task[dict[str, str]]) -> None:
+        task.assert_held()  # right before an outside effect
+        print("sent to", task.data["address"], "with the idempotency key", task.key)
+    ```
+    """
 
     key: TaskKey
     """The row's key. A stable idempotency key for effects outside of the database."""
@@ -133,7 +162,16 @@ class Task(Generic[T]):
 
 
 class Batch(Sequence[Task[T]]):
-    """The tasks of one call of the tasker, never none."""
+    """The tasks of one call of the tasker, never none.
+
+    ```python
+    async def send_all(batch: Batch[dict[str, str]]) -> list[Task[dict[str, str]]]:
+        right = [task for task in batch if "@" in task.data["address"]]
+        for task in set(batch) - set(right):
+            batch.discard(task, "this is no address")
+        return right  # these are accomplished; what were neither returned nor settled would have failed
+    ```
+    """
 
     __slots__ = ("_holder", "_tasks")
 

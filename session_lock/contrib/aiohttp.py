@@ -8,11 +8,18 @@ from aiohttp import web
 
 from session_lock.contrib.probing import HEADERS, PATHS, Source, answer, finder
 
+__all__ = ["probes"]
+
 
 def probes(runner: Source) -> Sequence[web.RouteDef]:
     """Routes for `app.add_routes`, of `GET /livez` and `/readyz`: 200 if it is so, 503 if not.
 
-    `runner` is a Runner or RunnerGroup, or a function that returns it (None: there is none yet).
+    `runner` is a Runner or RunnerGroup, or a function that returns it (None: there is none yet). `SettingsError` if it is none of these.
+
+    ```python
+    app = web.Application()
+    app.add_routes(probes(runner))
+    ```
     """
     find = finder(runner)
 

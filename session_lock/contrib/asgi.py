@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 from session_lock.contrib.probing import HEADERS, PATHS, Source, answer, finder
 
+__all__ = ["probes"]
+
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -16,7 +18,11 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 def probes(runner: Source) -> App:
     """An app that answers `GET /livez` and `/readyz`: 200 if it is so, 503 if not. It needs no framework.
 
-    `runner` is a Runner or RunnerGroup, or a function that returns it (None: there is none yet).
+    `runner` is a Runner or RunnerGroup, or a function that returns it (None: there is none yet). `SettingsError` if it is none of these.
+
+    ```python
+    app = Starlette(routes=[Mount("/probes", probes(lambda: app.state.runner))])
+    ```
     """
     find = finder(runner)
 

@@ -22,6 +22,8 @@ except ImportError as error:
         "session_lock.contrib.django needs Django: pip install 'session-lock[django]'"
     ) from error
 
+__all__ = ["InstallTaskTable", "fresh_connections"]
+
 W = TypeVar("W")
 R = TypeVar("R")
 
@@ -29,7 +31,13 @@ R = TypeVar("R")
 def fresh_connections(tasker: Callable[[W], R]) -> Callable[[W], R]:
     """A decorator for a plain `def`: around each call its thread's connections that are lost or too old are closed.
 
-    Django does so around each request. Without it a thread whose connection the server has closed gets no other one.
+    Django does so around each request. Without it a thread whose connection the server has closed gets no other one. `SettingsError` for an `async def`.
+
+    ```python
+    @fresh_connections
+    def send(task):
+        print("sent to", task.data["address"])  # and whatever you do by the ORM
+    ```
     """
     if inspect.iscoroutinefunction(tasker):
         raise SettingsError(
@@ -56,6 +64,12 @@ class InstallTaskTable(Operation):  # type: ignore[misc]
     `update`: it was installed before, by another migration or by hand, so the way back leaves all as it is; else that takes away what
     belongs to the mapping, and leaves the rows. `grant_to`: a role that is to run the tasks, which is there wherever the migration runs.
     `hints`: for a database router, as those of `RunSQL`, such as `{"model_name": "sale"}`.
+
+    ```python
+    class Migration(migrations.Migration):
+        atomic = False
+        operations = [InstallTaskTable(TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at = now()"))]
+    ```
     """
 
     reduces_to_sql = False

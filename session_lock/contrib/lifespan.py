@@ -10,6 +10,8 @@ from session_lock.contrib.asgi import App, Receive, Scope, Send
 from session_lock.errors import SettingsError
 from session_lock.wording import describe
 
+__all__ = ["with_lifespan"]
+
 logger = logging.getLogger("session_lock.contrib")
 
 
@@ -18,6 +20,15 @@ def with_lifespan(app: App, running: Callable[[], AbstractAsyncContextManager[ob
 
     What it raises ends the server. That a server, or an app in which this one is mounted, tells of no lifespan is logged as
     CRITICAL at the first request: nothing runs then. `SettingsError` if one process tells of two at once.
+
+    ```python
+    @asynccontextmanager
+    async def running():
+        async with PostgresDatabase(dsn, mails) as database, Runner(database, each(send)):
+            yield
+
+    application = with_lifespan(get_asgi_application(), running)
+    ```
     """
     told = live = False  # of a lifespan, or of there being none
 

@@ -24,7 +24,13 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note", "unseen")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong, or could not be looked at."""
+    """One thing that is wrong, or could not be looked at.
+
+    ```python
+    for finding in await database.doctor():
+        print(f"{finding.severity}: {finding.text}: {finding.remedy}")
+    ```
+    """
 
     severity: Severity
     text: str

@@ -25,6 +25,11 @@ async def adopt(connection: Connection, table: TaskTable) -> bool:
     """Let the sessions of the mapping's schema belong to this database from now on, a copy of another one; False if it is none.
 
     The tasks of all its mappings are run then, wherever instances are started. It needs the rights of the schema's owner.
+
+    ```python
+    if not await adopt(connection, mails):
+        print("this database is no copy")
+    ```
     """
     with sentences(f"the database was not adopted for {table.name!r}"):
         if await copy_of(connection, table) is None:

@@ -39,6 +39,11 @@ async def check(connection: Connection, table: TaskTable, *, role: str | None = 
 
     With `role` also whether that role may do what a service needs. It changes nothing, and needs the rights of the
     table's owner. A mapping that `validate` would refuse is one difference, and the only one.
+
+    ```python
+    wrong = [found for found in await check(connection, mails) if not found.note]
+    assert not wrong
+    ```
     """
     with sentences(f"{table.table} could not be checked"):
         try:

@@ -9,7 +9,13 @@ INSTALL = "run session-lock install"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as this mapping and library want it; or a note about what is worth knowing."""
+    """One thing that is not as this mapping and library want it; or a note about what is worth knowing.
+
+    ```python
+    for found in await check(connection, mails):
+        print("note:" if found.note else "difference:", found.text, found.remedy)
+    ```
+    """
 
     text: str
     """What is found, in words."""

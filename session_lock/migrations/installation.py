@@ -32,6 +32,12 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
 
     On a connection that is in a transaction all of it is part of that, for a table that has no rows yet: an index cannot be
     built concurrently then. If it has some, and an index is missing, that is a `SchemaError` too.
+
+    ```python
+    for done in await install(connection, mails):
+        print(done)  # added the claim columns to mail ..
+    assert await install(connection, mails) == []
+    ```
     """
     examined = await _refuse_what_cannot_be(connection, table, grant_to)
     shape, done = examined.shape, []
@@ -80,7 +86,13 @@ async def _refuse_what_cannot_be(connection: Connection, table: TaskTable, grant
 async def takes_no_transaction(
     connection: Connection, table: TaskTable, *, grant_to: str | None = None
 ) -> bool:
-    """Whether an installation has an index to build on rows. Raises `SchemaError`, as `install` would, if it cannot be at all."""
+    """Whether an installation has an index to build on rows. Raises `SchemaError`, as `install` would, if it cannot be at all.
+
+    ```python
+    if await takes_no_transaction(connection, mails):
+        print("it is to be run outside of a transaction")
+    ```
+    """
     examined = await _refuse_what_cannot_be(connection, table, grant_to)
     if not await is_there(connection, table):
         return False

@@ -32,6 +32,11 @@ async def prune(
     Old are sessions of this name that were swept more than `sessions_kept` ago (they ended before that), defaults to 7 days,
     failures older than `failures_kept`, defaults to 30 days, and starts that no Rate counts any more. Raises
     `SchemaError`, and changes nothing, while a live session uses an earlier version or when the current one is not installed.
+
+    ```python
+    for done in await prune(connection, mails, sessions_kept=timedelta(days=1)):
+        print(done)
+    ```
     """
     with sentences(f"{table.name!r} could not be pruned"):
         shape = await read_shape(connection, table)

@@ -21,7 +21,13 @@ COUNTED = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """How much there is to do."""
+    """How much there is to do.
+
+    ```python
+    pending = await pending_summary(connection, mails)
+    print(pending)  # 2 rows of mail are pending, the oldest due for 5 s
+    ```
+    """
 
     table: str
     count: int | None
@@ -38,7 +44,15 @@ class Pending:
 
 
 async def pending_summary(connection: Connection, table: TaskTable) -> Pending:
-    """Count the pending rows, up to 100,000, and tell the age of the oldest where the claim columns are there already."""
+    """Count the pending rows, up to 100,000, and tell the age of the oldest where the claim columns are there already.
+
+    It waits no longer than 5 s. Raises `SchemaError` if there is no such table, or its pending cannot be asked for.
+
+    ```python
+    if (await pending_summary(connection, mails)).count == 0:
+        print("there is nothing to do")
+    ```
+    """
     source, pending = table.quoted, one_line_safe(table.pending)
     with sentences(f"{table.table} could not be read"):
         async with at_hand(connection, table), rolled_back(connection, patience="5s"):
@@ -70,6 +84,11 @@ async def peek(connection: Connection, table: TaskTable, limit: int = 10) -> Seq
     Each has the mapping's key and columns, and once the claim columns are there also `attempts` and `available_at`: those are
     then left out that are not due, or held by a live session. With `accepts` the mapping has a last one of this name: the least
     `app_version` of a Runner that will be given the task, or None.
+
+    ```python
+    for row in await peek(connection, mails, limit=5):
+        print(row["id"], row["address"], row["attempts"])
+    ```
     """
     with sentences(f"{table.table} could not be read"):
         async with at_hand(connection, table), rolled_back(connection):

@@ -19,6 +19,11 @@ async def remove(connection: Connection, table: TaskTable) -> None:
 
     While there is another version of the mapping (of its name, over its table) its columns stay: that one needs them. Raises
     `SchemaError`, and changes nothing, while a session of the mapping is live.
+
+    ```python
+    await remove(connection, mails)
+    assert len(await check(connection, mails)) > 0
+    ```
     """
     with sentences(f"{table.name!r} was not removed"):
         shape = await read_shape(connection, table)

@@ -16,7 +16,14 @@ NO_SUCH_KEY = {"22P02", "22003"}
 
 
 async def cancel(connection: Connection, table: TaskTable, key: str) -> str:
-    """The task is not to be done any more. Returns what became of it, as `cancel_task` in the database does."""
+    """The task is not to be done any more. Returns what became of it, as `cancel_task` in the database does.
+
+    Raises `SchemaError` if this can be no key of the table, or this version of the mapping is not installed.
+
+    ```python
+    assert await cancel(connection, mails, "1") == "parked"  # as the mapping has no discard
+    ```
+    """
     with sentences(f"the task could not be cancelled in {table.table}"):
         shape = await read_shape(connection, table)
         query = f"SELECT {await _function(connection, table, shape, 'cancel_task')}($1::text::{shape.key_type}) AS outcome"
@@ -25,7 +32,15 @@ async def cancel(connection: Connection, table: TaskTable, key: str) -> str:
 
 
 async def retry(connection: Connection, table: TaskTable, keys: Sequence[str] | None) -> Sequence[str]:
-    """Let parked tasks run again, with all their attempts: these, or all (None). Returns the keys of those that were parked."""
+    """Let parked tasks run again, with all their attempts: these, or all (None). Returns the keys of those that were parked.
+
+    Raises `SchemaError` if one can be no key of the table, or this version of the mapping is not installed.
+
+    ```python
+    await cancel(connection, mails, "1")
+    assert await retry(connection, mails, None) == ["1"]
+    ```
+    """
     with sentences(f"no task of {table.table} could be tried again"):
         shape = await read_shape(connection, table)
         function = await _function(connection, table, shape, "retry_tasks")
@@ -36,7 +51,13 @@ async def retry(connection: Connection, table: TaskTable, keys: Sequence[str] | 
 
 
 async def parked(connection: Connection, table: TaskTable, limit: int = 10) -> Sequence[Mapping[str, Any]]:
-    """The parked tasks, as text, by key: their columns, attempts, and what went wrong last."""
+    """The parked tasks, as text, by key: their columns, attempts, and what went wrong last.
+
+    ```python
+    for row in await parked(connection, mails):
+        print(row["id"], row["attempts"], row["last_error"])
+    ```
+    """
     claim = table.claim_columns
     columns = list(dict.fromkeys((table.key, *table.columns, claim.attempts)))
     selected = ", ".join(f"t.{quote_name(column)}::text AS {quote_name(column)}" for column in columns)

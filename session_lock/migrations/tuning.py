@@ -81,6 +81,11 @@ async def tune(connection: Connection, table: TaskTable) -> list[str]:
     """Set those of the advised storage parameters that nobody has set; returns what was done, and what was left, in sentences.
 
     [] if all are as advised, or lower. It needs the rights of the table's owner; readers and writers do not notice it.
+
+    ```python
+    for done in await tune(connection, mails):
+        print(done)  # set fillfactor of public.mail to 50, for pages written from now on
+    ```
     """
     with sentences(f"{table.table} was not tuned"):
         shape = await read_shape(connection, table)

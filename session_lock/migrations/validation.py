@@ -32,6 +32,11 @@ async def validate(connection: Connection, table: TaskTable) -> Shape:
 
     It leaves nothing behind: expressions are tried on a temporary copy of the table (without rows), and the finish on
     one pending row if there is one, all rolled back. Needs the rights of the table's owner. Raises `SchemaError`.
+
+    ```python
+    shape = await validate(connection, mails)
+    assert (shape.key_type, shape.column_types["address"]) == ("bigint", "text")
+    ```
     """
     return (await examine(connection, table)).shape
 

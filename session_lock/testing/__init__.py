@@ -6,9 +6,11 @@
 
 from session_lock.testing.clock import DeadlockError, VirtualTimeLoop, run_virtual, virtual_time
 from session_lock.testing.duties import MemoryDuties
-from session_lock.testing.faults import AT_FINISH, Faults, Instance, assert_each_once
-from session_lock.testing.faulty import Call, Fault, FaultyDatabase
+from session_lock.testing.fault import Call, Fault
+from session_lock.testing.faults import Faults, assert_each_once
+from session_lock.testing.faulty import FaultyDatabase
 from session_lock.testing.idle import run_until_idle
+from session_lock.testing.instance import AT_FINISH, Instance
 from session_lock.testing.memory import MemoryDatabase
 from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask
 from session_lock.testing.transaction import MemoryTransaction

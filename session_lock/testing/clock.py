@@ -21,14 +21,26 @@ DAY = 86_400.0
 
 
 def run_virtual(coroutine: Coroutine[Any, Any, R], *, limit: float = DAY) -> R:
-    """`asyncio.run`, in virtual time. `limit`: as for `VirtualTimeLoop`."""
+    """`asyncio.run`, in virtual time. `limit`: as for `VirtualTimeLoop`, which also says what is raised.
+
+    ```python
+    assert run_virtual(asyncio.sleep(3600, "an hour later")) == "an hour later"
+    ```
+    """
     with virtual_time(limit=limit) as runner:
         return runner.run(coroutine)
 
 
 @contextmanager
 def virtual_time(*, limit: float = DAY) -> Iterator[asyncio.Runner]:
-    """An `asyncio.Runner` whose loop lives in virtual time, as does `session.lease_clock` while the block runs."""
+    """An `asyncio.Runner` whose loop lives in virtual time, as does `session.lease_clock` while the block runs.
+
+    ```python
+    with virtual_time() as runner:
+        runner.run(asyncio.sleep(3600))
+        assert runner.get_loop().time() == 3600
+    ```
+    """
     real = session._clock  # noqa: SLF001 (made for this)
     try:
         with asyncio.Runner(loop_factory=partial(VirtualTimeLoop, limit=limit)) as runner:
@@ -39,13 +51,30 @@ def virtual_time(*, limit: float = DAY) -> Iterator[asyncio.Runner]:
 
 
 class DeadlockError(RuntimeError):
-    """The test can never end: all of its tasks wait, and nothing is scheduled that could wake one."""
+    """The test can never end: all of its tasks wait, and nothing is scheduled that could wake one.
+
+    ```python
+    async def wait_for_nobody():
+        await asyncio.Event().wait()
+
+    try:
+        run_virtual(wait_for_nobody())
+    except DeadlockError as error:
+        print(error)  # nothing is ready and nothing is scheduled at 0 s; waiting: ..
+    ```
+    """
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock starts at 0 and jumps. While a thread of `run_in_executor` works it stands still.
 
-    `limit` is the virtual time, in seconds, after which the test counts as one that never ends. Defaults to a day.
+    `limit` is the virtual time, in seconds, after which the test counts as one that never ends: a `DeadlockError`. Defaults to a day.
+
+    ```python
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(asyncio.sleep(3600))
+        assert runner.get_loop().time() == 3600
+    ```
     """
 
     def __init__(self, *, limit: float = DAY) -> None:

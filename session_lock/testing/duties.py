@@ -59,6 +59,13 @@ class MemoryDuties(MemoryDatabase[Due]):
 
     Without a zone it is in UTC. A test of days is quick if little happens in between: `Settings(poll_interval=600,
     keepalive_interval=600, lease_ttl=3600)`.
+
+    ```python
+    database = MemoryDuties(datetime(2026, 6, 1, 3, 29, tzinfo=UTC))
+    async with Duties(database, Duty("nightly-report", cron("30 3 * * *"), report)):
+        await asyncio.sleep(120)
+    assert [run.data.due_at.hour for run in database.runs if not run.pending] == [3]
+    ```
     """
 
     def __init__(self, start: datetime = datetime(2026, 1, 1)) -> None:  # noqa: DTZ001 (made aware right here)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -13,94 +11,17 @@ from contextlib import (
     asynccontextmanager,
     nullcontext,
 )
-from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Generic, TypeVar
 
 from session_lock.database import Beat, Claim, Database, Handback, Identity, Outcome, Settled, Work
 from session_lock.errors import DatabaseError, SettingsError
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
+from session_lock.testing.fault import AWAY, FOREVER, Call, Fault, Verb, goes_by
 from session_lock.testing.transaction import in_loop
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-Verb = Literal[
-    "identity", "start_session", "bump_session", "get_work", "finish_tasks", "release_tasks", "end_session",
-    "finish_in", "transaction", "commit", "finish", "*",
-]  # fmt: skip
-"""A call of the database that can go wrong. `transaction` and `commit` are the two ends of `task.transaction()`; `finish` is each
-call that finishes tasks (its reply, for a transaction, is that of the commit); `*` is every call."""
-
-VERBS = get_args(Verb)
-_FINISH_SENT = {"finish_tasks", "finish_in", "transaction"}
-_FINISH_DONE = {"finish_tasks", "finish_in", "commit"}
-
-
-def _goes_by(verb: str, arguments: dict[str, Any], *, committed: bool) -> set[str]:
-    """The names of a call, which may finish tasks along with something else."""
-    finishes = verb in (_FINISH_DONE if committed else _FINISH_SENT) or bool(arguments.get("finished"))
-    return {verb, "*", "finish"} if finishes else {verb, "*"}
-
-
-AWAY = DatabaseError("the database is away")
-
-FOREVER = math.inf
-
-
-@dataclass(eq=False)
-class Fault:
-    """What goes wrong with a verb, before the database does it, or after (`committed`: its reply is lost)."""
-
-    verb: str
-    error: BaseException | None = None
-    delay: float = 0.0
-    times: float = math.inf
-    skip: int = 0
-    """So many calls are left alone first."""
-    committed: bool = False
-    action: Callable[[], object] | None = None
-    happened: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        if self.verb not in VERBS:
-            raise SettingsError(f"there is no call {self.verb!r} that could fail, but {', '.join(VERBS)}")
-        if not self.delay >= 0 or not self.times >= 0 or self.skip < 0:
-            raise SettingsError("the seconds, the times and the skipped calls of a fault are not negative")
-
-    def heal(self) -> None:
-        """It happens no more."""
-        self.times = 0
-
-    def applies(self, names: set[str], *, committed: bool) -> bool:
-        """Whether it happens to this call, which counts."""
-        if self.verb not in names or self.committed is not committed or self.times <= 0:
-            return False
-        if self.skip > 0:
-            self.skip -= 1
-            return False
-        self.times -= 1
-        self.happened += 1
-        return True
-
-    async def happen(self) -> None:
-        """Do the harm, in the call that it happens to."""
-        if self.action is not None and inspect.isawaitable(done := self.action()):
-            await done
-        if self.delay == FOREVER:
-            await asyncio.get_running_loop().create_future()
-        await asyncio.sleep(self.delay)
-        if self.error is not None:
-            raise self.error
-
-
-class Call(NamedTuple):
-    """One call, as it was made."""
-
-    verb: str
-    at: float
-    """The loop's time."""
-    arguments: dict[str, Any]
 
 
 class Finishes:
@@ -134,6 +55,13 @@ class FaultyDatabase(Generic[T]):
 
     It is the way of one process to the database: two Runners of which one is to be cut off have one each. Faults last
     until `times` are through, or until `heal()`.
+
+    ```python
+    database = FaultyDatabase(MemoryDatabase({1: "ann@example.org"}))
+    database.lose_reply("finish")
+    await run_until_idle(database, each(send))
+    assert database.inner.finished == [1]
+    ```
     """
 
     def __init__(self, database: Database[T], *, finishes: Finishes | None = None) -> None:
@@ -194,7 +122,7 @@ class FaultyDatabase(Generic[T]):
 
     def count(self, verb: Verb) -> int:
         """How often it was called."""
-        return sum(verb in _goes_by(call.verb, call.arguments, committed=False) for call in self.calls)
+        return sum(verb in goes_by(call.verb, call.arguments, committed=False) for call in self.calls)
 
     def _add(self, fault: Fault) -> Fault:
         self.faults.append(fault)
@@ -306,7 +234,7 @@ class FaultyDatabase(Generic[T]):
         await self._harm(verb, arguments, committed=False)
 
     async def _harm(self, verb: str, arguments: dict[str, Any], *, committed: bool) -> None:
-        names = _goes_by(verb, arguments, committed=committed)
+        names = goes_by(verb, arguments, committed=committed)
         for fault in list(self.faults):
             if fault.applies(names, committed=committed):
                 await fault.happen()

@@ -30,11 +30,13 @@ async def run_until_idle(
 ) -> int:
     """Run a Runner until no task is due that it may have, and return how many it was given: a task that is retried counts each time.
 
-        assert await run_until_idle(MemoryDatabase({1: "ann@example.org"}), each(send)) == 1
-
     What falls due later, a retry say, is left: ask for `retry=` without a delay, or let the time pass in `run_virtual` and call it
     again. What a limit of the mapping holds back is waited for if it is to be free within `wait` seconds, defaults to 1. It looks
     more often than `settings` say. `options` are those of a `Runner`; what that raises is raised here.
+
+    ```python
+    assert await run_until_idle(MemoryDatabase({1: "ann@example.org"}), each(send)) == 1
+    ```
     """
     if not hasattr(database, "get_work"):
         raise SettingsError(f"run_until_idle takes a Database, not {type(database).__name__}")

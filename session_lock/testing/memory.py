@@ -1,9 +1,8 @@
 """`MemoryDatabase`: a `Database` in the memory of one process, for tests.
 
-It does what the functions in `sql/` do, and passes the same suite. Its clock is the running event loop's, so it works
-in virtual time. Several Runners of one process share one object. What it leaves out: it forgets nothing, so there is no
-sweep of ended sessions, and its data is what you gave it, not a copy. It does not say that sessions are told of all that comes, so
-Runners poll.
+It does what the functions in `sql/` do, and passes the same suite. Its clock is the running event loop's, so it works in virtual time. Several Runners of
+one process share one object. What it leaves out: it forgets nothing, so there is no sweep of ended sessions, and its data is what you gave it, not a copy.
+It does not say that sessions are told of all that comes, so Runners poll.
 """
 
 from __future__ import annotations
@@ -39,20 +38,23 @@ from session_lock.testing.transaction import MemoryTransaction, in_loop
 
 T = TypeVar("T")
 
+LOCK_POLL = 0.01
 LOCK_TIMEOUT = 2.0
 """Seconds that `end_session` waits for an open transaction of its own session."""
-
-LOCK_POLL = 0.01
 
 
 class MemoryDatabase(MemoryShares[T]):
     """A table of tasks in memory, and the sessions that share it.
 
-    `rows` are keys and data, due since ever. An exception in place of the data stands for a row that `decode` cannot
-    read. `refuse(key, data)` says why a row cannot be finished, or None; `refuse_discard` why it cannot be discarded.
-    `discards=False` is a mapping without `discard`: what is given up is parked. `limits` and `fair_by` are those of a
-    `TaskTable`, over items or attributes of the data, or over what `value(key, data)` returns; with an ordered limit
+    `rows` are keys and data, due since ever. An exception in place of the data stands for a row that `decode` cannot read. `refuse(key, data)` says why a
+    row cannot be finished, or None; `refuse_discard` why it cannot be discarded. `discards=False` is a mapping without `discard`: what is given up is parked.
+    `limits` and `fair_by` are those of a `TaskTable`, over items or attributes of the data, or over what `value(key, data)` returns; with an ordered limit
     tasks come in the order of their keys. `accepts(key, data)` is that of a `TaskTable`: the least `app_version`, or None.
+
+    ```python
+    database = MemoryDatabase({1: "ann@example.org", 2: "bob@example.org"})
+    assert await run_until_idle(database, each(send)) == 2
+    ```
     """
 
     def __init__(
@@ -152,9 +154,8 @@ class MemoryDatabase(MemoryShares[T]):
                 )
             rows = picked.rows
             tasks = [self._claim(row, session, now) for row in rows]
-            if (
-                session.cancel_keys
-            ):  # what it holds without knowing it (the answer was lost) is still to be cancelled
+            if session.cancel_keys:
+                # What it holds without knowing it (the answer was lost) is still to be cancelled.
                 own = [row.key for row in self._open.values() if row.session_id == session.id]
                 session.forget_cancelled({*held, *own})
             session.idle = session.id in sharing and len(rows) < limit
@@ -163,14 +164,13 @@ class MemoryDatabase(MemoryShares[T]):
             walked = self._limits.rules.counts_held or not picked.limited
             if want > 0 and not rows and at_once and walked and whole:
                 self._ask_for_tasks(session, holds, sharing, now)
+            next_due = picked.next_due(self._next_due(mine, now), now) if len(rows) < want and whole else None
             return Work(
                 left=session.expires_at - now,
                 tasks=tasks,
                 settled=settled,
                 position=self._position(rows[0 if self._limits.rules.any else -1]) if rows else None,
-                next_due=picked.next_due(self._next_due(mine, now), now)
-                if len(rows) < want and whole
-                else None,
+                next_due=next_due,
                 share=share,
                 limited=picked.limited,
                 walked=0.0 if whole else None,

@@ -22,9 +22,10 @@ from session_lock.runner import Runner
 from session_lock.settings import Settings
 from session_lock.table import TaskTable
 from session_lock.tasker import Tasker
-from session_lock.testing.faults import AT_FINISH, Faults, Instance
-from session_lock.testing.faulty import Fault
+from session_lock.testing.fault import Fault
+from session_lock.testing.faults import Faults
 from session_lock.testing.idle import quick
+from session_lock.testing.instance import AT_FINISH, Instance
 
 # A database, and a Runner ------------------------------------------------------------------------------------
 

@@ -21,7 +21,14 @@ FAILURES_KEPT = 20
 
 
 class Closed(StrEnum):
-    """Why a task is not pending."""
+    """Why a task is not pending.
+
+    ```python
+    database = MemoryDatabase({1: "ann@example.org"})
+    await run_until_idle(database, each(send))
+    assert database[1].closed is Closed.FINISHED
+    ```
+    """
 
     FINISHED = "finished"
     DISCARDED = "discarded"
@@ -30,7 +37,18 @@ class Closed(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MemoryFailure:
-    """One thing that went wrong with a task."""
+    """One thing that went wrong with a task. `at` is the loop's time, in seconds.
+
+    ```python
+    async def fail(task):
+        raise ConnectionError("no route to the mail server")
+
+    database = MemoryDatabase({1: "ann@example.org"})
+    await run_until_idle(database, each(fail))
+    (failure,) = database.failures[1]
+    assert (failure.attempt, failure.error) == (1, "ConnectionError: no route to the mail server")
+    ```
+    """
 
     attempt: int
     at: float
@@ -40,7 +58,13 @@ class MemoryFailure:
 
 @dataclass(slots=True)
 class MemoryTask(Generic[T]):
-    """One task: the user's row and the four columns of its claim."""
+    """One task: the user's row and the four columns of its claim.
+
+    ```python
+    task = MemoryDatabase({1: "ann@example.org"})[1]
+    assert (task.pending, task.session_id, task.attempts) == (True, None, 0)
+    ```
+    """
 
     key: TaskKey
     data: T | Exception = field(repr=False)
@@ -87,7 +111,15 @@ class MemoryTask(Generic[T]):
 
 @dataclass(slots=True)
 class MemorySession:
-    """One session, and what others ask of it."""
+    """One session, and what others ask of it. Times are the loop's, in seconds.
+
+    ```python
+    database = MemoryDatabase({1: "ann@example.org"})
+    await run_until_idle(database, each(send))
+    (session,) = database.sessions
+    assert session.ended
+    ```
+    """
 
     id: int
     nonce: UUID = field(repr=False)

@@ -15,7 +15,15 @@ class MemoryTransaction:
     `with`, in a thread, for a synchronous one.
 
     Leaving the block commits, an exception rolls back. As in PostgreSQL, nothing is committed either after
-    an error in a statement of the transaction (`finish_in` raised), even if the caller swallowed it.
+    an error in a statement of the transaction (`finish_in` raised), even if the caller swallowed it. One that has been open for longer
+    than the lease is rolled back, and says so by a `DatabaseError`.
+
+    ```python
+    async def send(task):
+        async with MemoryTransaction() as connection:
+            await task.finish_in(connection)
+            connection.write(lambda: print("receipt", task.key))  # when it commits, or not at all
+    ```
     """
 
     def __init__(self) -> None:

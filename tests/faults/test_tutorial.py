@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from session_lock.testing import Instance
-from session_lock.testing.faulty import VERBS
+from session_lock.testing.fault import VERBS
 from tests.docs.pages import Page
 
 

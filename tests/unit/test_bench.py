@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 
 from tests.benchmarks import __main__ as bench
 from tests.benchmarks.figures import Figure, figures, peers_of
-from tests.benchmarks.page import page
+from tests.benchmarks.page import PAGE, page
 from tests.benchmarks.peers.driver import Peer
 from tests.benchmarks.peers.processes import PeerError
 from tests.benchmarks.results import Results, spread
@@ -179,6 +180,9 @@ def test_the_page_has_what_was_measured_and_what_was_not() -> None:
     ):  # fmt: skip
         assert part in told
     assert "## Drain in batches of 100" not in told
+    links = re.findall(r"\]\(([^)#]+\.md)\)", told)
+    assert links
+    assert [link for link in links if not (PAGE.parent / link).exists()] == []
 
 
 def test_the_plots_of_what_was_measured(tmp_path: Path) -> None:

@@ -27,9 +27,13 @@ DECLARED = "session_lock.task_tables"
 
 
 def with_task_tables(metadata: M, *tables: TaskTable, grant_to: str | None = None) -> M:
-    """The same metadata; autogenerate sees by it that these mappings are to be installed.
+    """The same metadata; autogenerate sees by it that these mappings are to be installed. `SettingsError` if one is no `TaskTable`.
 
     `grant_to`: a role that is to run their tasks, if that is another one than migrates. It is there wherever a migration runs.
+
+    ```python
+    metadata = with_task_tables(Base.metadata, mails, grant_to="myservice")
+    ```
     """
     for table in tables:
         if not isinstance(table, TaskTable):

@@ -18,7 +18,13 @@ from session_lock.table import TaskTable
 
 @Operations.register_operation("install_task_table")
 class InstallTaskTable(MigrateOperation):
-    """What `session-lock install` does; by the library that is there when the migration runs."""
+    """What `session-lock install` does; by the library that is there when the migration runs. It raises what `install` does.
+
+    ```python
+    def upgrade():
+        op.install_task_table(TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at = now()"))
+    ```
+    """
 
     def __init__(self, table: TaskTable, *, grant_to: str | None = None, is_new: bool = True) -> None:
         self.table = table
@@ -45,7 +51,13 @@ class InstallTaskTable(MigrateOperation):
 
 @Operations.register_operation("remove_task_table")
 class RemoveTaskTable(MigrateOperation):
-    """The way back."""
+    """The way back. `SchemaError`, and nothing is changed, while a session of the mapping is live.
+
+    ```python
+    def downgrade():
+        op.remove_task_table(TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at = now()"))
+    ```
+    """
 
     def __init__(self, table: TaskTable) -> None:
         self.table = table

@@ -59,6 +59,10 @@ def status_app(
     nothing of a row is shown but its key. What taskers have raised is shown to who may read `session_lock.failure`, and may quote rows.
 
     `SettingsError` for no mappings, what is none, a source that is none of these, or a column that no mapping names.
+
+    ```python
+    app = Starlette(routes=[Mount("/tasks", status_app({"mails": mails}, dsn, show=("address",)))])
+    ```
     """
     _check(mappings, authorize, show)
     connections = Source(source)
@@ -96,7 +100,13 @@ def _check(mappings: Mapping[str, TaskTable], authorize: object, show: Sequence[
 
 
 class StatusPage(Starlette):
-    """What `status_app` makes."""
+    """What `status_app` makes: an ASGI app, which has connections only while somebody looks on.
+
+    ```python
+    page = status_app({"mails": mails}, dsn)
+    page.dismiss()  # who looks on is sent no more: before a server of yours ends
+    ```
+    """
 
     def __init__(
         self,

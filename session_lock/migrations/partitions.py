@@ -56,7 +56,8 @@ async def _drop_invalid(connection: Connection, schema: str, name: str) -> None:
 
 async def drop_whole(connection: Connection, table: TaskTable, full_name: str) -> None:
     """With the parts that it has: none of them can be taken out of it and built anew."""
-    await at_once(connection, table, [f"DROP INDEX IF EXISTS {full_name}"])
+    if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", full_name):
+        await at_once(connection, table, [f"DROP INDEX IF EXISTS {full_name}"])
 
 
 async def at_once(connection: Connection, table: TaskTable, statements: Sequence[str]) -> None:

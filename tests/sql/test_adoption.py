@@ -306,6 +306,7 @@ async def test_in_a_transaction_of_the_callers_its_settings_are_as_they_were(dat
 
 async def test_it_does_not_wait_for_a_build_that_would_wait_for_it(database, admin):
     await add_emails(admin, 3)
+    await admin.execute("SET session_lock.patience = '10 s'")
     async with connected(database.admin_dsn) as builder:
         async with open_transaction(database) as holder:
             building = asyncio.create_task(

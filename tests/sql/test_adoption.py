@@ -25,7 +25,7 @@ from session_lock.limits import Limit
 from session_lock.migrations import check, install, prune, remove, validate
 from session_lock.schema import mapping_files, render
 from session_lock.table import TaskTable
-from tests.conftest import TestDatabase
+from tests.conftest import APP_ROLE, TestDatabase
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping, connected, until_waited_for
 
 HELD = 2.0
@@ -256,6 +256,7 @@ async def test_an_automatic_vacuum_gives_way():
             async with asyncio.timeout(30):
                 while not await admin.fetchval(busy):
                     await asyncio.sleep(0.05)
+            await admin.execute("CREATE ROLE plain; ALTER TABLE public.email OWNER TO plain; SET ROLE plain")
             await admin.execute("SET session_lock.patience = '20 s'")
             await up(admin)
         assert "canceling autovacuum task" in running.log.read_text()
@@ -306,6 +307,7 @@ async def test_in_a_transaction_of_the_callers_its_settings_are_as_they_were(dat
 
 async def test_it_does_not_wait_for_a_build_that_would_wait_for_it(database, admin):
     await add_emails(admin, 3)
+    await admin.execute(f"ALTER TABLE public.email OWNER TO {APP_ROLE}; SET ROLE {APP_ROLE}")
     await admin.execute("SET session_lock.patience = '10 s'")
     async with connected(database.admin_dsn) as builder:
         async with open_transaction(database) as holder:

@@ -95,6 +95,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def adoption(session: nox.Session) -> None:
+    """A table of 10 M rows is adopted while others write 1,000 rows a second; `-- --page` writes docs/reference/adoption.md. Takes 10 minutes."""
+    session.install("-e", ".[test]", *nox.project.dependency_groups(PROJECT, "bench"))
+    session.run("python", "-m", "tests.benchmarks.adoption", *session.posargs)
+
+
+@nox.session
 def model(session: nox.Session) -> None:
     """The protocol's rules, in worlds of a million states; or, by the name of a fault, how that one is found."""
     session.run("python", "-m", "tests.model", *session.posargs)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from session_lock.conjuncts import conjuncts
+from session_lock.locks import LOCK, take_patiently
 from session_lock.names import one_line_safe, quote_inside_literal, quote_literal, quote_name
 from session_lock.objects import (
     column_mark,
@@ -71,6 +73,8 @@ def render(
     )
     words |= others or {}
     text = for_each_part(source(name), len(parts_from_position(table, shape)) if shape else 1)
+    if name != LOCK:
+        text = take_patiently(text, source(LOCK))
     return fill(_with_schema(text, "__schema__"), words)
 
 
@@ -122,6 +126,7 @@ def names(table: TaskTable) -> dict[str, str]:
         "claim_token": quote_name(claim.claim_token),
         "attempts": quote_name(claim.attempts),
         "available_at": quote_name(claim.available_at),
+        **{f"{role}_literal": quote_inside_literal(name) for role, name in asdict(claim).items()},
         "pending": one_line_safe(table.pending),
         "pending_parts": f"ARRAY[{', '.join(f'({one_line_safe(part)})' for part in conjuncts(table.pending))}]::boolean[]",
         "wake_trigger": quote_name(wake_trigger_name(table)),

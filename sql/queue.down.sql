@@ -1,6 +1,5 @@
 -- session_lock: takes the ready-made table __title__ away, finished tasks included. It refuses while tasks are pending in it.
 
-SET lock_timeout = '5s';
 DO $function$
 DECLARE
   v_pending boolean := false;
@@ -16,5 +15,11 @@ $function$;
 
 DROP FUNCTION IF EXISTS session_lock.enqueue_keys__set__(double precision[], timestamptz[]);
 DROP FUNCTION IF EXISTS session_lock.enqueue__set__(jsonb[], smallint[], double precision[], timestamptz[], text[], text[]);
-DROP TABLE IF EXISTS __table__;
-RESET lock_timeout;
+DO $function$
+BEGIN
+  IF to_regclass(__table_text__) IS NOT NULL THEN
+    LOCK TABLE __table__ IN ACCESS EXCLUSIVE MODE;
+    DROP TABLE __table__;
+  END IF;
+END
+$function$;

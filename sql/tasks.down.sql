@@ -14,13 +14,19 @@ DROP FUNCTION IF EXISTS session_lock.finish_tasks__set__(bigint, uuid, __key_typ
 DROP FUNCTION IF EXISTS session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, integer, __key_type__[], bigint[]);
 DROP FUNCTION IF EXISTS session_lock.standing__set__(bigint, __key_type__[], bigint[]);
 
-SET lock_timeout = '5s';
-DROP TRIGGER IF EXISTS __wake_trigger__ ON __table__;
-DROP INDEX IF EXISTS __index_qualified__;
-DROP INDEX IF EXISTS __due_index_qualified__;
-ALTER TABLE IF EXISTS __table__
-  DROP COLUMN IF EXISTS __session_id__,
-  DROP COLUMN IF EXISTS __claim_token__,
-  DROP COLUMN IF EXISTS __attempts__,
-  DROP COLUMN IF EXISTS __available_at__;
-RESET lock_timeout;
+-- All of it is instant once the lock is there.
+DO $function$
+BEGIN
+  IF to_regclass(__table_text__) IS NOT NULL THEN
+    LOCK TABLE __table__ IN ACCESS EXCLUSIVE MODE;
+    DROP TRIGGER IF EXISTS __wake_trigger__ ON __table__;
+    DROP INDEX IF EXISTS __index_qualified__;
+    DROP INDEX IF EXISTS __due_index_qualified__;
+    ALTER TABLE __table__
+      DROP COLUMN IF EXISTS __session_id__,
+      DROP COLUMN IF EXISTS __claim_token__,
+      DROP COLUMN IF EXISTS __attempts__,
+      DROP COLUMN IF EXISTS __available_at__;
+  END IF;
+END
+$function$;

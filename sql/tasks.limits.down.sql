@@ -3,7 +3,12 @@
 DROP FUNCTION IF EXISTS session_lock.pick__set__(bigint, integer, __key_type__[], bigint[], timestamptz, text, boolean, numeric[]);
 DROP FUNCTION IF EXISTS session_lock.possible__set__(bigint, timestamptz, numeric[]);
 
-SET lock_timeout = '5s';
-DROP INDEX IF EXISTS __values_index_qualified__;
-DROP INDEX IF EXISTS __held_index_qualified__;
-RESET lock_timeout;
+DO $function$
+BEGIN
+  IF to_regclass(__table_text__) IS NOT NULL THEN
+    LOCK TABLE __table__ IN ACCESS EXCLUSIVE MODE;
+    DROP INDEX IF EXISTS __values_index_qualified__;
+    DROP INDEX IF EXISTS __held_index_qualified__;
+  END IF;
+END
+$function$;

@@ -1,7 +1,8 @@
 -- session_lock: takes the trigger away that wakes the Runners of __title__.
 
-SET lock_timeout = '5s';
-
-DROP TRIGGER IF EXISTS __wake_trigger__ ON __table__;
-
-RESET lock_timeout;
+DO $function$
+BEGIN
+  LOCK TABLE __table__ IN ACCESS EXCLUSIVE MODE;
+  DROP TRIGGER IF EXISTS __wake_trigger__ ON __table__;
+END
+$function$;

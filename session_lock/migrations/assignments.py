@@ -8,7 +8,7 @@ from typing import Any
 
 from session_lock.errors import SchemaError
 from session_lock.migrations.expressions import PROBE, UNDEFINED, Probe, claim_names, pending_columns
-from session_lock.migrations.sandbox import PINNED, Refused, attempt, set_locally
+from session_lock.migrations.sandbox import PINNED, Refused, attempt, set_locally, undone
 from session_lock.names import one_line_safe, quote_name
 
 ROW_ERRORS = {"22", "23", "P0", "55", "57", "40"}
@@ -120,18 +120,20 @@ async def _check_it_can_end(probe: Probe, word: str, text: str, source: str) -> 
 
 
 async def _try_on_a_row(probe: Probe, word: str, text: str, source: str) -> None:
-    """The only way to know what triggers and values do. Rolled back with everything else."""
+    """The only way to know what triggers and values do. Rolled back at once: somebody else may wait for the row."""
     key, pending = quote_name(probe.table.key), one_line_safe(probe.table.pending)
-    await set_locally(probe.connection, statement_timeout="2s", lock_timeout="500ms")
-    rows = await attempt(
-        probe.connection,
-        f"SELECT t.{key} AS key FROM {source} AS t WHERE ({pending}) LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED",
-    )
-    if isinstance(rows, Refused) or not rows:
-        return  # none in a time that is worth it
-    update = f"UPDATE {source} AS t SET {text} WHERE t.{key} = $1 RETURNING ({pending}) IS TRUE AS pending"
-    after = await attempt(probe.connection, update, rows[0]["key"])
-    await set_locally(probe.connection, statement_timeout="10s", lock_timeout="2s")
+    async with undone(probe.connection):
+        await set_locally(probe.connection, statement_timeout="2s", lock_timeout="50ms")
+        rows = await attempt(
+            probe.connection,
+            f"SELECT t.{key} AS key FROM {source} AS t WHERE ({pending}) LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED",
+        )
+        if isinstance(rows, Refused) or not rows:
+            return  # none in a time that is worth it
+        update = (
+            f"UPDATE {source} AS t SET {text} WHERE t.{key} = $1 RETURNING ({pending}) IS TRUE AS pending"
+        )
+        after = await attempt(probe.connection, update, rows[0]["key"])
     if isinstance(after, Refused):
         if after.state[:2] not in ROW_ERRORS:
             raise SchemaError(

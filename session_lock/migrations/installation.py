@@ -11,7 +11,7 @@ from session_lock.migrations.comparison import claim_columns, pending_index, rig
 from session_lock.migrations.functions import is_newer, session_functions, shipped_functions, task_functions
 from session_lock.migrations.limiting import wrong_indexes
 from session_lock.migrations.partitions import build_index, check_partition_rights
-from session_lock.migrations.sandbox import Connection, quiet_settings, run_file, sentences
+from session_lock.migrations.sandbox import Connection, quiet_settings, sentences
 from session_lock.migrations.shipping import at_hand, due_index, is_there, shipped_table
 from session_lock.migrations.validation import Examined, check_rights, check_schema_is_ours, examine
 from session_lock.names import check_name
@@ -46,14 +46,14 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
             await check_schema_is_ours(connection, table)  # another installation may have been first
             newer = await is_newer(connection, table)
             if not newer and await session_tables(connection, table):
-                await run_file(connection, render("sessions.up.sql", table, shape))
+                await connection.execute(render("sessions.up.sql", table, shape))
                 done.append(f"made the tables of the schema {table.schema!r}")
             if not newer and await session_functions(connection, table):
-                await run_file(connection, render("sessions.alwaysup.sql", table, shape))
+                await connection.execute(render("sessions.alwaysup.sql", table, shape))
                 done.append(f"made the functions of the schema {table.schema!r}")
             done += await _make_shipped(connection, table, examined)
             if await claim_columns(connection, table):
-                await run_file(connection, render("tasks.up.sql", table, shape))
+                await connection.execute(render("tasks.up.sql", table, shape))
                 done.append(f"added the claim columns to {table.table}")
             done += await _build_indexes(connection, table, examined)
             if await due_index(connection, table, shape):
@@ -62,11 +62,11 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
                 done.append(f"built the index {name} on {table.table}")
             if await task_functions(connection, table, examined):
                 for file in mapping_files(table, "alwaysup"):
-                    await run_file(connection, render(file, table, shape))
+                    await connection.execute(render(file, table, shape))
                 done.append(f"made the functions of the mapping {table.name!r}, {function_set(table, shape)}")
             if grant_to is not None and await rights(connection, table, examined, grant_to):
                 for name in ("grants.sql", *shipped(table, "grants")):
-                    await run_file(connection, render(name, table, shape, role=grant_to))
+                    await connection.execute(render(name, table, shape, role=grant_to))
                 done.append(f"let the role {grant_to!r} execute them")
     return done
 
@@ -120,11 +120,11 @@ async def _make_shipped(connection: Connection, table: TaskTable, examined: Exam
     done = []
     if await shipped_table(connection, table):
         for name in shipped(table, "up"):
-            await run_file(connection, render(name, table, examined.shape))
+            await connection.execute(render(name, table, examined.shape))
         done.append(f"made the table {table.table}")
     if await shipped_functions(connection, table, examined):
         for name in shipped(table, "alwaysup"):
-            await run_file(connection, render(name, table, examined.shape))
+            await connection.execute(render(name, table, examined.shape))
         done.append(f"made the functions of {table.table}")
     return done
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from session_lock.errors import SchemaError
 from session_lock.indexes import index_steps
-from session_lock.migrations.sandbox import Connection, run_file, set_locally
+from session_lock.locks import LOCK
+from session_lock.migrations.sandbox import Connection
 from session_lock.names import quote_name
 from session_lock.objects import partition_index_name
+from session_lock.schema import render
 from session_lock.table import Shape, TaskTable
 
 OF_THE_TABLE = """c.oid IN (SELECT to_regclass(format('%I.%I', $1::text, $2::text))::oid
@@ -25,14 +29,16 @@ async def build_index(connection: Connection, table: TaskTable, shape: Shape, fi
             f"{table.table} has rows, and to build its index {name} without blocking those who write it takes a connection "
             "that is in no transaction: install there (Django: atomic = False in the class of the migration)"
         )
+    if within:
+        await connection.execute(render(LOCK, table, None))
     if shape.partitions is None:
         await _drop_invalid(connection, table.qualified[0], name)
     elif await incomplete(connection, table, name):
-        await drop_whole(connection, f"{quote_name(table.qualified[0])}.{quote_name(name)}")
+        await drop_whole(connection, table, f"{quote_name(table.qualified[0])}.{quote_name(name)}")
     for partition in shape.partitions or ():
         await _drop_invalid(connection, partition[0], partition_index_name(name, partition))
     for statement in index_steps(file, table, shape).values():
-        await run_file(connection, _plain(statement) if within else statement)
+        await connection.execute(_plain(statement) if within else statement)
 
 
 def _plain(statement: str) -> str:
@@ -48,11 +54,18 @@ async def _drop_invalid(connection: Connection, schema: str, name: str) -> None:
         await connection.execute(_plain(statement) if connection.is_in_transaction() else statement)
 
 
-async def drop_whole(connection: Connection, full_name: str) -> None:
+async def drop_whole(connection: Connection, table: TaskTable, full_name: str) -> None:
     """With the parts that it has: none of them can be taken out of it and built anew."""
-    async with connection.transaction():
-        await set_locally(connection, lock_timeout="5s")
-        await connection.execute(f"DROP INDEX IF EXISTS {full_name}")
+    if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", full_name):
+        await at_once(connection, table, [f"DROP INDEX IF EXISTS {full_name}"])
+
+
+async def at_once(connection: Connection, table: TaskTable, statements: Sequence[str]) -> None:
+    """What takes no time once the table is locked, sent with the lock: nobody waits for what this program does meanwhile, or for the
+    way to the server. Outside of a transaction it is one.
+    """
+    text = ";\n".join([render(LOCK, table, None).rstrip().rstrip(";"), *statements])
+    await connection.execute(text)
 
 
 async def incomplete(connection: Connection, table: TaskTable, name: str) -> str:

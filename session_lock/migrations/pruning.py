@@ -78,7 +78,7 @@ async def prune(
             )
         for index, is_whole in await _old_indexes(connection, table, current, list(old)):
             if is_whole:
-                await drop_whole(connection, index)
+                await drop_whole(connection, table, index)
             else:
                 await connection.execute(f"DROP INDEX CONCURRENTLY {index}")
             done.append(f"dropped the index {index}")

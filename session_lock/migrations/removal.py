@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError
-from session_lock.migrations.partitions import drop_whole
+from session_lock.migrations.partitions import at_once
 from session_lock.migrations.pruning import function_sets
-from session_lock.migrations.sandbox import Connection, quiet_settings, run_file, sentences
+from session_lock.migrations.sandbox import Connection, quiet_settings, sentences
 from session_lock.names import quote_name
 from session_lock.objects import due_index_name, function_set, index_name, limit_index_names
 from session_lock.schema import mapping_files, render, shipped
@@ -29,18 +29,24 @@ async def remove(connection: Connection, table: TaskTable) -> None:
         shape = await read_shape(connection, table)
         current = function_set(table, shape)
         sets = await function_sets(connection, table, current)
-        async with quiet_settings(connection), connection.transaction():
+        async with quiet_settings(connection):
             await _refuse_if_live(connection, table)
             if sets.keys() - {current}:
-                for function in sets.get(current, ()):
-                    await connection.execute(f"DROP FUNCTION {function}")
-                for index in (
-                    index_name(current), due_index_name(current), *limit_index_names(table, current).values(),
-                ):  # fmt: skip
-                    await drop_whole(connection, f"{quote_name(table.qualified[0])}.{quote_name(index)}")
+                indexes = (
+                    index_name(current),
+                    due_index_name(current),
+                    *limit_index_names(table, current).values(),
+                )
+                schema = quote_name(table.qualified[0])
+                dropped = [
+                    *(f"DROP FUNCTION {function}" for function in sets.get(current, ())),
+                    *(f"DROP INDEX IF EXISTS {schema}.{quote_name(index)}" for index in indexes),
+                ]
+                await at_once(connection, table, dropped)
                 return
-            for name in (*shipped(table, "down"), *mapping_files(table, "down")):
-                await run_file(connection, render(name, table, shape))
+            files = (*shipped(table, "down"), *mapping_files(table, "down"))
+            text = "\n".join(render(name, table, shape) for name in files)
+            await connection.execute(text)  # as a whole: outside of a transaction it is one
 
 
 async def _refuse_if_live(connection: Connection, table: TaskTable) -> None:

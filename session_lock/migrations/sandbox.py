@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -47,12 +46,19 @@ async def rolled_back(connection: Connection, *, patience: str = "10s") -> Async
 
     It waits up to 2 s for a lock and runs a statement for up to `patience`.
     """
+    async with undone(connection):
+        await set_locally(
+            connection,
+            search_path=PINNED, timezone="UTC", datestyle="ISO, MDY", lock_timeout="2s", statement_timeout=patience,
+        )  # fmt: skip
+        yield
+
+
+@asynccontextmanager
+async def undone(connection: Connection) -> AsyncIterator[None]:
+    """A transaction, or a savepoint within one, of which nothing stays: neither settings nor locks."""
     try:
         async with _block(connection):
-            await set_locally(
-                connection,
-                search_path=PINNED, timezone="UTC", datestyle="ISO, MDY", lock_timeout="2s", statement_timeout=patience,
-            )  # fmt: skip
             yield
             raise _Undo  # noqa: TRY301 (the transaction ends by it)
     except _Undo:
@@ -111,18 +117,10 @@ async def set_locally(connection: Connection, **settings: str) -> None:
     )
 
 
-async def run_file(connection: Connection, text: str) -> None:
-    """Execute one of our files. Within a transaction a setting that it sets and resets stays in there, as it is the caller's."""
-    if connection.is_in_transaction():
-        text = re.sub(r"(?m)^SET (lock_timeout\b)", r"SET LOCAL \1", text)
-        text = re.sub(r"(?m)^RESET lock_timeout;$", "", text)
-    await connection.execute(text)
-
-
 @asynccontextmanager
 async def quiet_settings(connection: Connection) -> AsyncIterator[None]:
-    """Names are found as our functions find them, and an index takes the time it takes. After the block all is as it was, also what
-    was set for the transaction alone.
+    """Names are found as our functions find them, and an index takes the time it takes, also to wait for old transactions; that
+    holds up nobody. After the block all is as it was, also what was set for the transaction alone.
     """
     wanted = {
         "search_path": PINNED, "statement_timeout": "0", "client_min_messages": "warning", "timezone": "UTC",
@@ -142,6 +140,7 @@ async def quiet_settings(connection: Connection) -> AsyncIterator[None]:
     change = (
         "SELECT set_config(s.name, s.value, false) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
     )
+    wanted["lock_timeout"] = "0"
     await connection.fetch(change, list(wanted), list(wanted.values()))
     try:
         yield
@@ -196,6 +195,10 @@ def sentence(doing: str, refused: Refused) -> SessionLockError:
             )
         case "42501":
             return RightsError(f"{doing}: {refused.message}: connect as the role that owns the table")
+        case "55P03" if (
+            "the table was not changed" in refused.message
+        ):  # by tasks.lock.sql, which has more to tell
+            return DatabaseError(f"{doing}: {refused.message}")
         case "55P03":
             return DatabaseError(
                 f"{doing}: it is locked by another transaction: try again when that has ended"

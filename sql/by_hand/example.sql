@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS shop.payment (
 -- 1 tasks.up.sql: the order is what is locked, so it gets the columns. A payment that arrives, or a customer who is
 --   unblocked, makes a task without touching the order: nothing has to be told, the next call finds it.
 
-SET lock_timeout = '5s';  -- rather give up than queue behind a long transaction, with everybody behind us
+SET lock_timeout = '50ms';  -- rather give up than wait for a long transaction, with everybody behind us: run it again then
 
 ALTER TABLE shop.orders
   ADD COLUMN IF NOT EXISTS session_id bigint,                                -- who holds it

@@ -3,7 +3,7 @@
 --
 -- A task is one row of ONE table, TODO_TABLE, however many other tables decide about it: that row is what is locked.
 
-SET lock_timeout = '5s';  -- rather give up than queue behind a long transaction, with everybody behind us
+SET lock_timeout = '50ms';  -- rather give up than wait for a long transaction, with everybody behind us: run it again then
 
 ALTER TABLE TODO_TABLE
   ADD COLUMN IF NOT EXISTS session_id bigint,                                -- who holds it

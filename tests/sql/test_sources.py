@@ -19,6 +19,7 @@ import session_lock
 from session_lock.catalog import read_shape
 from session_lock.indexes import index_steps
 from session_lock.limits import Limit, Rate
+from session_lock.locks import LOCK
 from session_lock.schema import SCHEMA_VERSION, SERVED_VERSION, render, source, sql_root
 from session_lock.table import Shape
 from tests.support import EMAIL_TABLE, EMAILS, apply_mapping
@@ -79,6 +80,18 @@ def statements(text: str) -> list[pg.Node]:
     return [raw.stmt for raw in pglast.parse_sql(text)]
 
 
+def unlocked(text: str) -> str:
+    """With the statements that a DO executes under its lock as they would stand by themselves, for who does not look into one."""
+
+    def inside(match: re.Match[str]) -> str:
+        if "LOCK TABLE" not in match[1]:
+            return match[0]
+        found = re.findall(r"(?ms)^ +((?:ALTER|COMMENT|CREATE|DROP) .*?;)$", match[1])
+        return "\n".join(["SET lock_timeout = '50ms';", *found])
+
+    return re.sub(r"(?s)DO \$function\$(.*?)\$function\$;", inside, text)
+
+
 def functions(text: str) -> Iterator[tuple[str, pg.CreateFunctionStmt, str]]:
     """(name, its statement, its text) of each function that a file makes."""
     for raw in pglast.parse_sql(text):
@@ -100,7 +113,7 @@ def test_these_are_all_the_files():
         "grants.sql", "queue.alwaysup.sql", "queue.down.sql", "queue.grants.sql", "queue.index.sql", "queue.up.sql",
         "sessions.alwaysup.sql", "sessions.down.sql", "sessions.up.sql",
         "tasks.alwaysup.sql", "tasks.down.sql", "tasks.due.index.sql", "tasks.held.index.sql", "tasks.index.sql",
-        "tasks.limits.alwaysup.sql", "tasks.limits.down.sql", "tasks.trigger.down.sql", "tasks.trigger.sql",
+        "tasks.limits.alwaysup.sql", "tasks.limits.down.sql", "tasks.lock.sql", "tasks.trigger.down.sql", "tasks.trigger.sql",
         "tasks.tune.down.sql", "tasks.tune.sql", "tasks.up.sql", "tasks.values.index.sql", "tasks.whole.index.sql",
     ]  # fmt: skip
 
@@ -302,6 +315,10 @@ def test_no_state_of_a_connection_is_touched(name):
         code = code.replace(" pg_notify(", "", 2)
     if name == "tasks.limits.alwaysup.sql":  # a lock of the transaction's is none of the connection's
         code = re.sub(r"pg_(try_)?advisory_xact_lock\(", "", code)
+    if (
+        name == LOCK
+    ):  # where a lock that was not to be had is given back; it is no function that is called all day
+        code = code.replace("EXCEPTION WHEN lock_not_available", "", 1)
     forbidden = r"\b(SAVEPOINT|EXCEPTION\s+WHEN|pg_(try_)?advisory\w*|LISTEN|NOTIFY|pg_notify|TEMP|TEMPORARY|PREPARE|DECLARE\s+\w+\s+CURSOR)\b"
     assert not re.search(forbidden, code, re.IGNORECASE)
     for call in re.findall(r"set_config\(([^;]*)\)", code):
@@ -311,6 +328,33 @@ def test_no_state_of_a_connection_is_touched(name):
         [],
         [("lock_timeout", "VAR_SET_VALUE"), ("lock_timeout", "VAR_RESET")],
     )
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("tasks.")] + ["queue.down.sql"])
+@both_forms
+def test_a_table_in_use_is_changed_under_a_lock_that_was_taken_patiently(name, form):
+    """What would wait for its lock in a place of the queue makes others wait behind itself. A concurrent build does not."""
+    changing = (
+        pg.AlterTableStmt,
+        pg.CommentStmt,
+        pg.CreateTrigStmt,
+        pg.DropStmt,
+        pg.IndexStmt,
+        pg.LockStmt,
+    )
+    for statement in statements(text_of(name, form)):
+        if isinstance(statement, changing):
+            assert getattr(statement, "concurrent", False) or (
+                isinstance(statement, pg.DropStmt)
+                and statement.removeType is pglast.enums.ObjectType.OBJECT_FUNCTION
+            )
+    for body in re.findall(r"(?s)DO \$function\$(.*?)\$function\$", code_of(text_of(name, form))):
+        change = re.search(r"(?m)^ +(ALTER|COMMENT|CREATE|DROP|EXECUTE 'DROP)\b", body)
+        lock = re.search(r"(?m)^ +LOCK TABLE \S+ IN [A-Z ]+ MODE;$", body)
+        assert not change or (lock and lock.end() < change.start())
+        if form == "rendered" and lock:
+            assert len(re.findall("LOCK TABLE", body)) == 2, "also that which a vacuum gives way to"
+            assert "EXCEPTION WHEN lock_not_available" in body
 
 
 @pytest.mark.parametrize("name", ALWAYS)
@@ -436,7 +480,7 @@ def test_squawk_finds_nothing_unexcused(name, tmp_path):
     if not squawk.exists():
         pytest.skip("squawk is not installed: it is in the dependency group `lint`")
     file = tmp_path / name
-    file.write_text(text_of(name, "rendered"), "utf-8")
+    file.write_text(unlocked(text_of(name, "rendered")), "utf-8")
 
     def warnings(*options: str) -> set[str]:
         command = [squawk, "--pg-version=14.0", "--reporter=gcc", *options, file]

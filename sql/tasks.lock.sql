@@ -1,0 +1,74 @@
+-- session_lock: takes the lock on the task table that a change of it needs, until the transaction ends. Whoever waits for such
+-- a lock makes all wait who come after, readers too. So this waits for 50 ms, leaves, and comes back a little later, for up to
+-- 3 minutes, or as long as `SET session_lock.patience = '10 min'` says. Then it gives up, and nothing has changed.
+-- In the files that change the table this stands, when they are printed, in place of their LOCK TABLE.
+
+DO $function$
+BEGIN
+  DECLARE
+    v_tables   oid[] := ARRAY(SELECT to_regclass(__table_text__)::oid
+                               UNION SELECT p.relid::oid FROM pg_partition_tree(to_regclass(__table_text__)) AS p);
+    v_most     integer := greatest(1, 50 / cardinality(v_tables));  -- ms: those of a partitioned table are locked one after the other
+    v_mode     text := 'ACCESS EXCLUSIVE';
+    v_before   text := current_setting('lock_timeout');
+    v_patience interval := coalesce(nullif(current_setting('session_lock' || '.patience', true), ''), '3 min');  -- whatever the schema's name is
+    v_waited   interval := '0';  -- counted, not measured
+    v_wait     integer;
+    v_pause    interval;
+    v_tries    integer := 0;
+    v_other    integer;
+  BEGIN
+    LOOP
+      v_tries := v_tries + 1;
+      BEGIN
+        -- A vacuum may take hours, but an automatic one gives way to who has waited for `deadlock_timeout`: that is done in a mode
+        -- which is in the way of nobody who reads or writes. One that has to prevent a wraparound does not give way.
+        IF EXISTS (SELECT FROM pg_catalog.pg_locks AS l
+                     JOIN pg_catalog.pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+                    WHERE l.relation = ANY (v_tables) AND l.granted
+                      AND (l.pid IN (SELECT v.pid FROM pg_catalog.pg_stat_progress_vacuum AS v)
+                           OR l.pid IN (SELECT a.pid FROM pg_catalog.pg_stat_progress_analyze AS a))) THEN
+          v_wait := (SELECT s.setting::integer + 500 FROM pg_catalog.pg_settings AS s WHERE s.name = 'deadlock_timeout');
+          PERFORM set_config('lock_timeout', v_wait::text, true);
+          LOCK TABLE __table__ IN SHARE UPDATE EXCLUSIVE MODE;
+        END IF;
+        v_wait := v_most;
+        PERFORM set_config('lock_timeout', v_wait::text, true);
+        LOCK TABLE __table__ IN ACCESS EXCLUSIVE MODE;
+        PERFORM set_config('lock_timeout', v_before, true);
+        EXIT;
+      EXCEPTION WHEN lock_not_available THEN
+        -- A concurrent build of an index waits at its end for all who have an old snapshot, so for us.
+        SELECT l.pid INTO v_other
+          FROM pg_catalog.pg_locks AS l
+          JOIN pg_catalog.pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+          JOIN pg_catalog.pg_stat_progress_create_index AS i ON i.pid = l.pid
+         WHERE l.relation = ANY (v_tables) AND l.granted AND l.mode = 'ShareUpdateExclusiveLock'
+         LIMIT 1;
+        IF FOUND THEN
+          RAISE EXCEPTION USING
+            ERRCODE = 'lock_not_available',
+            MESSAGE = format('the server process %s builds an index of %s concurrently, and would wait for us at its end: the table was not changed; run this again when it has ended', v_other, __table_text__);
+        END IF;
+        IF v_waited >= v_patience THEN
+          SELECT l.pid INTO v_other
+            FROM pg_catalog.pg_locks AS l
+            JOIN pg_catalog.pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+            LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+           WHERE l.relation = ANY (v_tables) AND l.granted AND l.pid <> pg_backend_pid()
+             AND (v_mode LIKE 'ACCESS %' OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))
+           ORDER BY a.xact_start, l.pid
+           LIMIT 1;
+          RAISE EXCEPTION USING
+            ERRCODE = 'lock_not_available',
+            MESSAGE = format('%s was in use by other transactions at each of %s attempts in %s s%s: the table was not changed; wait for their end, and run this again',
+                             __table_text__, v_tries, round(extract(epoch FROM v_waited)), ', at last by that of the server process ' || v_other);
+        END IF;
+      END;
+      v_pause := least(1, 0.1 * v_tries) * (0.5 + random() / 2) * interval '1 s';
+      v_waited := v_waited + v_pause + v_wait * interval '1 ms';
+      PERFORM pg_sleep(extract(epoch FROM v_pause));  -- and holds no lock meanwhile
+    END LOOP;
+  END;
+END
+$function$;

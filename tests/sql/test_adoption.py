@@ -1,0 +1,387 @@
+"""A mapping comes into a table that is in use, and goes again: nobody waits for it for longer than an instant, and it gives up in one sentence.
+
+That nobody waits is asked of the server: the others have a `lock_timeout`, ten times what they may wait and a fraction of what they
+would wait behind one that waits for its lock as long as that takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import pytest
+
+from session_lock.catalog import read_shape
+from session_lock.embedded import find_bin_dir, temp_postgres
+from session_lock.errors import DatabaseError
+from session_lock.indexes import index_steps
+from session_lock.limits import Limit
+from session_lock.migrations import check, install, prune, remove, validate
+from session_lock.schema import mapping_files, render
+from session_lock.table import TaskTable
+from tests.conftest import APP_ROLE, TestDatabase
+from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping, connected, until_waited_for
+
+HELD = 2.0
+"""Seconds for which somebody's transaction is open: several times the others' `lock_timeout`."""
+
+LIMITED = replace(EMAILS, limits=(Limit(3), Limit(1, by="address")))
+
+Work = Callable[[asyncpg.Connection], Awaitable[Any]]
+
+
+async def up(connection: asyncpg.Connection, table: TaskTable = EMAILS) -> None:
+    await connection.execute(render("tasks.up.sql", table, await read_shape(connection, table)))
+
+
+async def down(connection: asyncpg.Connection, table: TaskTable = EMAILS) -> None:
+    shape = await read_shape(connection, table)
+    for name in mapping_files(table, "down"):
+        await connection.execute(render(name, table, shape))
+
+
+async def trigger(connection: asyncpg.Connection) -> None:
+    await connection.execute(render("tasks.trigger.sql", EMAILS, await read_shape(connection, EMAILS)))
+
+
+async def trigger_down(connection: asyncpg.Connection) -> None:
+    await connection.execute(render("tasks.trigger.down.sql", EMAILS, await read_shape(connection, EMAILS)))
+
+
+@asynccontextmanager
+async def open_transaction(database: TestDatabase, table: str = "email") -> AsyncIterator[asyncpg.Connection]:
+    """Somebody has written and does not commit."""
+    async with connected(database.admin_dsn) as holder:
+        transaction = holder.transaction()
+        await transaction.start()
+        await holder.execute(f"UPDATE public.{table} SET body = 'x'")
+        yield holder
+        await transaction.commit()
+
+
+async def others(database: TestDatabase, until: asyncio.Event, rows: str, patience: str) -> tuple[int, int]:
+    """Insert and read until then; how often, and how often it would have waited for longer than this."""
+    done = refused = 0
+    async with connected(database.admin_dsn) as connection:
+        await connection.execute(f"SET lock_timeout = '{patience}'")
+        while not until.is_set():
+            try:
+                await connection.execute(rows)
+                await connection.fetchval("SELECT count(*) FROM public.email WHERE id = 1")
+                done += 1
+            except asyncpg.LockNotAvailableError:
+                refused += 1
+            await asyncio.sleep(0.002)
+    return done, refused
+
+
+async def waits_of(admin: asyncpg.Connection, pid: int, until: asyncio.Event) -> int:
+    """How often it began to wait for a lock on a table."""
+    began = set()
+    query = "SELECT waitstart FROM pg_locks WHERE pid = $1 AND NOT granted AND locktype = 'relation' AND waitstart IS NOT NULL"
+    while not until.is_set():
+        began |= {row["waitstart"] for row in await admin.fetch(query, pid)}
+        await asyncio.sleep(0.002)
+    return len(began)
+
+
+async def beside_a_long_transaction(database: TestDatabase, admin: asyncpg.Connection, work: Work) -> None:
+    """The work succeeds once that has ended, after several tries; and those who came meanwhile have not waited."""
+    until = asyncio.Event()
+    rows = "INSERT INTO public.email (address) VALUES ('a')"
+    async with connected(database.admin_dsn) as worker:
+        async with open_transaction(database):
+            writing = [asyncio.create_task(others(database, until, rows, "500ms")) for _ in range(2)]
+            waiting = asyncio.create_task(waits_of(admin, worker.get_server_pid(), until))
+            working = asyncio.create_task(work(worker))
+            await asyncio.sleep(HELD)
+            assert not working.done(), await working
+            until.set()
+            for done, refused in await asyncio.gather(*writing):
+                assert done > 10
+                assert refused == 0
+            assert await waiting > 1
+        await working
+
+
+# Nobody waits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("work", [up, install])
+async def test_who_writes_and_who_reads_goes_on_while_the_columns_wait_for_a_long_transaction(
+    database, admin, work
+):
+    await add_emails(admin, 3)
+    await beside_a_long_transaction(database, admin, lambda worker: work(worker, EMAILS))
+    assert await admin.fetchval("SELECT attempts FROM public.email WHERE id = 1") == 0
+
+
+@pytest.mark.parametrize("work", [down, remove])
+@pytest.mark.parametrize("table", [EMAILS, LIMITED], ids=["plain", "limits"])
+async def test_and_while_the_way_back_does(database, admin, work, table):
+    await install(admin, table)
+    await add_emails(admin, 3)
+    await beside_a_long_transaction(database, admin, lambda worker: work(worker, table))
+    assert [each async for each in columns(admin)] == ["id", "address", "body", "sent_at", "failed_at"]
+
+
+async def columns(admin: asyncpg.Connection) -> AsyncIterator[str]:
+    query = "SELECT attname FROM pg_attribute WHERE attrelid = 'public.email'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    for (name,) in await admin.fetch(query):
+        yield name
+
+
+@pytest.mark.parametrize("work", [trigger, trigger_down])
+async def test_and_while_the_trigger_that_wakes_does(database, admin, work):
+    await install(admin, EMAILS)
+    if work is trigger_down:
+        await trigger(admin)
+    await add_emails(admin, 3)
+    await beside_a_long_transaction(database, admin, work)
+    triggers = (
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'public.email'::regclass AND tgname ~ '^wake_'"
+    )
+    assert await admin.fetchval(triggers) == (1 if work is trigger else 0)
+
+
+async def test_and_while_the_index_of_a_version_that_was_removed_does(database, admin):
+    await install(admin, EMAILS)
+    changed = replace(EMAILS, order_by=("id",))
+    await install(admin, changed)
+    await add_emails(admin, 3)
+    await beside_a_long_transaction(database, admin, lambda worker: remove(worker, changed))
+    assert [str(each) for each in await check(admin, EMAILS) if not each.note] == []
+
+
+PARTS = 20
+PARTITIONED = (
+    "CREATE TABLE public.event (id bigint PRIMARY KEY, body text, done_at timestamptz) PARTITION BY HASH (id);"
+    + "".join(
+        f"CREATE TABLE public.event_{n} PARTITION OF public.event FOR VALUES WITH (modulus {PARTS}, remainder {n});"
+        for n in range(PARTS)
+    )
+)
+EVENTS = TaskTable(
+    "public.event", key="id", pending="done_at IS NULL", finish="done_at = now()", columns=("body",)
+)
+
+
+async def whole(connection: asyncpg.Connection) -> None:
+    *_, last = index_steps("tasks.index.sql", EVENTS, await read_shape(connection, EVENTS)).values()
+    await connection.execute(last)
+
+
+async def beside_a_long_transaction_in_one_partition(database: TestDatabase, work: Work) -> None:
+    """In the last one, when all others are locked already."""
+    until = asyncio.Event()
+    rows = "INSERT INTO public.event SELECT 1000 + random() * 1e9"
+    async with connected(database.admin_dsn) as worker:
+        async with open_transaction(database, f"event_{PARTS - 1}"):
+            writing = asyncio.create_task(others(database, until, rows, "45ms"))
+            working = asyncio.create_task(work(worker))
+            await asyncio.sleep(HELD)
+            assert not working.done(), await working
+            until.set()
+            done, refused = await writing
+            assert done > 10
+            assert refused <= 1  # a moment in which the machine did something else
+        await working
+
+
+async def test_those_of_a_partitioned_table_are_waited_for_no_longer_in_all(database, admin):
+    """Whoever waits for 50 ms in each, while the others are locked, may be in the way for a second."""
+    await admin.execute(PARTITIONED)
+    await admin.execute("INSERT INTO public.event SELECT g, 'x' FROM generate_series(1, 200) AS g")
+    await beside_a_long_transaction_in_one_partition(database, lambda worker: up(worker, EVENTS))
+    for step in [*index_steps("tasks.index.sql", EVENTS, await read_shape(admin, EVENTS)).values()][:-1]:
+        await admin.execute(step)
+    await beside_a_long_transaction_in_one_partition(database, whole)
+    await install(admin, EVENTS)
+    changed = replace(EVENTS, order_by=("id",))
+    await install(admin, changed)
+    await beside_a_long_transaction_in_one_partition(database, lambda worker: prune(worker, changed))
+    wholes = "SELECT count(*) FROM pg_class WHERE relkind = 'I' AND relname ~ '^pending_'"
+    assert await admin.fetchval(wholes) == 1
+
+
+async def test_what_is_there_takes_no_lock(database, admin):
+    await install(admin, EMAILS)
+    await add_emails(admin, 1)
+    async with open_transaction(database):
+        await admin.execute("SET session_lock.patience = '0'")
+        await up(admin)
+
+
+async def test_the_row_that_a_finish_is_tried_on_is_free_before_a_discard_is(database, admin):
+    await add_emails(admin, 5)
+    await admin.execute(
+        "CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN IF new.failed_at IS NOT NULL THEN PERFORM pg_sleep(1); END IF; RETURN new; END';"
+        "CREATE TRIGGER slow BEFORE UPDATE ON public.email FOR EACH ROW EXECUTE FUNCTION public.slow()"
+    )
+    async with connected(database.admin_dsn) as worker:
+        validating = asyncio.create_task(validate(worker, EMAILS))
+        sleeping = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep'"
+        async with asyncio.timeout(10):
+            while not await admin.fetchval(sleeping, worker.get_server_pid()):
+                await asyncio.sleep(0.01)
+        free = "SELECT count(*) FROM (SELECT FROM public.email FOR UPDATE SKIP LOCKED) AS row"
+        assert await admin.fetchval(free) == 4
+        await validating
+
+
+# Vacuum ----------------------------------------------------------------------------------------------
+
+
+async def test_an_automatic_vacuum_gives_way():
+    """It would go on for hours, and does not give way to who waits for 50 ms."""
+    slow = {
+        "autovacuum_naptime": "1s", "autovacuum_vacuum_cost_delay": "100ms", "autovacuum_vacuum_cost_limit": 1,
+        "autovacuum_vacuum_threshold": 1, "autovacuum_vacuum_scale_factor": 0,
+    }  # fmt: skip
+    server = temp_postgres(**slow)
+    running = await asyncio.to_thread(server.__enter__)
+    try:
+        async with connected(running.dsn) as admin:
+            await admin.execute(EMAIL_TABLE)
+            await add_emails(admin, 50_000)
+            await admin.execute("DELETE FROM public.email WHERE id % 2 = 0")
+            busy = "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 'public.email'::regclass AND heap_blks_scanned > 0"
+            async with asyncio.timeout(30):
+                while not await admin.fetchval(busy):
+                    await asyncio.sleep(0.05)
+            await admin.execute("CREATE ROLE plain; ALTER TABLE public.email OWNER TO plain; SET ROLE plain")
+            await admin.execute("SET session_lock.patience = '20 s'")
+            await up(admin)
+        assert "canceling autovacuum task" in running.log.read_text()
+    finally:
+        await asyncio.to_thread(server.__exit__, None, None, None)
+
+
+# It gives up -----------------------------------------------------------------------------------------
+
+
+async def test_when_its_patience_is_over_it_says_so_in_a_sentence_and_nothing_has_changed(database, admin):
+    await admin.execute(render("sessions.up.sql", EMAILS, await read_shape(admin, EMAILS)))
+    await add_emails(admin, 1)
+    before = schema(database)
+    await admin.execute("SET session_lock.patience = '1 s'; SET lock_timeout = '4s'")
+    async with open_transaction(database) as holder:
+        told = (
+            r'"public"\."email" was in use by other transactions at each of \d+ attempts in \d s, at last by that of the server process '
+            rf"{holder.get_server_pid()}: the table was not changed; wait for their end, and run this again"
+        )
+        with pytest.raises(asyncpg.LockNotAvailableError, match=f"^{told}$"):
+            await up(admin)
+        assert schema(database) == before
+        assert await admin.fetchval("SHOW lock_timeout") == "4s"
+        with pytest.raises(
+            DatabaseError, match=rf"^the installation of 'email' stopped half-way \(run it again\): {told}$"
+        ):
+            await install(admin, EMAILS)
+    assert await install(admin, EMAILS)
+    installed = schema(database)
+    async with open_transaction(database):
+        with pytest.raises(
+            DatabaseError, match="^'email' was not removed: .* the table was not changed; wait"
+        ):
+            await remove(admin, EMAILS)
+    assert schema(database) == installed
+    await remove(admin, EMAILS)
+
+
+async def test_in_a_transaction_of_the_callers_its_settings_are_as_they_were(database, admin):
+    async with admin.transaction():
+        await admin.execute("SET LOCAL lock_timeout = '4s'")
+        await up(admin)
+        assert await admin.fetchval("SHOW lock_timeout") == "4s"
+        await trigger_down(admin)
+        assert await admin.fetchval("SHOW lock_timeout") == "4s"
+
+
+async def test_it_does_not_wait_for_a_build_that_would_wait_for_it(database, admin):
+    await add_emails(admin, 3)
+    await admin.execute(f"ALTER TABLE public.email OWNER TO {APP_ROLE}; SET ROLE {APP_ROLE}")
+    await admin.execute("SET session_lock.patience = '10 s'")
+    async with connected(database.admin_dsn) as builder:
+        async with open_transaction(database) as holder:
+            building = asyncio.create_task(
+                builder.execute("CREATE INDEX CONCURRENTLY mine ON public.email (body)")
+            )
+            await until_waited_for(holder)
+            told = f"the server process {builder.get_server_pid()} builds an index of .* the table was not changed; run this again"
+            with pytest.raises(asyncpg.LockNotAvailableError, match=told):
+                await up(admin)
+        await building
+    await up(admin)
+
+
+# It is run again -------------------------------------------------------------------------------------
+
+
+async def killed_in_the_build(database: TestDatabase, admin: asyncpg.Connection, work: Work) -> None:
+    await add_emails(admin, 3)
+    async with connected(database.admin_dsn) as worker, open_transaction(database) as holder:
+        async with asyncio.timeout(20):
+            working = asyncio.create_task(work(worker))
+            while not await admin.fetchval("SELECT count(*) FROM pg_stat_progress_create_index"):
+                await asyncio.sleep(0.01)
+        await until_waited_for(holder)
+        await admin.execute("SELECT pg_terminate_backend($1)", worker.get_server_pid())
+        await asyncio.wait([working])
+        assert working.exception() is not None
+    assert await admin.fetchval("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 1
+
+
+async def test_an_installation_that_was_killed_in_the_build_of_its_index_is_run_again(database, admin):
+    before = schema(database)
+    await up(admin)  # so that it is the build that waits
+    await killed_in_the_build(database, admin, lambda worker: install(worker, EMAILS))
+    await install(admin, EMAILS)
+    assert [str(each) for each in await check(admin, EMAILS) if not each.note] == []
+    await remove(admin, EMAILS)
+    await admin.execute(render("sessions.down.sql", EMAILS, await read_shape(admin, EMAILS)))
+    assert schema(database) == before
+
+
+@pytest.mark.parametrize("table", [EMAILS, LIMITED], ids=["plain", "limits"])
+async def test_and_so_are_the_files(database, admin, table):
+    before = schema(database)
+    shape = await read_shape(admin, table)
+    await up(admin, table)
+    last = render(mapping_files(table, "index")[-1], table, shape)
+    await killed_in_the_build(database, admin, lambda worker: worker.execute(last))
+    await apply_mapping(admin, table)
+    assert [str(each) for each in await check(admin, table) if not each.note] == []
+    await down(admin, table)
+    await admin.execute(render("sessions.down.sql", table, shape))
+    assert schema(database) == before
+
+
+async def test_a_role_with_a_lock_timeout_builds_its_index_all_the_same(database, admin):
+    """To wait for old transactions holds up nobody, and to give up would leave an invalid index."""
+    await add_emails(admin, 3)
+    await up(admin)
+    async with connected(database.admin_dsn) as worker:
+        await worker.execute("SET lock_timeout = '100ms'")
+        async with open_transaction(database) as holder:
+            installing = asyncio.create_task(install(worker, EMAILS))
+            await until_waited_for(holder)
+            await asyncio.sleep(0.3)
+            assert not installing.done()
+        await installing
+        assert await worker.fetchval("SHOW lock_timeout") == "100ms"
+
+
+def schema(database: TestDatabase) -> str:
+    """As it is dumped."""
+    command = [str(find_bin_dir() / "pg_dump"), "--schema-only", database.admin_dsn]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return re.sub(r"(?m)^\\(un)?restrict .*\n", "", done.stdout)

@@ -125,7 +125,10 @@ class Call(Seen):
     async def go_on(self) -> None:
         """What stopped it is taken away."""
         if not self.task.done():
+            over = self.over
             await self.look_at_session()
+            if self.task.done():  # that was news of its end, which came before
+                self.over = over
         if self.point in LOCKS or self.point in GATES:
             await self.scene.holders[self.slot].execute("ROLLBACK")
         self.may_end.set()

@@ -1,7 +1,6 @@
 """Share the rows of your own PostgreSQL table over the live instances of an asyncio service."""
 
 from session_lock.database import Cancellation, Database, DatabaseFinder
-from session_lock.doctor import Finding
 from session_lock.duties import Due, Duties, Duty, PostgresDuties, cron, every
 from session_lock.enqueuing import (
     Enqueued,
@@ -21,6 +20,7 @@ from session_lock.errors import (
 )
 from session_lock.explaining import SessionShare, shares
 from session_lock.facts import Why
+from session_lock.findings import Finding
 from session_lock.group import RunnerGroup
 from session_lock.health import GroupHealth, Health
 from session_lock.limits import Limit, Rate

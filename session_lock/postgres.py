@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Generic, Literal, TypeVar, cast, overload
@@ -23,8 +24,8 @@ from session_lock.database import (
     check_capacity,
     keys_to_retry,
 )
-from session_lock.doctor import Finding, doctor_by
 from session_lock.errors import RowRefusedError, SettingsError
+from session_lock.findings import Finding
 from session_lock.finishing import Finishing
 from session_lock.listener import asked_of, check_listen, listening
 from session_lock.names import quote_name
@@ -138,7 +139,10 @@ class PostgresDatabase(Calls, Generic[T]):
 
         It opens a few connections of its own for as long as it looks. `docs/reference/doctor.md` lists what it looks at.
         """
-        return await doctor_by(self._wanted, self._connect, self._listen)
+        # With it come all that migrations know, which no Runner needs: to load them took longer than all the rest.
+        doctor = importlib.import_module("session_lock.doctor")
+        found: Sequence[Finding] = await doctor.doctor_by(self._wanted, self._connect, self._listen)
+        return found
 
     # The six verbs -----------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from session_lock.connections import Connect, Connection, open_connection
 from session_lock.doctor import plan, server, table, way, work
-from session_lock.doctor.case import SEVERITIES, Case, Finding, Look, Severity, said
+from session_lock.doctor.case import Case, Look, said
 from session_lock.errors import DatabaseError
+from session_lock.findings import SEVERITIES, Finding, Severity
 from session_lock.migrations.sandbox import refusal, sentence
 from session_lock.server import Wanted
 from session_lock.sqlstate import translated

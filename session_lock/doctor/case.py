@@ -1,52 +1,20 @@
-"""What the looks of `doctor` are given, and what they find."""
+"""What the looks of `doctor` are given."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Literal, TypeAlias
+from typing import TypeAlias
 
 from session_lock.connections import Connect, Connection
 from session_lock.errors import SessionLockError
+from session_lock.findings import Finding
 from session_lock.migrations.sandbox import rolled_back
 from session_lock.server import Wanted
 from session_lock.sqlstate import is_driver_error
 from session_lock.table import TaskTable
 from session_lock.wording import describe
-
-Severity: TypeAlias = Literal["error", "warning", "note", "unseen"]
-"""error (tasks are not run, or not as they should be) · warning (it works, and will not for long, or at a price) · note (worth knowing) ·
-unseen (a look that could not be made)."""
-
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note", "unseen")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that is wrong, or could not be looked at.
-
-    ```python
-    for finding in await database.doctor():
-        print(f"{finding.severity}: {finding.text}: {finding.remedy}")
-    ```
-    """
-
-    severity: Severity
-    text: str
-    """In words, with the evidence."""
-
-    remedy: str = ""
-    """What mends it: a command, mostly."""
-
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    """The numbers and names behind the words, for machines."""
-
-    look: str = ""
-    """Which look has found it."""
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from session_lock.catalog import read_shape
-from session_lock.doctor.case import Case, Finding, hurried
+from session_lock.doctor.case import Case, hurried
+from session_lock.findings import Finding
 from session_lock.migrations.sandbox import set_locally
 from session_lock.names import quote_name
 from session_lock.objects import function_set, index_name

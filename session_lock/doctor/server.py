@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from session_lock.doctor.case import Case, Finding, hurried
+from session_lock.doctor.case import Case, hurried
 from session_lock.facts import Locker
+from session_lock.findings import Finding
 from session_lock.migrations.partitions import OF_THE_TABLE
 from session_lock.wording import span
 

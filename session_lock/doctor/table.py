@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from session_lock.asking import lockers_of_table
-from session_lock.doctor.case import Case, Finding, hurried
+from session_lock.doctor.case import Case, hurried
+from session_lock.findings import Finding
 from session_lock.migrations import check
 from session_lock.migrations.partitions import OF_THE_TABLE
 

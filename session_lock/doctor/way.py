@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from session_lock.connections import Connection, open_connection
-from session_lock.doctor.case import Case, Finding, Severity, said
+from session_lock.doctor.case import Case, said
 from session_lock.errors import SessionLockError
+from session_lock.findings import Finding, Severity
 from session_lock.listener import round_trip
 from session_lock.names import quote_name
 from session_lock.server import meet

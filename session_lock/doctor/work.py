@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from session_lock.catalog import read_shape
-from session_lock.doctor.case import Case, Finding, hurried
+from session_lock.doctor.case import Case, hurried
 from session_lock.doctor.way import SKEW
+from session_lock.findings import Finding
 from session_lock.migrations import pending_summary
 from session_lock.migrations.pruning import FAILURES_KEPT, SESSIONS_KEPT
 from session_lock.migrations.reading import COUNTED

@@ -55,9 +55,9 @@ def unsafe(tree: ast.AST) -> list[str]:
 
 IMPORTS = {
     "session_lock/cli/__init__.py": 1, "session_lock/cli/common.py": 2, "session_lock/cli/top/command.py": 1,
-    "session_lock/schedules.py": 1,
+    "session_lock/postgres.py": 1, "session_lock/schedules.py": 1,
 }  # fmt: skip
-"""The module that the command line names, and Django for one of its modules; the demo, `top` and the parser of cron, which are extras."""
+"""The module that the command line names, and Django for one of its modules; the demo, `top` and the parser of cron, which are extras; `doctor`, when it is asked."""
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))

@@ -21,7 +21,8 @@ OF_THE_TABLE = """c.oid IN (SELECT to_regclass(format('%I.%I', $1::text, $2::tex
 async def build_index(connection: Connection, table: TaskTable, shape: Shape, file: str, name: str) -> None:
     """Build what a file of ours builds, without blocking writers, whatever an earlier attempt has left.
 
-    Within a transaction there is no such build. There it takes a table without rows, of which it takes no time.
+    Within a transaction there is no such build. There it takes a table without rows, of which it takes no time. The settings are
+    those of a block of `quiet_settings`.
     """
     within = connection.is_in_transaction()
     if within and await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table.quoted})"):
@@ -31,6 +32,8 @@ async def build_index(connection: Connection, table: TaskTable, shape: Shape, fi
         )
     if within:
         await connection.execute(render(LOCK, table, None))
+    else:  # a concurrent build waits for old transactions and holds up nobody; given up it would leave an invalid index
+        await connection.fetch("SELECT set_config('lock_timeout', '0', false)")
     if shape.partitions is None:
         await _drop_invalid(connection, table.qualified[0], name)
     elif await incomplete(connection, table, name):

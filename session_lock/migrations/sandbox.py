@@ -119,8 +119,8 @@ async def set_locally(connection: Connection, **settings: str) -> None:
 
 @asynccontextmanager
 async def quiet_settings(connection: Connection) -> AsyncIterator[None]:
-    """Names are found as our functions find them, and an index takes the time it takes, also to wait for old transactions; that
-    holds up nobody. After the block all is as it was, also what was set for the transaction alone.
+    """Names are found as our functions find them, and an index takes the time it takes. After the block all is as it was, also what
+    was set for the transaction alone.
     """
     wanted = {
         "search_path": PINNED, "statement_timeout": "0", "client_min_messages": "warning", "timezone": "UTC",
@@ -140,7 +140,6 @@ async def quiet_settings(connection: Connection) -> AsyncIterator[None]:
     change = (
         "SELECT set_config(s.name, s.value, false) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
     )
-    wanted["lock_timeout"] = "0"
     await connection.fetch(change, list(wanted), list(wanted.values()))
     try:
         yield
@@ -195,10 +194,8 @@ def sentence(doing: str, refused: Refused) -> SessionLockError:
             )
         case "42501":
             return RightsError(f"{doing}: {refused.message}: connect as the role that owns the table")
-        case "55P03" if (
-            "the table was not changed" in refused.message
-        ):  # by tasks.lock.sql, which has more to tell
-            return DatabaseError(f"{doing}: {refused.message}")
+        case "55P03" if "the table was not changed" in refused.message:
+            return DatabaseError(f"{doing}: {refused.message}")  # by tasks.lock.sql, which has more to tell
         case "55P03":
             return DatabaseError(
                 f"{doing}: it is locked by another transaction: try again when that has ended"

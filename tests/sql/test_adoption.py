@@ -296,6 +296,14 @@ async def test_when_its_patience_is_over_it_says_so_in_a_sentence_and_nothing_ha
     await remove(admin, EMAILS)
 
 
+async def test_its_patience_is_set_by_one_name_whatever_the_schema_is(database, admin):
+    await add_emails(admin, 1)
+    await admin.execute("SET session_lock.patience = '0'")
+    async with open_transaction(database), asyncio.timeout(20):
+        with pytest.raises(asyncpg.LockNotAvailableError, match="at each of 1 attempts in 0 s"):
+            await up(admin, replace(EMAILS, schema="other"))
+
+
 async def test_in_a_transaction_of_the_callers_its_settings_are_as_they_were(database, admin):
     async with admin.transaction():
         await admin.execute("SET LOCAL lock_timeout = '4s'")

@@ -26,29 +26,34 @@ async def session_functions(connection: Connection, table: TaskTable) -> list[Di
 async def shipped_functions(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
     """Those that come with a table of the library's: the table's own, or the one set of the schema."""
     files = (*shipped(table, "down"), *shipped(table, "alwaysup"))
-    if len(files) < 2 or ("__set__" not in source(files[1]) and await is_newer(connection, table)):
+    newer = await is_newer(connection, table)
+    if len(files) < 2 or ("__set__" not in source(files[1]) and newer):
         return []
     down, always = (render(name, table, examined.shape) for name in files)
-    return await _functions(connection, down, always)
+    return await _functions(connection, down, always, are_newer=newer)
 
 
 async def task_functions(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
-    found = []
+    found, newer = [], await is_newer(connection, table)
     # Those with limits first: they are last in "alwaysup" and first in "down".
     for down, always in zip(
         mapping_files(table, "down"), reversed(mapping_files(table, "alwaysup")), strict=True
     ):
         found += await _functions(
-            connection, render(down, table, examined.shape), render(always, table, examined.shape)
-        )
+            connection, render(down, table, examined.shape), render(always, table, examined.shape), are_newer=newer,
+        )  # fmt: skip
     return found
 
 
 _NAME = r'(?:"(?:[^"]|"")+"|\w+)\.\w+'
 
 
-async def _functions(connection: Connection, down: str, always: str) -> list[Difference]:
-    """Every function of a file against the catalog: body, SECURITY DEFINER, settings, and that it is not for everybody."""
+async def _functions(
+    connection: Connection, down: str, always: str, *, are_newer: bool = False
+) -> list[Difference]:
+    """Every function of a file against the catalog: body, SECURITY DEFINER, settings, and that it is not for everybody. Of a newer
+    library's only that they are there: else the two would replace each other's for as long as both of them install.
+    """
     bodies = {
         name: (options, body)
         for name, options, body in re.findall(
@@ -76,7 +81,7 @@ async def _functions(connection: Connection, down: str, always: str) -> list[Dif
         }
         if row["body"] is None:
             found.append(Difference(f"the function {function} is missing", INSTALL))
-        elif (row["body"], row["definer"], set(row["settings"])) != (
+        elif not are_newer and (row["body"], row["definer"], set(row["settings"])) != (
             body,
             "SECURITY DEFINER" in options,
             settings,

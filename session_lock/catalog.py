@@ -143,7 +143,7 @@ def _check_key(
     key = _need(table, found, table.key, "key")
     if key["type"] not in KEY_TYPES:
         raise SchemaError(
-            f"the key {table.table}.{table.key} is of type {key['full_type']}: a key is smallint, integer, bigint, uuid or text"
+            f"the key {table.table}.{table.key} is of type {key['full_type']}: a key is smallint, integer, bigint, uuid, text or varchar"
         )
     if not key["not_null"]:
         raise SchemaError(

@@ -44,7 +44,7 @@ class Health:
     """Seconds since the database last answered its look for tasks; None: it never did. Without room, or paused, it does not look."""
 
     loop_lag: float | None = None
-    """Seconds for which the event loop gave no turn, the longest of the last ten; None: it has no session."""
+    """For how many seconds the event loop gave no turn: the longest wait of the last 10 s; None: it has no session."""
 
     last_error: str | None = None
     """What went wrong last with the database, the session or the Runner itself, mended or not; no tasker's error."""

@@ -79,7 +79,7 @@ class Settings:
     tasks_per_session: int | None = None
     """The most tasks a session holds, running and prefetched: its capacity, by which it has its share of scarce work.
 
-    Defaults to `concurrency * batch_size` and `prefetch`; under `each`, to `concurrency` and `prefetch`.
+    Defaults to `concurrency * batch_size + prefetch`; under `each`, to `concurrency + prefetch`.
     """
 
     start_jitter: float | None = None

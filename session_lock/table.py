@@ -70,7 +70,7 @@ class TaskTable:
     """`schema.table`; the schema defaults to public. A part that contains a dot is put in double quotes."""
 
     key: str
-    """The column that identifies a task: unique, not null, of type smallint, integer, bigint, uuid or text."""
+    """The column that identifies a task: unique, not null, of type smallint, integer, bigint, uuid, text or varchar."""
 
     pending: str
     """The condition for a row being still to do. Immutable (no `now()`: time belongs into `available_at`)."""
@@ -245,7 +245,7 @@ class Shape:
     """What the catalog knows of a mapping's columns; with the mapping itself it determines all of the SQL."""
 
     key_type: str
-    """As `format_type` prints it: smallint, integer, bigint, uuid or text."""
+    """As `format_type` prints it: smallint, integer, bigint, uuid, text or character varying."""
 
     column_types: Mapping[str, str]
     """By column: those of `columns`, `order`, `limits` and `fair_by`, as `format_type` prints them."""

@@ -157,7 +157,10 @@ class Task(Generic[T]):
         self._holder.finish_in_sync(connection, (self,))
 
     def transaction(self) -> AbstractAsyncContextManager[Any]:
-        """`async with task.transaction() as connection:` a transaction that finishes the task when it commits."""
+        """`async with task.transaction() as connection:` a transaction that finishes the task when it commits.
+
+        The server gives it what is left of the lease when it begins (24 to 30 s with the defaults, while keepalives get through), and keepalives do not prolong that.
+        """
         return self._holder.transaction((self,))
 
 

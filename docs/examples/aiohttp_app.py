@@ -5,7 +5,7 @@ from aiohttp import web
 
 from session_lock import PostgresDatabase, Runner, TaskTable
 
-# CREATE TABLE sale (id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, amount numeric, done_at timestamptz)
+# CREATE TABLE sale (id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, amount numeric, done_at timestamptz); CREATE TABLE invoice (sale bigint, amount numeric)
 sales = TaskTable("sale", key="id", pending="done_at IS NULL", finish="done_at = now()", columns=["amount"])
 state = web.AppKey("state", tuple[asyncpg.Pool, Runner])
 

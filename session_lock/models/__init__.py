@@ -123,7 +123,7 @@ def _key(model: Model, given: Any) -> str:
         )
     if not KEY_TYPE.fullmatch(kind := model.type_of(key)):
         raise SettingsError(
-            f"the key {model.name}.{key} is of type {kind}: a key is smallint, integer, bigint, uuid or text; "
+            f"the key {model.name}.{key} is of type {kind}: a key is smallint, integer, bigint, uuid, text or varchar; "
             "name another one by key="
         )
     return key

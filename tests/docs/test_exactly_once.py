@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
-from session_lock import Runner, Settings
+from session_lock import PostgresDatabase, Runner, Settings
 from session_lock.schema import source
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.contrib.kinds import django_connection, set_up_django
@@ -70,6 +70,33 @@ async def test_every_tasker_of_the_page(database: TestDatabase, monkeypatch: pyt
     )
     assert wrong == []
     await admin.close()
+
+
+async def test_what_time_the_transaction_has(database: TestDatabase) -> None:
+    """What was left of the lease when it was fenced, and no more when a keepalive has got through."""
+    page = Page("exactly-once.md")
+    page.run(holding="TaskTable(")
+    admin = await asyncpg.connect(database.admin_dsn)
+    for statement in re.findall(r"# (CREATE TABLE .*)", page.blocks[0]):
+        await admin.execute(statement)
+    await apply_mapping(admin, page["sales"], grant_to=APP_ROLE)
+    await admin.execute("INSERT INTO sale (amount) VALUES (1)")
+    settings = Settings()
+    async with PostgresDatabase(database.app_dsn, page["sales"]) as tasks:
+        lease = await tasks.start_session(capacity=1, ttl=settings.lease_ttl)
+        claims = [task.claim for task in (await tasks.get_work(lease, limit=1)).tasks]
+        async with tasks.transaction(lease, claims) as connection:
+            await tasks.bump_session(lease, ttl=2 * settings.lease_ttl, draining=False)
+            limits = await connection.fetch(
+                "SELECT name, setting::float / 1000 AS seconds FROM pg_settings"
+                " WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
+            )
+            version = connection.get_server_version().major
+    await admin.close()
+    assert len(limits) == (2 if version >= 17 else 1)  # "from PostgreSQL 17 on"
+    assert all(settings.lease_ttl - 5 < limit["seconds"] <= settings.lease_ttl for limit in limits)
+    least = settings.lease_ttl - 1.1 * settings.keepalive_interval  # a keepalive is late by a tenth at most
+    assert f"some {least:.0f} to {settings.lease_ttl:g} s with the\ndefaults" in page.text
 
 
 def test_the_function_is_as_it_says() -> None:

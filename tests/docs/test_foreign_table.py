@@ -28,7 +28,7 @@ async def page(
     """Tables, rights and mappings as the page makes them: yours by a role that may do nothing with theirs."""
     page = Page("foreign-table.md")
     page.run(holding="COPY_NEW =")
-    page.run(holding="def make_group(")
+    page.run(holding="def runners(")
     assert page.done
     write_jobs("\n".join(page.blocks))
     admin = await asyncpg.connect(database.admin_dsn)
@@ -66,13 +66,14 @@ async def copied(connection: asyncpg.Connection) -> list[int]:
 
 
 async def test_each_sale_gets_its_invoice(
-    database: TestDatabase, page: Page, admin: asyncpg.Connection
+    database: TestDatabase, page: Page, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await admin.fetchval(SHAPE)
     sold = await sell(admin, 5)
     clock = PostgresGroup(admin, database.app_dsn)
     await clock.at((datetime.now(UTC) + timedelta(hours=1)).replace(second=45))  # the sales are due as well
-    async with page["make_group"](database.app_dsn) as group:
+    monkeypatch.setenv("DATABASE_URL", database.app_dsn)
+    async with page["runners"]() as group, group:
         planned = "FROM session_lock.duty_run WHERE name = 'copy-sales'"
         await until(admin, f"EXISTS (SELECT {planned})")
         await clock.at(await admin.fetchval(f"SELECT min(due_at) {planned}"))

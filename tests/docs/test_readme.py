@@ -142,6 +142,17 @@ async def test_the_steps_of_adopting_it_work(
     assert len(list((tmp_path / "migrations").glob("001*_session_lock_*.up.sql"))) == 5
 
 
+def test_each_command_that_makes_functions_grants_them() -> None:
+    """A changed mapping has functions of another name, which nobody has been granted."""
+    making = [
+        words
+        for words in commands()
+        if words[0] == "install" or words[:2] in (["sql", "always"], ["sql", "copy"])
+    ]
+    assert len(making) == 4
+    assert all("--grant-to" in words for words in making)
+
+
 def test_the_demo_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands().count(["demo"]) == 2  # by uv, and by pip
     assert main(["demo", "--help"]) == 0

@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 
 from session_lock.schema import SCHEMA_VERSION
+from tests.conftest import APP_ROLE
 from tests.contrib.service import until
 from tests.docs.examples import ROOT
 from tests.docs.pages import Page
@@ -129,7 +130,8 @@ async def place(database, tmp_path: Path) -> AsyncIterator[Place]:
 @pytest.mark.timeout(120)
 async def test_two_versions_work_side_by_side_while_one_replaces_the_other(place: Place) -> None:
     page = Page("upgrade.md")
-    check, install, prune = (each.strip() for each in re.findall(r"(?ms)^ *```sh\n(.*?)^ *```$", page.text))
+    commands = re.findall(r"(?ms)^ *```sh\n(.*?)^ *```$", page.text)
+    check, install, prune = (each.strip().replace("myservice", APP_ROLE) for each in commands)
     assert place.run(install, new=False)[0] == 0
     await place.admin.execute(AUDIT)
     processes = [await place.start(new=False)]

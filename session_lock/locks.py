@@ -15,8 +15,10 @@ def take_patiently(text: str, lock: str) -> str:
     (block,) = re.findall(r"(?ms)^DO \$function\$\nBEGIN\n(.*)^END\n\$function\$;$", lock)
 
     def patiently(match: re.Match[str]) -> str:
-        return re.sub(r"(?m)^  (?=.)", match[1], block.replace("ACCESS EXCLUSIVE", match[2])).removesuffix(
-            "\n"
-        )
+        indent, table, mode = match.groups()
+        own = block.replace("ACCESS EXCLUSIVE", mode)
+        if table != "__table__":  # one of ours: `names.NAME_QUOTE` is what no name contains
+            own = own.replace("__table_text__", f"$name${table}$name$").replace("__table__", table)
+        return re.sub(r"(?m)^  (?=.)", indent, own).removesuffix("\n")
 
-    return re.sub(r"(?m)^( *)LOCK TABLE __table__ IN ([A-Z ]+) MODE;$", patiently, text)
+    return re.sub(r"(?m)^( *)LOCK TABLE (__table__|session_lock\.\w+) IN ([A-Z ]+) MODE;$", patiently, text)

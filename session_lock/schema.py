@@ -133,6 +133,9 @@ def names(table: TaskTable) -> dict[str, str]:
         "wake_trigger_text": quote_literal(wake_trigger_name(table)),
         "always_wakes": _boolean(table.made_by == "queue"),
         "dedup_index": quote_name(dedup_index_name(table)),
+        "dedup_index_text": quote_literal(
+            f"{quote_name(table.qualified[0])}.{quote_name(dedup_index_name(table))}"
+        ),
     }
 
 

@@ -12,5 +12,12 @@ CREATE TABLE IF NOT EXISTS __table__ (
   discarded_at timestamptz
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1);  -- as tasks.tune.sql has them
 
-CREATE UNIQUE INDEX IF NOT EXISTS __dedup_index__ ON __table__ (dedup_key)
-  WHERE dedup_key IS NOT NULL AND finished_at IS NULL AND discarded_at IS NULL;
+-- Asked first: to make an index, also one that is there, waits for all who write, with everybody behind it.
+DO $function$
+BEGIN
+  IF to_regclass(__dedup_index_text__) IS NULL THEN
+    CREATE UNIQUE INDEX IF NOT EXISTS __dedup_index__ ON __table__ (dedup_key)
+      WHERE dedup_key IS NOT NULL AND finished_at IS NULL AND discarded_at IS NULL;
+  END IF;
+END
+$function$;

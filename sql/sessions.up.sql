@@ -38,15 +38,13 @@ BEGIN
   IF (SELECT count(*) FROM pg_catalog.pg_attribute AS a
         JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
        WHERE t.oid = pg_typeof(NULL::session_lock.session) AND a.attname IN ('beat_at', 'idle_from') AND NOT a.attisdropped) < 2 THEN
+    LOCK TABLE session_lock.session IN ACCESS EXCLUSIVE MODE;
     ALTER TABLE session_lock.session
       ADD COLUMN IF NOT EXISTS beat_at timestamptz,
       ADD COLUMN IF NOT EXISTS idle_from xid8;
   END IF;
 END
 $function$;
-
--- The sessions that matter to a name: live ones, and ended ones whose tasks may still have to be found.
-CREATE INDEX IF NOT EXISTS session_unswept ON session_lock.session (name) WHERE swept_at IS NULL;
 
 -- What went wrong with a task; the newest few per task are kept.
 CREATE TABLE IF NOT EXISTS session_lock.failure (
@@ -58,7 +56,6 @@ CREATE TABLE IF NOT EXISTS session_lock.failure (
   session  bigint,                -- that held it; no foreign key: sessions are pruned, and a shared parent would be locked by all
   error    text NOT NULL          -- cut to 4,000 characters
 );
-CREATE INDEX IF NOT EXISTS failure_of_task ON session_lock.failure (name, task_key, id);
 
 -- A name that stands here is paused: its sessions go on living and finish what they run, but get no new work.
 CREATE TABLE IF NOT EXISTS session_lock.pause (
@@ -74,7 +71,6 @@ CREATE TABLE IF NOT EXISTS session_lock.started (
   at     timestamptz NOT NULL,
   number integer NOT NULL       -- tasks that were claimed then
 );
-CREATE INDEX IF NOT EXISTS started_name_value_at ON session_lock.started (name, value, at);
 
 -- The database that all this belongs to, written by the first session that starts in it: a copy restored elsewhere has it too, and so
 -- knows that it is one. One row.
@@ -83,5 +79,21 @@ CREATE TABLE IF NOT EXISTS session_lock.origin (
   system   bigint NOT NULL,     -- the server's system identifier, which its standbys share
   database text NOT NULL
 );
+
+-- Asked first: to make an index, also one that is there, holds up all keepalives until the transaction ends.
+DO $function$
+BEGIN
+  -- The sessions that matter to a name: live ones, and ended ones whose tasks may still have to be found.
+  IF to_regclass($name$session_lock.session_unswept$name$) IS NULL THEN
+    CREATE INDEX IF NOT EXISTS session_unswept ON session_lock.session (name) WHERE swept_at IS NULL;
+  END IF;
+  IF to_regclass($name$session_lock.failure_of_task$name$) IS NULL THEN
+    CREATE INDEX IF NOT EXISTS failure_of_task ON session_lock.failure (name, task_key, id);
+  END IF;
+  IF to_regclass($name$session_lock.started_name_value_at$name$) IS NULL THEN
+    CREATE INDEX IF NOT EXISTS started_name_value_at ON session_lock.started (name, value, at);
+  END IF;
+END
+$function$;
 
 REVOKE ALL ON session_lock.session, session_lock.failure, session_lock.pause, session_lock.started, session_lock.origin FROM PUBLIC;

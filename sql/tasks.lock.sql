@@ -1,6 +1,7 @@
 -- session_lock: takes the lock on the task table that a change of it needs, until the transaction ends. Whoever waits for such
 -- a lock makes all wait who come after, readers too. So this waits for 50 ms, leaves, and comes back a little later, for up to
--- 3 minutes, or as long as `SET session_lock.patience = '10 min'` says. Then it gives up, and nothing has changed.
+-- 3 minutes, or as long as `SET session_lock.patience = '10 min'` says. Then it gives up, and nothing has changed. Where a
+-- statement may not take so long, it gives up before it is cut off, and says so.
 -- In the files that change the table this stands, when they are printed, in place of their LOCK TABLE.
 
 DO $function$
@@ -12,11 +13,15 @@ BEGIN
     v_mode     text := 'ACCESS EXCLUSIVE';
     v_before   text := current_setting('lock_timeout');
     v_patience interval := coalesce(nullif(current_setting('session_lock' || '.patience', true), ''), '3 min');  -- whatever the schema's name is
+    v_longest  interval := (SELECT min(s.setting::integer) * interval '0.7 ms'
+                              FROM pg_catalog.pg_settings AS s
+                             WHERE s.name IN ('statement_timeout', 'transaction_timeout') AND s.setting <> '0');
     v_waited   interval := '0';  -- counted, not measured
     v_wait     integer;
     v_pause    interval;
     v_tries    integer := 0;
-    v_other    integer;
+    v_builder  integer;
+    v_user     text;
   BEGIN
     LOOP
       v_tries := v_tries + 1;
@@ -39,7 +44,7 @@ BEGIN
         EXIT;
       EXCEPTION WHEN lock_not_available THEN
         -- A concurrent build of an index waits at its end for all who have an old snapshot, so for us.
-        SELECT l.pid INTO v_other
+        SELECT l.pid INTO v_builder
           FROM pg_catalog.pg_locks AS l
           JOIN pg_catalog.pg_database AS d ON d.oid = l.database AND d.datname = current_database()
           JOIN pg_catalog.pg_stat_progress_create_index AS i ON i.pid = l.pid
@@ -48,21 +53,23 @@ BEGIN
         IF FOUND THEN
           RAISE EXCEPTION USING
             ERRCODE = 'lock_not_available',
-            MESSAGE = format('the server process %s builds an index of %s concurrently, and would wait for us at its end: the table was not changed; run this again when it has ended', v_other, __table_text__);
+            MESSAGE = format('the server process %s builds an index of %s concurrently, and would wait for us at its end: the table was not changed; run this again when it has ended', v_builder, __table_text__);
         END IF;
-        IF v_waited >= v_patience THEN
-          SELECT l.pid INTO v_other
+        IF v_waited >= least(v_patience, v_longest) THEN
+          SELECT CASE WHEN l.pid IS NULL THEN 'a prepared one (pg_prepared_xacts)' ELSE 'that of the server process ' || l.pid END INTO v_user
             FROM pg_catalog.pg_locks AS l
             JOIN pg_catalog.pg_database AS d ON d.oid = l.database AND d.datname = current_database()
             LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
-           WHERE l.relation = ANY (v_tables) AND l.granted AND l.pid <> pg_backend_pid()
+           WHERE l.relation = ANY (v_tables) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
              AND (v_mode LIKE 'ACCESS %' OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))
-           ORDER BY a.xact_start, l.pid
+           ORDER BY l.pid IS NOT NULL, a.xact_start, l.pid
            LIMIT 1;
           RAISE EXCEPTION USING
             ERRCODE = 'lock_not_available',
-            MESSAGE = format('%s was in use by other transactions at each of %s attempts in %s s%s: the table was not changed; wait for their end, and run this again',
-                             __table_text__, v_tries, round(extract(epoch FROM v_waited)), ', at last by that of the server process ' || v_other);
+            MESSAGE = format('%s was in use by other transactions at each of %s attempts in %s s%s%s: the table was not changed; wait for their end, and run this again',
+                             __table_text__, v_tries, round(extract(epoch FROM v_waited)),
+                             CASE WHEN v_longest < v_patience THEN ' (statement_timeout or transaction_timeout leave no more)' END,
+                             ', at last by ' || v_user);
         END IF;
       END;
       v_pause := least(1, 0.1 * v_tries) * (0.5 + random() / 2) * interval '1 s';

@@ -119,7 +119,7 @@ async def session_tables(connection: Connection, table: TaskTable) -> list[Diffe
         found += [
             Difference(f"the column {table.schema}.{name}.{column} is missing", INSTALL) for column in missing
         ]
-    for name in re.findall(r"(?m)^CREATE INDEX IF NOT EXISTS (\w+)", source("sessions.up.sql")):
+    for name in re.findall(r"(?m)^ *CREATE INDEX IF NOT EXISTS (\w+)", source("sessions.up.sql")):
         if name not in {row["name"] for row in rows if row["kind"] == "i"}:
             found.append(Difference(f"the index {table.schema}.{name} is missing", INSTALL))
     return found

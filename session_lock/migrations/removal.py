@@ -7,7 +7,7 @@ from session_lock.errors import SchemaError
 from session_lock.migrations.partitions import at_once
 from session_lock.migrations.pruning import function_sets
 from session_lock.migrations.sandbox import Connection, quiet_settings, sentences
-from session_lock.names import quote_name
+from session_lock.names import quote_literal, quote_name
 from session_lock.objects import due_index_name, function_set, index_name, limit_index_names
 from session_lock.schema import mapping_files, render, shipped
 from session_lock.table import TaskTable
@@ -42,11 +42,27 @@ async def remove(connection: Connection, table: TaskTable) -> None:
                     *(f"DROP FUNCTION {function}" for function in sets.get(current, ())),
                     *(f"DROP INDEX IF EXISTS {schema}.{quote_name(index)}" for index in indexes),
                 ]
-                await at_once(connection, table, dropped)
+                await at_once(connection, table, [*dropped, _unless_live(table)])
                 return
             files = (*shipped(table, "down"), *mapping_files(table, "down"))
-            text = "\n".join(render(name, table, shape) for name in files)
+            text = "\n".join([*(render(name, table, shape) for name in files), _unless_live(table)])
             await connection.execute(text)  # as a whole: outside of a transaction it is one
+
+
+def _unless_live(table: TaskTable) -> str:
+    """Once more, in the end: one may have started while the lock on the table was waited for. It takes all of it back."""
+    schema, name = quote_name(table.schema), quote_literal(table.name)
+    return f"""
+DO $function$
+BEGIN
+  IF to_regclass({quote_literal(f"{schema}.session")}) IS NOT NULL THEN
+    IF EXISTS (SELECT FROM {schema}.session AS s WHERE s.name = {name} AND s.ended_at IS NULL AND s.expires_at > {schema}.clock()) THEN
+      RAISE EXCEPTION USING MESSAGE = 'a session of it has started meanwhile: stop the Runners first';
+    END IF;
+  END IF;
+END
+$function$;
+"""
 
 
 async def _refuse_if_live(connection: Connection, table: TaskTable) -> None:

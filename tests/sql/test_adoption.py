@@ -17,9 +17,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from session_lock import PostgresDatabase, queue
 from session_lock.catalog import read_shape
 from session_lock.embedded import find_bin_dir, temp_postgres
-from session_lock.errors import DatabaseError
+from session_lock.errors import DatabaseError, SchemaError
 from session_lock.indexes import index_steps
 from session_lock.limits import Limit
 from session_lock.migrations import check, install, prune, remove, validate
@@ -236,6 +237,93 @@ async def test_the_row_that_a_finish_is_tried_on_is_free_before_a_discard_is(dat
         await validating
 
 
+async def test_where_there_is_no_trigger_the_way_back_takes_no_lock(database, admin):
+    await install(admin, EMAILS)
+    await add_emails(admin, 1)
+    down = render("tasks.trigger.down.sql", EMAILS, await read_shape(admin, EMAILS))
+    async with open_transaction(database):
+        await admin.execute("SET session_lock.patience = '0'")
+        await admin.execute(down)
+    await admin.execute("DROP TABLE public.email")
+    await admin.execute(down)
+
+
+async def test_a_schema_that_is_there_is_made_again_without_a_lock_that_keepalives_would_wait_for(admin):
+    """Until the end of the transaction that it is in, in which a table may be waited for."""
+    await install(admin, EMAILS)
+    locked = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND mode !~ '^(Access|Row)Share' AND relation IN (SELECT oid FROM pg_class WHERE relnamespace = 'session_lock'::regnamespace)"
+    async with admin.transaction():
+        await admin.execute(render("sessions.up.sql", EMAILS, await read_shape(admin, EMAILS)))
+        assert await admin.fetchval(locked) == 0
+
+
+async def test_and_so_is_a_table_that_the_library_ships(database, admin):
+    """`session-lock sql queue jobs` may be run again, also in a transaction."""
+    jobs = queue("jobs")
+    await install(admin, jobs)
+    shape = await read_shape(admin, jobs)
+    async with connected(database.admin_dsn) as adder, adder.transaction():
+        await adder.execute("INSERT INTO jobs (payload) VALUES ('1')")
+        await admin.execute("SET lock_timeout = '1s'")
+        for name in ("queue.up.sql", "tasks.up.sql", "queue.index.sql"):
+            await admin.execute(render(name, jobs, shape))
+
+
+async def test_the_table_of_the_sessions_is_waited_for_patiently_too(database, admin):
+    """Who waits for it makes all keepalives wait."""
+    await install(admin, EMAILS)
+    await admin.execute("ALTER TABLE session_lock.session DROP COLUMN idle_from; SET session_lock.patience = '1 s'")
+    text = render("sessions.up.sql", EMAILS, await read_shape(admin, EMAILS))
+    async with connected(database.admin_dsn) as reader, reader.transaction():
+        await reader.fetch("SELECT FROM session_lock.session")
+        told = f"^session_lock.session was in use .* by that of the server process {reader.get_server_pid()}: the table was not changed"
+        with pytest.raises(asyncpg.LockNotAvailableError, match=told):
+            await admin.execute(text)
+    await admin.execute(text)
+    assert [str(each) for each in await check(admin, EMAILS) if not each.note] == []
+
+
+# What has come meanwhile ------------------------------------------------------------------------------
+
+
+async def test_a_task_that_is_committed_while_the_table_is_waited_for_keeps_it_there(database, admin):
+    jobs = queue("jobs")
+    await install(admin, jobs)
+    async with connected(database.admin_dsn) as adder, connected(database.admin_dsn) as worker:
+        transaction = adder.transaction()
+        await transaction.start()
+        await adder.execute("INSERT INTO jobs (payload) VALUES ('1')")
+        removing = asyncio.create_task(remove(worker, jobs))
+        await asyncio.sleep(0.5)
+        assert not removing.done(), await removing
+        await transaction.commit()
+        with pytest.raises(SchemaError, match="^'jobs' was not removed: tasks are pending in jobs: "):
+            await removing
+    assert [str(each) for each in await check(admin, jobs) if not each.note] == []
+    assert await admin.fetchval("SELECT count(*) FROM jobs") == 1
+
+
+@pytest.mark.parametrize("versions", [1, 2])
+async def test_a_session_that_starts_while_the_table_is_waited_for_keeps_it_as_it_is(database, admin, versions):
+    await install(admin, EMAILS)
+    removed = EMAILS
+    if versions == 2:
+        removed = replace(EMAILS, order_by=("id",))
+        await install(admin, removed)
+    await add_emails(admin, 1)
+    async with PostgresDatabase(database.admin_dsn, removed) as emails, connected(database.admin_dsn) as worker:
+        async with open_transaction(database):
+            removing = asyncio.create_task(remove(worker, removed))
+            await asyncio.sleep(0.5)
+            assert not removing.done(), await removing
+            lease = await emails.start_session(capacity=1, ttl=30, label="", app_version="")
+        with pytest.raises(SchemaError, match="a session of it has started meanwhile: stop the Runners first"):
+            await removing
+        assert [str(each) for each in await check(admin, removed) if not each.note] == []
+        await emails.end_session(lease, [])
+        await remove(worker, removed)
+
+
 # Vacuum ----------------------------------------------------------------------------------------------
 
 
@@ -302,6 +390,32 @@ async def test_its_patience_is_set_by_one_name_whatever_the_schema_is(database, 
     async with open_transaction(database), asyncio.timeout(20):
         with pytest.raises(asyncpg.LockNotAvailableError, match="at each of 1 attempts in 0 s"):
             await up(admin, replace(EMAILS, schema="other"))
+
+
+async def test_a_statement_that_may_not_take_so_long_gives_up_before_it_is_cut_off(database, admin):
+    await add_emails(admin, 1)
+    await admin.execute("SET statement_timeout = '5s'")
+    async with open_transaction(database):
+        told = r"attempts in \d s \(statement_timeout or transaction_timeout leave no more\), at last by .*: the table was not changed"
+        with pytest.raises(asyncpg.LockNotAvailableError, match=told):
+            await up(admin)
+
+
+async def test_a_transaction_that_was_prepared_and_forgotten_is_named():
+    server = temp_postgres(max_prepared_transactions=1)
+    running = await asyncio.to_thread(server.__enter__)
+    try:
+        async with connected(running.dsn) as admin:
+            await admin.execute(EMAIL_TABLE)
+            await admin.execute("BEGIN; INSERT INTO public.email (address) VALUES ('a'); PREPARE TRANSACTION 'forgotten'")
+            await admin.execute("SET session_lock.patience = '0'")
+            told = r"at last by a prepared one \(pg_prepared_xacts\): the table was not changed"
+            with pytest.raises(asyncpg.LockNotAvailableError, match=told):
+                await up(admin)
+            await admin.execute("ROLLBACK PREPARED 'forgotten'")
+            await up(admin)
+    finally:
+        await asyncio.to_thread(server.__exit__, None, None, None)
 
 
 async def test_in_a_transaction_of_the_callers_its_settings_are_as_they_were(database, admin):

@@ -7,22 +7,27 @@
 DO $function$
 BEGIN
   DECLARE
-    v_tables   oid[] := ARRAY(SELECT to_regclass(__table_text__)::oid
-                               UNION SELECT p.relid::oid FROM pg_partition_tree(to_regclass(__table_text__)) AS p);
-    v_most     integer := greatest(1, 50 / cardinality(v_tables));  -- ms: those of a partitioned table are locked one after the other
-    v_mode     text := 'ACCESS EXCLUSIVE';
+    v_path     text := current_setting('search_path');
     v_before   text := current_setting('lock_timeout');
+    v_mode     text := 'ACCESS EXCLUSIVE';
     v_patience interval := coalesce(nullif(current_setting('session_lock' || '.patience', true), ''), '3 min');  -- whatever the schema's name is
-    v_longest  interval := (SELECT min(s.setting::integer) * interval '0.7 ms'
-                              FROM pg_catalog.pg_settings AS s
-                             WHERE s.name IN ('statement_timeout', 'transaction_timeout') AND s.setting <> '0');
     v_waited   interval := '0';  -- counted, not measured
+    v_tries    integer := 0;
+    v_tables   oid[];
+    v_most     integer;
+    v_longest  interval;
     v_wait     integer;
     v_pause    interval;
-    v_tries    integer := 0;
     v_builder  integer;
     v_user     text;
   BEGIN
+    PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);  -- others may have made a function, or an operator, that fits better
+    v_tables := ARRAY(SELECT to_regclass(__table_text__)::oid
+                       UNION SELECT p.relid::oid FROM pg_partition_tree(to_regclass(__table_text__)) AS p);
+    v_most := greatest(1, 50 / cardinality(v_tables));  -- ms: those of a partitioned table are locked one after the other
+    v_longest := (SELECT min(s.setting::integer) * interval '0.7 ms'
+                    FROM pg_catalog.pg_settings AS s
+                   WHERE s.name IN ('statement_timeout', 'transaction_timeout') AND s.setting <> '0');
     LOOP
       v_tries := v_tries + 1;
       BEGIN
@@ -41,6 +46,7 @@ BEGIN
         PERFORM set_config('lock_timeout', v_wait::text, true);
         LOCK TABLE __table__ IN ACCESS EXCLUSIVE MODE;
         PERFORM set_config('lock_timeout', v_before, true);
+        PERFORM set_config('search_path', v_path, true);
         EXIT;
       EXCEPTION WHEN lock_not_available THEN
         -- A concurrent build of an index waits at its end for all who have an old snapshot, so for us.

@@ -28,7 +28,7 @@ BEGIN
                 FROM pg_catalog.pg_attribute AS a
                WHERE a.attrelid = to_regclass('__table_literal__') AND NOT a.attisdropped
                  AND a.attname IN ('__session_id_literal__', '__claim_token_literal__', '__attempts_literal__', '__available_at_literal__')
-                 AND starts_with(col_description(a.attrelid, a.attnum), '__mark__: ')) THEN
+                 AND pg_catalog.starts_with(pg_catalog.col_description(a.attrelid, a.attnum), '__mark__: ')) THEN
     RETURN;
   END IF;
 

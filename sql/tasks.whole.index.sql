@@ -14,11 +14,11 @@ BEGIN
     FROM pg_partition_tree(to_regclass('__table_literal__')) AS p
     JOIN pg_catalog.pg_index AS i ON i.indrelid = p.relid
     JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-   WHERE NOT i.indisvalid AND NOT c.relispartition AND starts_with(c.relname, '__whole_prefix__')
+   WHERE NOT i.indisvalid AND NOT c.relispartition AND pg_catalog.starts_with(c.relname, '__whole_prefix__')
    LIMIT 1;
   IF FOUND THEN
     RAISE EXCEPTION 'the index % is invalid: its build has failed', v_index
-      USING HINT = format('DROP INDEX CONCURRENTLY %s, and run what builds it again', v_index);
+      USING HINT = pg_catalog.format('DROP INDEX CONCURRENTLY %s, and run what builds it again', v_index);
   END IF;
 
   LOCK TABLE __table__ IN SHARE MODE;

@@ -272,7 +272,9 @@ async def test_and_so_is_a_table_that_the_library_ships(database, admin):
 async def test_the_table_of_the_sessions_is_waited_for_patiently_too(database, admin):
     """Who waits for it makes all keepalives wait."""
     await install(admin, EMAILS)
-    await admin.execute("ALTER TABLE session_lock.session DROP COLUMN idle_from; SET session_lock.patience = '1 s'")
+    await admin.execute(
+        "ALTER TABLE session_lock.session DROP COLUMN idle_from; SET session_lock.patience = '1 s'"
+    )
     text = render("sessions.up.sql", EMAILS, await read_shape(admin, EMAILS))
     async with connected(database.admin_dsn) as reader, reader.transaction():
         await reader.fetch("SELECT FROM session_lock.session")
@@ -304,20 +306,27 @@ async def test_a_task_that_is_committed_while_the_table_is_waited_for_keeps_it_t
 
 
 @pytest.mark.parametrize("versions", [1, 2])
-async def test_a_session_that_starts_while_the_table_is_waited_for_keeps_it_as_it_is(database, admin, versions):
+async def test_a_session_that_starts_while_the_table_is_waited_for_keeps_it_as_it_is(
+    database, admin, versions
+):
     await install(admin, EMAILS)
     removed = EMAILS
     if versions == 2:
         removed = replace(EMAILS, order_by=("id",))
         await install(admin, removed)
     await add_emails(admin, 1)
-    async with PostgresDatabase(database.admin_dsn, removed) as emails, connected(database.admin_dsn) as worker:
+    async with (
+        PostgresDatabase(database.admin_dsn, removed) as emails,
+        connected(database.admin_dsn) as worker,
+    ):
         async with open_transaction(database):
             removing = asyncio.create_task(remove(worker, removed))
             await asyncio.sleep(0.5)
             assert not removing.done(), await removing
             lease = await emails.start_session(capacity=1, ttl=30, label="", app_version="")
-        with pytest.raises(SchemaError, match="a session of it has started meanwhile: stop the Runners first"):
+        with pytest.raises(
+            SchemaError, match="a session of it has started meanwhile: stop the Runners first"
+        ):
             await removing
         assert [str(each) for each in await check(admin, removed) if not each.note] == []
         await emails.end_session(lease, [])
@@ -407,7 +416,9 @@ async def test_a_transaction_that_was_prepared_and_forgotten_is_named():
     try:
         async with connected(running.dsn) as admin:
             await admin.execute(EMAIL_TABLE)
-            await admin.execute("BEGIN; INSERT INTO public.email (address) VALUES ('a'); PREPARE TRANSACTION 'forgotten'")
+            await admin.execute(
+                "BEGIN; INSERT INTO public.email (address) VALUES ('a'); PREPARE TRANSACTION 'forgotten'"
+            )
             await admin.execute("SET session_lock.patience = '0'")
             told = r"at last by a prepared one \(pg_prepared_xacts\): the table was not changed"
             with pytest.raises(asyncpg.LockNotAvailableError, match=told):
@@ -442,6 +453,31 @@ async def test_it_does_not_wait_for_a_build_that_would_wait_for_it(database, adm
                 await up(admin)
         await building
     await up(admin)
+
+
+async def test_it_calls_nothing_that_others_have_made(database, admin):
+    """Files are run under whatever search_path there is, and what fits better than PostgreSQL's own is taken before it."""
+    await add_emails(admin, 1)
+    for signature in (
+        "cardinality(oid[])", "pg_sleep(numeric)", "col_description(oid, smallint)", "starts_with(name, text)",
+        "format(text, text, integer, numeric, text, text)", "times(numeric, integer)",
+    ):  # fmt: skip
+        await admin.execute(
+            f"CREATE FUNCTION public.{signature} RETURNS integer LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''trapped''; END'"
+        )
+    await admin.execute(
+        "CREATE OPERATOR public.* (FUNCTION = public.times, LEFTARG = numeric, RIGHTARG = integer)"
+    )
+    await admin.execute("SET session_lock.patience = '500 ms'; SET search_path = public")
+    async with open_transaction(database):
+        with pytest.raises(asyncpg.LockNotAvailableError, match="was in use by other transactions"):
+            await up(admin)
+    await up(admin)
+    await up(admin)
+    assert await admin.fetchval("SHOW search_path") == "public"
+    async with admin.transaction():
+        await down(admin)
+        assert await admin.fetchval("SHOW search_path") == "public"
 
 
 # It is run again -------------------------------------------------------------------------------------

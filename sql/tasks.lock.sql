@@ -14,6 +14,7 @@ BEGIN
     v_waited   interval := '0';  -- counted, not measured
     v_tries    integer := 0;
     v_tables   oid[];
+    v_first    integer;
     v_most     integer;
     v_longest  interval;
     v_wait     integer;
@@ -24,7 +25,8 @@ BEGIN
     PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);  -- others may have made a function, or an operator, that fits better
     v_tables := ARRAY(SELECT to_regclass(__table_text__)::oid
                        UNION SELECT p.relid::oid FROM pg_partition_tree(to_regclass(__table_text__)) AS p);
-    v_most := greatest(1, 50 / cardinality(v_tables));  -- ms: those of a partitioned table are locked one after the other
+    v_first := 50 / least(2, cardinality(v_tables));  -- ms. Who has not begun waits at the whole of a partitioned table,
+    v_most := greatest(1, 50 / cardinality(v_tables));  -- so little is left to wait for in its parts, one after the other
     v_longest := (SELECT min(s.setting::integer) * interval '0.7 ms'
                     FROM pg_catalog.pg_settings AS s
                    WHERE s.name IN ('statement_timeout', 'transaction_timeout') AND s.setting <> '0');
@@ -42,8 +44,10 @@ BEGIN
           PERFORM set_config('lock_timeout', v_wait::text, true);
           LOCK TABLE __table__ IN SHARE UPDATE EXCLUSIVE MODE;
         END IF;
-        v_wait := v_most;
+        v_wait := v_first;
         PERFORM set_config('lock_timeout', v_wait::text, true);
+        LOCK TABLE ONLY __table__ IN ACCESS EXCLUSIVE MODE;
+        PERFORM set_config('lock_timeout', v_most::text, true);
         LOCK TABLE __table__ IN ACCESS EXCLUSIVE MODE;
         PERFORM set_config('lock_timeout', v_before, true);
         PERFORM set_config('search_path', v_path, true);

@@ -139,7 +139,7 @@ class PostgresDatabase(Calls, Generic[T]):
 
         It opens a few connections of its own for as long as it looks. `docs/reference/doctor.md` lists what it looks at.
         """
-        # With it come all that migrations know, which no Runner needs: to load them took longer than all the rest.
+        # With it comes all that migrations know, which no Runner needs: it was more than a third of each import.
         doctor = importlib.import_module("session_lock.doctor")
         found: Sequence[Finding] = await doctor.doctor_by(self._wanted, self._connect, self._listen)
         return found

@@ -204,7 +204,8 @@ async def test_a_mapping_adds_one_index(admin):
 @pytest.mark.parametrize(
     ("limits", "shares", "claims"),
     [
-        ((), range(40, 51), "a claim is where its page has room"),
+        # Half of them, less what finds no room since somebody's snapshot, of an ANALYZE say, keeps what has died.
+        ((), range(30, 51), "a claim is where its page has room"),
         ((Limit(100),), range(1), "nor under a Limit a claim"),
     ],
 )
@@ -212,6 +213,7 @@ async def test_check_tells_how_many_updates_were_hot(database, admin, limits, sh
     """Of a thousand or more: it tries finish and discard on a row itself, and takes that back, which the server counts too."""
     table = replace(EMAILS, limits=limits)
     await install(admin, table)
+    await tune(admin, table)
     await tune(admin, table)
     await add_emails(admin, 500)
     other = await asyncpg.connect(database.admin_dsn)

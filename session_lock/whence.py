@@ -15,13 +15,8 @@ LATELY = 10
 WALK = 0.005
 """Seconds: a look back that takes no longer on the server is cheap."""
 
-SELDOM = 1000
-"""After one that is not, at least so many times as long passes until the next: it is not one of a hundred looks, also where
-only some are made in a second.
-"""
-
-SELDOM_LATELY = 200
-"""The same, after a short one that is not: there most of what comes late is found."""
+SELDOM = 200
+"""After one that is not, at least so many times as long passes until the next: it is not one of a hundred looks."""
 
 FOUND_WITHIN = 60
 """Seconds: no more than these pass, so that what stands before the position is found within them."""
@@ -33,8 +28,7 @@ LEAST = 20
 class _LookBack:
     """Looks from one and the same distance behind the position."""
 
-    def __init__(self, seldom: int) -> None:
-        self._seldom = seldom
+    def __init__(self) -> None:
         self.at = -math.inf  # when the last one began
         self._walks = (0.0, 0.0)  # seconds that the last two took
 
@@ -50,7 +44,7 @@ class _LookBack:
     def again_at(self, *, due: bool = False) -> float:
         """When the next one may be made; `due` if it is known that a task has become due."""
         walk = self.walk
-        return self.at + max(walk * LEAST, 0 if due else min(walk * self._seldom, FOUND_WITHIN))
+        return self.at + max(walk * LEAST, 0 if due else min(walk * SELDOM, FOUND_WITHIN))
 
 
 class Whence:
@@ -69,7 +63,7 @@ class Whence:
         self._lately: str | None = None  # the position of a short while ago
         self._mark: str | None = None  # the one that will follow it, and since when it stands there
         self._marked_at = -math.inf
-        self._from_start, self._from_lately = _LookBack(SELDOM), _LookBack(SELDOM_LATELY)
+        self._from_start, self._from_lately = _LookBack(), _LookBack()
         self._looked_back_at = -math.inf
         self._due_at = math.inf  # when the next task is due, as far as that is known
         self._due = False  # it has become due, and was not looked for from the start

@@ -111,7 +111,7 @@ def test_t16_no_sql_that_is_shipped_has_a_hand_for_tests(path: Path) -> None:
     code = re.sub(r"--[^\n]*", "", path.read_text("utf-8"))
     if path.name == LOCK:  # no function: who owns the table runs it, and is told for how long to try
         code = code.replace("PERFORM pg_sleep(", "", 1)
-        for setting in ("'lock_timeout'", "'session_lock' || '.patience', true"):
+        for setting in ("'search_path'", "'lock_timeout'", "'session_lock' || '.patience', true"):
             assert f"current_setting({setting})" in code
             code = code.replace(f"current_setting({setting})", "")
     assert not re.search(r"\b(tests?|fake|mock|pg_sleep|advance|ahead)(\b|_)", code, re.IGNORECASE)

@@ -155,6 +155,15 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def pooler(session: nox.Session) -> None:
+    """The suite of the database's calls, through PgBouncer in transaction mode."""
+    session.install("-e", ".[test]")
+    session.run(
+        "pytest", "tests/database", *session.posargs, env={**os.environ, "SESSION_LOCK_TEST_POOLER": "1"}
+    )
+
+
+@nox.session
 def chaos(session: nox.Session) -> None:
     """A night of faults, and its page docs/reference/faults.md; after an interruption `-- --resume` goes on."""
     session.install("-e", ".[test]")

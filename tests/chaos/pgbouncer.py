@@ -9,11 +9,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 CONFIG = """
@@ -54,6 +55,15 @@ class PgBouncer:
 
     def resume(self) -> None:
         self._process.send_signal(signal.SIGUSR2)
+
+
+def unnamed(dsn: str) -> Callable[[], Awaitable[asyncpg.Connection]]:
+    """As the library's error tells one to connect through a pooler."""
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(dsn, statement_cache_size=0)
+
+    return connect
 
 
 @contextmanager

@@ -17,10 +17,9 @@ from session_lock import PostgresDatabase
 from session_lock.catalog import read_shape
 from session_lock.embedded import temp_postgres
 from session_lock.schema import render
-from tests.chaos.pgbouncer import one_to_harm
+from tests.chaos.pgbouncer import one_to_harm, unnamed
 from tests.chaos.recording import Injected
 from tests.chaos.scene import AT_NIGHT, QUICK, WITHIN, Scene, scene_in
-from tests.chaos.test_pgbouncer import unnamed
 from tests.conftest import TestDatabase, prepare_template
 from tests.proxy import Proxy, proxy
 from tests.support import EMAILS

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from session_lock import DatabaseError, PostgresDatabase, Runner, Settings, each, listener
-from tests.chaos.pgbouncer import pgbouncer
+from tests.chaos.pgbouncer import pgbouncer, unnamed
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
@@ -35,15 +35,6 @@ async def admin(database: TestDatabase) -> Any:
 def pooler(database: TestDatabase) -> Iterator[str]:
     with pgbouncer(database.app_dsn) as dsn:
         yield dsn
-
-
-def unnamed(dsn: str) -> Any:
-    """As the library's error tells one to connect through a pooler."""
-
-    async def connect() -> asyncpg.Connection:
-        return await asyncpg.connect(dsn, statement_cache_size=0)
-
-    return connect
 
 
 async def until_finished(admin: asyncpg.Connection, keys: list[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -19,12 +20,16 @@ from session_lock.postgres import PostgresDatabase
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
 from session_lock.testing import Closed, MemoryDatabase, MemoryTransaction
+from tests.chaos.pgbouncer import pgbouncer, unnamed
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.support import EMAIL_TABLE, EMAILS, apply_mapping
 
 GOOD, FORBIDDEN, STUBBORN, KEPT, UNREADABLE = "ann@example.org", "forbidden", "stubborn", "kept", "unreadable"
 """Addresses: finishes well · a CHECK refuses its finish · a trigger undoes its finish · a CHECK refuses its discard · `decode` raises."""
 
+
+THROUGH_A_POOLER = os.environ.get("SESSION_LOCK_TEST_POOLER") == "1"
+"""PgBouncer, in transaction mode: `nox -s pooler` lets all calls of the suite go through it."""
 
 NEEDS = "substring(address FROM '^needs (.*)$')"
 """`accepts` of a mapping: a task with the address "needs 2.4" is for Runners of that version, or a later one."""
@@ -309,7 +314,12 @@ class PostgresHarness:
             await admin.execute(table + ";" + MORE)
             await apply_mapping(admin, mapping, grant_to=APP_ROLE)
             harness = cls(admin, test_database)
-            harness.database = PostgresDatabase(test_database.app_dsn, mapping, decode=decode)
+            connect = (
+                unnamed(stack.enter_context(pgbouncer(test_database.app_dsn, size=10)))
+                if THROUGH_A_POOLER
+                else test_database.app_dsn
+            )
+            harness.database = PostgresDatabase(connect, mapping, decode=decode, listen=test_database.app_dsn)
             stack.push_async_callback(harness.database.close)
             harness._owner = PostgresDatabase(
                 test_database.admin_dsn, mapping

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import asyncpg
@@ -19,25 +17,15 @@ from PIL import Image
 
 from tests.conftest import TestDatabase
 from tests.contrib.service import until
-from tests.docs.examples import EXAMPLES, ROOT
+from tests.docs.examples import EXAMPLES, ROOT, running_process
 
 APPS = EXAMPLES / "apps"
 
 
-@asynccontextmanager
-async def started(
+def started(
     database: TestDatabase, *words: str, **env: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *words, cwd=APPS, env={**os.environ, "DATABASE_URL": database.admin_dsn, **env},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return running_process(sys.executable, *words, cwd=APPS, DATABASE_URL=database.admin_dsn, **env)
 
 
 async def ended(process: asyncio.subprocess.Process) -> str:

@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import re
 import runpy
-import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from session_lock import Duties, Duty, PostgresDatabase, Runner, Settings, TaskT
 from session_lock.duties import DUTIES
 from session_lock.migrations import install
 from session_lock.testing import Faults, MemoryDatabase, run_until_idle, run_virtual
-from tests.conftest import TestDatabase, _dsn, _execute, fresh_database
+from tests.conftest import TestDatabase, fresh_database
 from tests.contrib.kinds import django_connection, set_up_django
 from tests.docs.examples import ROOT
 from tests.support import connected
@@ -271,17 +270,12 @@ def test_it_runs_in_virtual_time(public: Public, code: str) -> None:
 @pytest.fixture(scope="session")
 async def installed(server_dsn: str, template: str) -> AsyncIterator[str]:
     """The name of a database with tables and mappings, to be copied for each example."""
-    name = f"docstrings_{secrets.token_hex(6)}"
-    await _execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
-    try:
-        connection = await asyncpg.connect(_dsn(server_dsn, database=name))
-        await connection.execute(TABLES)
-        for table in (MAILS, queue("jobs"), DUTIES):
-            await install(connection, table)
-        await connection.close()
-        yield name
-    finally:
-        await _execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+    async with fresh_database(server_dsn, template) as made:
+        async with connected(made.admin_dsn) as connection:
+            await connection.execute(TABLES)
+            for table in (MAILS, queue("jobs"), DUTIES):
+                await install(connection, table)
+        yield made.name
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ other and with the library; its SQL runs. There is no Kubernetes here.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from session_lock.contrib.probing import PATHS
 from session_lock.migrations.installation import TURNS
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.contrib.service import until
+from tests.docs.examples import running_process
 from tests.docs.pages import Page
 from tests.docs.test_apps import free_port
 from tests.docs.test_telemetry import LABELS, asked, series
@@ -73,10 +73,9 @@ async def admin(database: TestDatabase, page: Page) -> AsyncIterator[asyncpg.Con
 # The process -------------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def started(
+def started(
     database: TestDatabase, folder: Path, port: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
     """The container of the Deployment, with its variables as Kubernetes would set them."""
     values = {
         "DATABASE_URL": database.app_dsn,
@@ -84,16 +83,7 @@ async def started(
     }
     assert values.keys() <= {each["name"] for each in MAILER["env"]}
     program, *words = MAILER["command"]
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name(program), *words, cwd=folder, env={**os.environ, **values, "PORT": port},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+    return running_process(Path(sys.executable).with_name(program), *words, cwd=folder, PORT=port, **values)
 
 
 @pytest.mark.timeout(120)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,21 +13,17 @@ from session_lock.database import Outcome
 from session_lock.duties import DUTIES, Duty, PostgresDuties, _Planned
 from session_lock.migrations import install
 from session_lock.testing import MemoryDuties
-from tests.conftest import APP_ROLE, TestDatabase, _dsn, _execute
+from tests.conftest import APP_ROLE, TestDatabase, fresh_database
+from tests.support import connected
 
 
 @pytest.fixture(scope="session")
 async def template(server_dsn: str, template: str) -> AsyncIterator[str]:
     """The prepared database, with duties in it."""
-    name = f"duties_{secrets.token_hex(6)}"
-    await _execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
-    try:
-        connection = await asyncpg.connect(_dsn(server_dsn, database=name))
-        await install(connection, DUTIES, grant_to=APP_ROLE)
-        await connection.close()
-        yield name
-    finally:
-        await _execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+    async with fresh_database(server_dsn, template) as made:
+        async with connected(made.admin_dsn) as connection:
+            await install(connection, DUTIES, grant_to=APP_ROLE)
+        yield made.name
 
 
 @pytest.fixture

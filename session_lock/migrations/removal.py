@@ -49,20 +49,14 @@ async def remove(connection: Connection, table: TaskTable) -> None:
             await connection.execute(text)  # as a whole: outside of a transaction it is one
 
 
-def _live(table: TaskTable) -> str:
-    """Its sessions whose leases have not run out."""
-    schema = quote_name(table.schema)
-    return f"{schema}.session AS s WHERE s.name = {quote_literal(table.name)} AND s.ended_at IS NULL AND s.expires_at > {schema}.clock()"
-
-
 def _unless_live(table: TaskTable) -> str:
     """Once more, in the end: one may have started while the lock on the table was waited for. It takes all of it back."""
-    schema = quote_name(table.schema)
+    schema, name = quote_name(table.schema), quote_literal(table.name)
     return f"""
 DO $function$
 BEGIN
   IF to_regclass({quote_literal(f"{schema}.session")}) IS NOT NULL THEN
-    IF EXISTS (SELECT FROM {_live(table)}) THEN
+    IF EXISTS (SELECT FROM {schema}.session AS s WHERE s.name = {name} AND s.ended_at IS NULL AND s.expires_at > {schema}.clock()) THEN
       RAISE EXCEPTION USING MESSAGE = 'a session of it has started meanwhile: stop the Runners first';
     END IF;
   END IF;
@@ -75,7 +69,10 @@ async def _refuse_if_live(connection: Connection, table: TaskTable) -> None:
     schema = quote_name(table.schema)
     if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{schema}.session"):
         return
-    live = await connection.fetchval(f"SELECT count(*) FROM {_live(table)}")
+    live = await connection.fetchval(
+        f"SELECT count(*) FROM {schema}.session AS s WHERE s.name = $1 AND s.ended_at IS NULL AND s.expires_at > {schema}.clock()",
+        table.name,
+    )
     if live:
         raise SchemaError(
             f"{table.name!r} cannot be removed while {live} of its sessions {'is' if live == 1 else 'are'} live: stop the Runners first"

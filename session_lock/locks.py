@@ -7,6 +7,8 @@ import re
 LOCK = "tasks.lock.sql"
 """The file that takes the strongest lock on the task table, as a statement of its own."""
 
+_TABLE = r"(?:__table__|session_lock\.\w+)"
+
 
 def take_patiently(text: str, lock: str) -> str:
     """A file whose `LOCK TABLE` is done as `lock` does it, that file's text: in the same statement, so that nothing is left locked
@@ -15,10 +17,12 @@ def take_patiently(text: str, lock: str) -> str:
     (block,) = re.findall(r"(?ms)^DO \$function\$\nBEGIN\n(.*)^END\n\$function\$;$", lock)
 
     def patiently(match: re.Match[str]) -> str:
-        indent, table, mode = match.groups()
-        own = block.replace("ACCESS EXCLUSIVE", mode)
-        if table != "__table__":  # one of ours: `names.NAME_QUOTE` is what no name contains
-            own = own.replace("__table_text__", f"$name${table}$name$").replace("__table__", table)
+        indent, tables, mode = match.groups()
+        # One of ours stands for itself: `names.NAME_QUOTE` is what no name contains.
+        texts = [
+            "__table_text__" if each == "__table__" else f"$name${each}$name$" for each in tables.split(", ")
+        ]
+        own = block.replace("ACCESS EXCLUSIVE", mode).replace("__table_text__", ", ".join(texts))
         return re.sub(r"(?m)^  (?=.)", indent, own).removesuffix("\n")
 
-    return re.sub(r"(?m)^( *)LOCK TABLE (__table__|session_lock\.\w+) IN ([A-Z ]+) MODE;$", patiently, text)
+    return re.sub(rf"(?m)^( *)LOCK TABLE ({_TABLE}(?:, {_TABLE})*) IN ([A-Z ]+) MODE;$", patiently, text)

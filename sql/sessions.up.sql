@@ -83,14 +83,13 @@ CREATE TABLE IF NOT EXISTS session_lock.origin (
 -- Asked first: to make an index, also one that is there, holds up all keepalives until the transaction ends.
 DO $function$
 BEGIN
-  -- The sessions that matter to a name: live ones, and ended ones whose tasks may still have to be found.
-  IF to_regclass($name$session_lock.session_unswept$name$) IS NULL THEN
+  IF to_regclass($name$session_lock.session_unswept$name$) IS NULL
+     OR to_regclass($name$session_lock.failure_of_task$name$) IS NULL
+     OR to_regclass($name$session_lock.started_name_value_at$name$) IS NULL THEN
+    LOCK TABLE session_lock.session, session_lock.failure, session_lock.started IN SHARE MODE;
+    -- The sessions that matter to a name: live ones, and ended ones whose tasks may still have to be found.
     CREATE INDEX IF NOT EXISTS session_unswept ON session_lock.session (name) WHERE swept_at IS NULL;
-  END IF;
-  IF to_regclass($name$session_lock.failure_of_task$name$) IS NULL THEN
     CREATE INDEX IF NOT EXISTS failure_of_task ON session_lock.failure (name, task_key, id);
-  END IF;
-  IF to_regclass($name$session_lock.started_name_value_at$name$) IS NULL THEN
     CREATE INDEX IF NOT EXISTS started_name_value_at ON session_lock.started (name, value, at);
   END IF;
 END

@@ -36,7 +36,7 @@ PARTS = {
 }
 
 
-def _files_of(part: str, table: TaskTable) -> tuple[str, ...]:
+def files_of(part: str, table: TaskTable) -> tuple[str, ...]:
     """A table that the library ships is made before it is a task table, and goes, if it may, before anything else does."""
     match part:
         case "up":
@@ -49,6 +49,8 @@ def _files_of(part: str, table: TaskTable) -> tuple[str, ...]:
             return ("sessions.alwaysup.sql", *shipped(table, "alwaysup"), *mapping_files(table, "alwaysup"))
         case "trigger" | "trigger.down" | "tune" | "tune.down":
             return (f"tasks.{part}.sql",)
+        case "down.all":
+            return ("down.lock.sql", *files_of("down", table), "sessions.down.sql")
         case _:
             return (*shipped(table, "down"), *mapping_files(table, "down"))
 
@@ -59,7 +61,7 @@ def add_parser(commands: Commands) -> None:
     for part, text in PARTS.items():
         printer = parts.add_parser(part, help=text)
         add_mapping_arguments(printer)
-        printer.set_defaults(run=_print, part=part, grant_to=None, sessions=False, quiet=False)
+        printer.set_defaults(run=_print, part=part, grant_to=None, quiet=False)
         if part == "always":
             printer.add_argument("--grant-to", metavar="ROLE", help="also let a service's role execute them")
         if part == "trigger":
@@ -72,8 +74,9 @@ def add_parser(commands: Commands) -> None:
             )
         if part == "down":
             printer.add_argument(
-                "--sessions", action="store_true", help="and then the schema that all mappings share"
-            )
+                "--sessions", dest="part", action="store_const", const="down.all",
+                help="and then the schema that all mappings share",
+            )  # fmt: skip
     maker = parts.add_parser(
         "queue", help="once: a ready-made task table, and all that belongs to it; needs no database"
     )
@@ -106,11 +109,8 @@ def _number(text: str) -> int:
 
 def _print(arguments: argparse.Namespace) -> int:
     async def text(connection: Connection, table: TaskTable) -> str:
-        names = _files_of(arguments.part, table)
-        if arguments.sessions:
-            names = (*names, "sessions.down.sql")
         shape = await validate(connection, table)
-        return _text(names, table, shape, arguments.grant_to, quiet=arguments.quiet)
+        return _text(files_of(arguments.part, table), table, shape, arguments.grant_to, quiet=arguments.quiet)
 
     say(with_database(arguments, text).rstrip("\n"))
     return 0
@@ -202,7 +202,7 @@ def _files(
     steps = (
         *(() if shared else (("sessions", ("sessions.up.sql",), ("sessions.down.sql",)),)),
         ("sessions_always", ("sessions.alwaysup.sql",), None),
-        (slug, (*shipped(table, "up"), "tasks.up.sql"), _files_of("down", table)),
+        (slug, (*shipped(table, "up"), "tasks.up.sql"), files_of("down", table)),
         *((title, text, None) for title, text in _index_files(slug, table, shape)),
         (f"{slug}_always", (*shipped(table, "alwaysup"), *mapping_files(table, "alwaysup")), None),
     )
@@ -231,7 +231,7 @@ def _for_dbmate(files: dict[str, str]) -> dict[str, str]:
 
 def _index_files(slug: str, table: TaskTable, shape: Shape) -> Iterator[tuple[str, str]]:
     """Title and text: each build alone in its file, as a tool that sends one as a whole makes a transaction of two statements."""
-    for name in (*_files_of("index", table), *([DUE_INDEX] if has_due_index(table) else [])):
+    for name in (*files_of("index", table), *([DUE_INDEX] if has_due_index(table) else [])):
         title = f"{slug}_{name.removeprefix('tasks.').removesuffix('.sql').replace('.', '_')}"
         for step, text in index_steps(name, table, shape).items():
             yield f"{title}{step and f'_{step}'}", f"{_header(table, shape)}\n{text}"

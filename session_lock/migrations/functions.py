@@ -70,7 +70,7 @@ async def _functions(
           LEFT JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure(wanted.function)
          ORDER BY wanted.position
         """,
-        re.findall(rf"(?m)^DROP FUNCTION IF EXISTS ({_NAME}\(.*\));", down),
+        re.findall(rf"(?m)^ *DROP FUNCTION IF EXISTS ({_NAME}\(.*\));", down),
     )
     found = []
     for row in rows:

@@ -98,7 +98,7 @@ def test_what_it_says_when_it_gives_up_is_what_it_says() -> None:
         told = told.replace("%s", word, 1)
     assert f"`{told}`" in PAGE
     assert "'50'" not in text
-    assert "50 / cardinality" in text
+    assert "THEN 25 ELSE 50 END" in text
     assert "ours waits for 50 ms" in PAGE
     assert "'3 min')" in text
     assert "up to 3 minutes" in PAGE

@@ -19,10 +19,13 @@ import pytest
 
 from session_lock import PostgresDatabase, queue
 from session_lock.catalog import read_shape
+from session_lock.cli.sql import files_of
+from session_lock.duty_table import DUTIES
 from session_lock.embedded import find_bin_dir, temp_postgres
 from session_lock.errors import DatabaseError, SchemaError
 from session_lock.indexes import index_steps
 from session_lock.limits import Limit
+from session_lock.locks import LOCK
 from session_lock.migrations import check, install, prune, remove, validate
 from session_lock.schema import mapping_files, render
 from session_lock.table import TaskTable
@@ -161,13 +164,18 @@ async def test_and_while_the_index_of_a_version_that_was_removed_does(database, 
 
 
 PARTS = 20
-PARTITIONED = (
-    "CREATE TABLE public.event (id bigint PRIMARY KEY, body text, done_at timestamptz) PARTITION BY HASH (id);"
-    + "".join(
-        f"CREATE TABLE public.event_{n} PARTITION OF public.event FOR VALUES WITH (modulus {PARTS}, remainder {n});"
-        for n in range(PARTS)
+
+
+def partitioned(parts: int) -> str:
+    return (
+        "CREATE TABLE public.event (id bigint PRIMARY KEY, body text, done_at timestamptz) PARTITION BY HASH (id);"
+        + "".join(
+            f"CREATE TABLE public.event_{n} PARTITION OF public.event FOR VALUES WITH (modulus {parts}, remainder {n});"
+            for n in range(parts)
+        )
     )
-)
+
+
 EVENTS = TaskTable(
     "public.event", key="id", pending="done_at IS NULL", finish="done_at = now()", columns=("body",)
 )
@@ -197,7 +205,7 @@ async def beside_a_long_transaction_in_one_partition(database: TestDatabase, wor
 
 async def test_those_of_a_partitioned_table_are_waited_for_no_longer_in_all(database, admin):
     """Whoever waits for 50 ms in each, while the others are locked, may be in the way for a second."""
-    await admin.execute(PARTITIONED)
+    await admin.execute(partitioned(PARTS))
     await admin.execute("INSERT INTO public.event SELECT g, 'x' FROM generate_series(1, 200) AS g")
     await beside_a_long_transaction_in_one_partition(database, lambda worker: up(worker, EVENTS))
     for step in [*index_steps("tasks.index.sql", EVENTS, await read_shape(admin, EVENTS)).values()][:-1]:
@@ -215,7 +223,7 @@ async def test_a_partitioned_table_is_had_between_short_transactions_however_man
     database, admin
 ):
     """For the whole of it there is more time than for each of the parts: with 1 ms for all of 60 not one of 33 attempts had it."""
-    await admin.execute(PARTITIONED)
+    await admin.execute(partitioned(PARTS))
     await admin.execute("SET session_lock.patience = '15 s'")
     until = asyncio.Event()
 
@@ -233,6 +241,32 @@ async def test_a_partitioned_table_is_had_between_short_transactions_however_man
     finally:
         until.set()
         await asyncio.gather(*writing)
+
+
+async def test_parts_that_others_leave_one_by_one_are_not_waited_for_one_by_one(database, admin):
+    """With a time for each of 400 the whole would be kept from all for as long as that takes, 0.2 s or more."""
+    await admin.execute(partitioned(400))
+    until = asyncio.Event()
+    parts = await admin.fetch(
+        "SELECT relid::regclass::text AS name FROM pg_partition_tree('public.event') WHERE isleaf ORDER BY relid DESC"
+    )
+    async with connected(database.admin_dsn) as worker, connected(database.admin_dsn) as holder:
+        for number, part in enumerate(parts):
+            locked = f"SAVEPOINT s{number}; LOCK TABLE ONLY {part['name']} IN ROW SHARE MODE"
+            await holder.execute(f"BEGIN; {locked}" if number == 0 else locked)
+        rows = "INSERT INTO public.event SELECT (random() * 1e15)::bigint"
+        writing = asyncio.create_task(others(database, until, rows, "100ms"))
+        working = asyncio.create_task(worker.execute(render(LOCK, EVENTS, None)))
+        one = "SELECT count(*) FROM generate_series(1, 3000); ROLLBACK TO s{};"  # half a millisecond, in which nobody sleeps
+        leaving = "".join(one.format(number) for number in reversed(range(400)))
+        await until_waited_for(holder)
+        await holder.execute(leaving)
+        await holder.execute("ROLLBACK")
+        await working
+        until.set()
+        done, refused = await writing
+    assert done > 10
+    assert refused <= 1  # a moment in which the machine did something else
 
 
 async def test_what_is_there_takes_no_lock(database, admin):
@@ -307,6 +341,79 @@ async def test_the_table_of_the_sessions_is_waited_for_patiently_too(database, a
             await admin.execute(text)
     await admin.execute(text)
     assert [str(each) for each in await check(admin, EMAILS) if not each.note] == []
+
+
+@pytest.mark.parametrize("holder", ["email", "session"])
+async def test_all_is_taken_down_in_one_transaction_and_nobody_waits(database, admin, holder):
+    """What has the one table may not keep it from everybody while it waits for the other, nor be in line for that."""
+    await install(admin, EMAILS)
+    await add_emails(admin, 3)
+    shape = await read_shape(admin, EMAILS)
+    text = "\n".join(render(name, EMAILS, shape) for name in files_of("down.all", EMAILS))
+    until = asyncio.Event()
+    inserts = "INSERT INTO public.email (address) VALUES ('a')"
+    beats = "INSERT INTO session_lock.session (name, capacity, started_at, expires_at) VALUES ('other', 1, now(), now())"
+    async with connected(database.admin_dsn) as worker:
+        async with connected(database.admin_dsn) as reader, reader.transaction():
+            await reader.fetch(
+                f"SELECT FROM {'session_lock.session' if holder == 'session' else 'public.email'}"
+            )
+            writing = [
+                asyncio.create_task(others(database, until, rows, "100ms"))
+                for rows in (inserts, beats)
+                for _ in range(2)
+            ]
+            working = asyncio.create_task(worker.execute(text))
+            await asyncio.sleep(HELD)
+            assert not working.done(), await working
+            until.set()
+            for done, refused in await asyncio.gather(*writing):
+                assert done > 10
+                assert refused == 0
+        await working
+    assert await admin.fetchval("SELECT to_regnamespace('session_lock')") is None
+
+
+async def test_a_mapping_that_is_installed_while_the_sessions_are_waited_for_keeps_them(database, admin):
+    await admin.execute(render("sessions.up.sql", EMAILS, None))
+    await admin.execute(render("sessions.alwaysup.sql", EMAILS, None))
+    async with connected(database.admin_dsn) as worker, connected(database.admin_dsn) as reader:
+        async with reader.transaction():
+            await reader.fetch("SELECT FROM session_lock.session")
+            removing = asyncio.create_task(worker.execute(render("sessions.down.sql", EMAILS, None)))
+            await asyncio.sleep(0.3)
+            await up(admin)
+            await admin.execute(render("tasks.alwaysup.sql", EMAILS, await read_shape(admin, EMAILS)))
+        with pytest.raises(asyncpg.RaiseError, match="^mappings are still installed"):
+            await removing
+    await install(admin, EMAILS)
+    assert [str(each) for each in await check(admin, EMAILS) if not each.note] == []
+
+
+async def test_the_tables_of_duties_are_waited_for_patiently_too(database, admin):
+    await install(admin, DUTIES)
+    await admin.execute("SET session_lock.patience = '1 s'")
+    async with connected(database.admin_dsn) as reader, reader.transaction():
+        await reader.fetch("SELECT FROM session_lock.duty")
+        told = r"session_lock\.duty was in use by other transactions at each of [2-9]"
+        with pytest.raises(DatabaseError, match=told):
+            await remove(admin, DUTIES)
+    await remove(admin, DUTIES)
+    assert await admin.fetchval("SELECT to_regclass('session_lock.duty_run')") is None
+
+
+async def test_an_index_of_the_sessions_that_is_missing_is_waited_for_patiently_too(database, admin):
+    await install(admin, EMAILS)
+    await admin.execute("DROP INDEX session_lock.failure_of_task; SET session_lock.patience = '1 s'")
+    text = render("sessions.up.sql", EMAILS, None)
+    async with connected(database.admin_dsn) as writer, writer.transaction():
+        await writer.execute("DELETE FROM session_lock.failure")
+        with pytest.raises(
+            asyncpg.LockNotAvailableError, match=r"session_lock\.failure was in use .* at each of [2-9]"
+        ):
+            await admin.execute(text)
+    await admin.execute(text)
+    assert await admin.fetchval("SELECT to_regclass('session_lock.failure_of_task') IS NOT NULL")
 
 
 # What has come meanwhile ------------------------------------------------------------------------------

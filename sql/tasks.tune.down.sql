@@ -1,13 +1,15 @@
 -- session_lock: takes back what tasks.tune.sql has set on the table of __title__: those of its parameters that have
 -- the value which that file gives them. It is the table's affair, not the mapping's, so `session-lock sql down` leaves it alone.
 
-SET lock_timeout = '5s';
-
 DO $function$
 DECLARE
+  v_path       text := pg_catalog.current_setting('search_path');
+  v_before     text := pg_catalog.current_setting('lock_timeout');
   v_table      text;
   v_parameters text;
 BEGIN
+  PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);  -- others may have made a function, or an operator, that fits better
+  PERFORM set_config('lock_timeout', '5s', true);  -- it waits for other changes of the table, and no reader or writer for it
   FOR v_table, v_parameters IN
     SELECT c.oid::regclass, string_agg(quote_ident(o.option_name), ', ')
       FROM pg_catalog.pg_class AS c
@@ -22,7 +24,7 @@ BEGIN
   LOOP
     EXECUTE format('ALTER TABLE %s RESET (%s)', v_table, v_parameters);
   END LOOP;
+  PERFORM set_config('lock_timeout', v_before, true);
+  PERFORM set_config('search_path', v_path, true);
 END
 $function$;
-
-RESET lock_timeout;

@@ -3,13 +3,15 @@
 -- then on and rewrites nothing, and readers and writers do not notice it. Run it again for new partitions, which get none of this
 -- from PostgreSQL. `session-lock sql tune --down` prints the way back.
 
-SET lock_timeout = '5s';
-
 DO $function$
 DECLARE
+  v_path       text := pg_catalog.current_setting('search_path');
+  v_before     text := pg_catalog.current_setting('lock_timeout');
   v_table      text;
   v_parameters text;
 BEGIN
+  PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);  -- others may have made a function, or an operator, that fits better
+  PERFORM set_config('lock_timeout', '5s', true);  -- it waits for other changes of the table, and no reader or writer for it
   FOR v_table, v_parameters IN
     SELECT c.oid::regclass, string_agg(format('%I = %s', advised.name, advised.value), ', ')
       FROM pg_catalog.pg_class AS c
@@ -29,7 +31,7 @@ BEGIN
   LOOP
     EXECUTE format('ALTER TABLE %s SET (%s)', v_table, v_parameters);
   END LOOP;
+  PERFORM set_config('lock_timeout', v_before, true);
+  PERFORM set_config('search_path', v_path, true);
 END
 $function$;
-
-RESET lock_timeout;

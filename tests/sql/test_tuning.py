@@ -18,7 +18,7 @@ from session_lock.queue_table import queue
 from session_lock.schema import render, source
 from tests.sql.test_migrations import differences, functions_of, notes, start, work_once
 from tests.sql.test_partitions import BY_RANGE, EVENTS, NAMES
-from tests.support import EMAIL_TABLE, EMAILS, add_emails
+from tests.support import EMAIL_TABLE, EMAILS, add_emails, connected
 
 ADVISED = dict(re.findall(r"\('(\w+)', '([\d.]+)'\)", source("tasks.tune.sql")))
 
@@ -84,6 +84,39 @@ async def test_what_somebody_has_set_stays(admin):
     assert await parameters(admin) == theirs | {"autovacuum_vacuum_scale_factor": "0.05"}
     await admin.execute(render("tasks.tune.down.sql", EMAILS, None))
     assert await parameters(admin) == theirs
+
+
+@pytest.mark.parametrize("name", ["tasks.tune.sql", "tasks.tune.down.sql"])
+async def test_the_settings_of_who_runs_it_stay_and_nothing_of_others_is_called(admin, name):
+    """A `format` that fits better than PostgreSQL's own was called as whoever tunes."""
+    if name == "tasks.tune.down.sql":
+        await tune(admin, EMAILS)
+    await admin.execute(
+        "CREATE FUNCTION public.format(text, text, text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''trapped''; END';"
+        "SET lock_timeout = '7s'; SET search_path = public, pg_catalog"
+    )
+    settings = "SELECT array[current_setting('lock_timeout'), current_setting('search_path')]"
+    await admin.execute(render(name, EMAILS, None))
+    assert await admin.fetchval(settings) == ["7s", "public, pg_catalog"]
+    async with admin.transaction():
+        await admin.execute("SET LOCAL lock_timeout = '8s'")
+        await admin.execute(render(name, EMAILS, None))
+        assert await admin.fetchval(settings) == ["8s", "public, pg_catalog"]
+    assert await parameters(admin) == (ADVISED if name == "tasks.tune.sql" else {})
+
+
+@pytest.mark.parametrize("name", ["tasks.tune.sql", "tasks.tune.down.sql"])
+async def test_it_waits_for_5_s_and_no_longer(database, admin, name):
+    if name == "tasks.tune.down.sql":
+        await tune(admin, EMAILS)
+    before = await parameters(admin)
+    async with connected(database.admin_dsn) as other, other.transaction():
+        await other.execute("LOCK TABLE public.email IN SHARE UPDATE EXCLUSIVE MODE")
+        async with asyncio.timeout(9):
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await admin.execute(render(name, EMAILS, None))
+    assert await admin.fetchval("SHOW lock_timeout") == "0"
+    assert await parameters(admin) == before
 
 
 async def test_a_server_that_is_as_eager_already_is_followed():

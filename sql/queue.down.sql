@@ -6,6 +6,10 @@ DECLARE
   v_query   text := $query$ SELECT EXISTS (SELECT FROM __table__ AS t WHERE __pending__) $query$;
   v_pending boolean;
 BEGIN
+  IF current_setting('transaction_isolation') <> 'read committed' THEN  -- else what has come is not seen
+    RAISE EXCEPTION 'queue.down.sql needs READ COMMITTED, not %', upper(current_setting('transaction_isolation'))
+      USING ERRCODE = 'invalid_transaction_state';
+  END IF;
   IF to_regclass(__table_text__) IS NOT NULL THEN
     EXECUTE v_query INTO v_pending;
     IF NOT v_pending THEN

@@ -10,6 +10,10 @@ DECLARE
     $query$;
   v_mappings boolean;
 BEGIN
+  IF current_setting('transaction_isolation') <> 'read committed' THEN  -- else what has come is not seen
+    RAISE EXCEPTION 'sessions.down.sql needs READ COMMITTED, not %', upper(current_setting('transaction_isolation'))
+      USING ERRCODE = 'invalid_transaction_state';
+  END IF;
   EXECUTE v_query INTO v_mappings;
   IF NOT v_mappings AND to_regclass($name$session_lock.session$name$) IS NOT NULL THEN
     LOCK TABLE session_lock.session, session_lock.failure, session_lock.pause, session_lock.started, session_lock.origin IN ACCESS EXCLUSIVE MODE;

@@ -18,7 +18,7 @@ async def remove(connection: Connection, table: TaskTable) -> None:
     ships all of it. The rows of a table of yours stay as they are, and the tables of the sessions, which other mappings share.
 
     While there is another version of the mapping (of its name, over its table) its columns stay: that one needs them. Raises
-    `SchemaError`, and changes nothing, while a session of the mapping is live.
+    `SchemaError`, and changes nothing, while a session of the mapping is live, and in a transaction that is not READ COMMITTED.
 
     ```python
     await remove(connection, mails)
@@ -30,6 +30,7 @@ async def remove(connection: Connection, table: TaskTable) -> None:
         current = function_set(table, shape)
         sets = await function_sets(connection, table, current)
         async with quiet_settings(connection):
+            await _refuse_if_blind(connection, table)
             await _refuse_if_live(connection, table)
             if sets.keys() - {current}:
                 indexes = (
@@ -63,6 +64,16 @@ BEGIN
 END
 $function$;
 """
+
+
+async def _refuse_if_blind(connection: Connection, table: TaskTable) -> None:
+    """A task, or a session, that is committed while the lock is waited for must be seen under it."""
+    level = await connection.fetchval("SELECT upper(current_setting('transaction_isolation'))")
+    if level != "READ COMMITTED":
+        raise SchemaError(
+            f"{table.name!r} was not removed: in a transaction that is {level} it would not see what others commit meanwhile: "
+            "begin it as READ COMMITTED, or remove it outside of a transaction"
+        )
 
 
 async def _refuse_if_live(connection: Connection, table: TaskTable) -> None:

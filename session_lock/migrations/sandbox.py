@@ -119,12 +119,12 @@ async def set_locally(connection: Connection, **settings: str) -> None:
 
 @asynccontextmanager
 async def quiet_settings(connection: Connection) -> AsyncIterator[None]:
-    """Names are found as our functions find them, and an index takes the time it takes. After the block all is as it was, also what
-    was set for the transaction alone.
+    """Names are found as our functions find them, an index takes the time it takes, and what was waited for is seen. After the block all
+    is as it was, also what was set for the transaction alone.
     """
     wanted = {
         "search_path": PINNED, "statement_timeout": "0", "client_min_messages": "warning", "timezone": "UTC",
-        "datestyle": "ISO, MDY", "standard_conforming_strings": "on",
+        "datestyle": "ISO, MDY", "standard_conforming_strings": "on", "default_transaction_isolation": "read committed",
     }  # fmt: skip
     rows = await connection.fetch(
         "SELECT n AS name, current_setting(n) AS value FROM unnest($1::text[]) AS n",

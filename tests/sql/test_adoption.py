@@ -464,6 +464,49 @@ async def test_a_session_that_starts_while_the_table_is_waited_for_keeps_it_as_i
         await remove(worker, removed)
 
 
+@pytest.mark.parametrize("isolation", ["repeatable_read", "serializable"])
+async def test_a_transaction_that_would_not_see_what_has_come_is_refused(admin, isolation):
+    await install(admin, EMAILS)
+    level = isolation.replace("_", " ").upper()
+    async with admin.transaction(isolation=isolation):
+        told = (
+            f"'email' was not removed: in a transaction that is {level} it would not see what others commit meanwhile: "
+            "begin it as READ COMMITTED, or remove it outside of a transaction"
+        )
+        with pytest.raises(SchemaError, match=f"^{told}$"):
+            await remove(admin, EMAILS)
+        assert await admin.fetchval("SELECT 1") == 1  # it is refused before the transaction would fail
+    assert [str(each) for each in await check(admin, EMAILS) if not each.note] == []
+    async with admin.transaction(isolation="read_committed"):
+        await remove(admin, EMAILS)
+
+
+async def test_outside_of_one_it_sees_it_whatever_the_role_begins_with(database, admin):
+    jobs = queue("jobs")
+    await install(admin, jobs)
+    async with connected(database.admin_dsn) as adder, connected(database.admin_dsn) as worker:
+        await worker.execute("SET default_transaction_isolation = 'repeatable read'")
+        async with adder.transaction():
+            await adder.execute("INSERT INTO jobs (payload) VALUES ('1')")
+            removing = asyncio.create_task(remove(worker, jobs))
+            await asyncio.sleep(0.5)
+            assert not removing.done(), await removing
+        with pytest.raises(SchemaError, match="^'jobs' was not removed: tasks are pending in jobs: "):
+            await removing
+        assert await worker.fetchval("SHOW default_transaction_isolation") == "repeatable read"
+    assert await admin.fetchval("SELECT count(*) FROM jobs") == 1
+
+
+@pytest.mark.parametrize("name", ["queue.down.sql", "sessions.down.sql"])
+async def test_nor_do_the_files_of_the_way_back_run_in_one(admin, name):
+    jobs = queue("jobs")
+    await install(admin, jobs)
+    text = render(name, jobs, await read_shape(admin, jobs))
+    with pytest.raises(asyncpg.InvalidTransactionStateError, match="needs READ COMMITTED, not SERIALIZABLE$"):
+        async with admin.transaction(isolation="serializable"):
+            await admin.execute(text)
+
+
 # Vacuum ----------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from session_lock.catalog import read_shape
 from session_lock.errors import SchemaError
 from session_lock.limits import Rate
 from session_lock.migrations.partitions import drop_whole
-from session_lock.migrations.sandbox import Connection, sentences
+from session_lock.migrations.sandbox import Connection, quiet_settings, sentences
 from session_lock.names import quote_inside_literal, quote_name
 from session_lock.objects import function_set
 from session_lock.table import TaskTable
@@ -49,39 +49,41 @@ async def prune(
         old = {name: functions for name, functions in sets.items() if name != current}
         schema = quote_name(table.schema)
         done = []
-        async with connection.transaction():
-            for name, functions in old.items():
-                for function in functions:
-                    await connection.execute(f"DROP FUNCTION {function}")
-                done.append(f"dropped the {len(functions)} functions of {name}")
-            # Only now: a session that starts from here on finds none of them.
-            await _refuse_if_used(connection, table, list(old))
-            sessions = await connection.fetch(
-                f"DELETE FROM {schema}.session WHERE name = $1 AND ended_at IS NOT NULL AND swept_at < {schema}.clock() - $2::interval "
-                "RETURNING id",
-                table.name,
-                sessions_kept,
-            )
-            failures = await connection.fetch(
-                f"WITH gone AS (DELETE FROM {schema}.failure WHERE name = $1 AND at < {schema}.clock() - $2::interval RETURNING id) "
-                "SELECT count(*) AS number FROM gone",
-                table.name,
-                failures_kept,
-            )
-            # Those of a value that never comes by again. A day more: other numbers may be installed as yet.
-            longest = max((limit.per for limit in table.limits if isinstance(limit, Rate)), default=0.0)
-            starts = await connection.fetch(
-                f"WITH gone AS (DELETE FROM {schema}.started WHERE name = $1 AND at < {schema}.clock() - $2::interval RETURNING at) "
-                "SELECT count(*) AS number FROM gone",
-                table.name,
-                timedelta(days=1, seconds=longest),
-            )
-        for index, is_whole in await _old_indexes(connection, table, current, list(old)):
-            if is_whole:
-                await drop_whole(connection, table, index)
-            else:
-                await connection.execute(f"DROP INDEX CONCURRENTLY {index}")
-            done.append(f"dropped the index {index}")
+        async with quiet_settings(connection):
+            async with connection.transaction():
+                for name, functions in old.items():
+                    for function in functions:
+                        await connection.execute(f"DROP FUNCTION {function}")
+                    done.append(f"dropped the {len(functions)} functions of {name}")
+                # Only now: a session that starts from here on finds none of them.
+                await _refuse_if_used(connection, table, list(old))
+                sessions = await connection.fetch(
+                    f"DELETE FROM {schema}.session WHERE name = $1 AND ended_at IS NOT NULL AND swept_at < {schema}.clock() - $2::interval "
+                    "RETURNING id",
+                    table.name,
+                    sessions_kept,
+                )
+                failures = await connection.fetch(
+                    f"WITH gone AS (DELETE FROM {schema}.failure WHERE name = $1 AND at < {schema}.clock() - $2::interval RETURNING id) "
+                    "SELECT count(*) AS number FROM gone",
+                    table.name,
+                    failures_kept,
+                )
+                # Those of a value that never comes by again. A day more: other numbers may be installed as yet.
+                longest = max((limit.per for limit in table.limits if isinstance(limit, Rate)), default=0.0)
+                starts = await connection.fetch(
+                    f"WITH gone AS (DELETE FROM {schema}.started WHERE name = $1 AND at < {schema}.clock() - $2::interval RETURNING at) "
+                    "SELECT count(*) AS number FROM gone",
+                    table.name,
+                    timedelta(days=1, seconds=longest),
+                )
+            for index, is_whole in await _old_indexes(connection, table, current, list(old)):
+                if is_whole:
+                    await drop_whole(connection, table, index)
+                else:  # it waits for old transactions and holds up nobody; given up it would leave an invalid index
+                    await connection.fetch("SELECT set_config('lock_timeout', '0', false)")
+                    await connection.execute(f"DROP INDEX CONCURRENTLY {index}")
+                done.append(f"dropped the index {index}")
     for number, what in (
         (len(sessions), "session"),
         (failures[0]["number"], "failure"),

@@ -711,6 +711,25 @@ async def test_a_role_with_a_lock_timeout_builds_its_index_all_the_same(database
         assert await worker.fetchval("SHOW lock_timeout") == "100ms"
 
 
+@pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
+async def test_and_so_is_the_index_of_an_earlier_version_dropped(database, admin, setting):
+    await install(admin, EMAILS)
+    changed = replace(EMAILS, order_by=("id",))
+    await install(admin, changed)
+    await add_emails(admin, 3)
+    async with connected(database.admin_dsn) as worker:
+        await worker.execute(f"SET {setting} = '200ms'; SET search_path = nowhere")
+        async with open_transaction(database) as holder:
+            pruning = asyncio.create_task(prune(worker, changed))
+            await until_waited_for(holder)
+            await asyncio.sleep(0.4)
+            assert not pruning.done(), await pruning
+        assert [each.split()[0] for each in await pruning] == ["dropped", "dropped"]
+        assert await worker.fetchval(f"SHOW {setting}") == "200ms"
+        assert await worker.fetchval("SHOW search_path") == "nowhere"
+    assert await admin.fetchval("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 0
+
+
 def schema(database: TestDatabase) -> str:
     """As it is dumped."""
     command = [str(find_bin_dir() / "pg_dump"), "--schema-only", database.admin_dsn]

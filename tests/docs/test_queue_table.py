@@ -73,9 +73,15 @@ async def test_everything_that_the_page_does(
 
         monkeypatch.setenv("DATABASE_URL", database.app_dsn)
         page.run(holding="def work(")
-        async with page["make_runner"]() as runner, asyncio.timeout(20):
+        async with page["runner"]() as runner, runner, asyncio.timeout(20):
             assert isinstance(runner, Runner)
             while await admin.fetchval("SELECT count(*) FROM jobs WHERE finished_at IS NULL") > 1:
+                await asyncio.sleep(0.01)
+        async with asyncio.timeout(20):  # and it has closed what it has opened
+            while await admin.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = $1",
+                APP_ROLE,
+            ):
                 await asyncio.sleep(0.01)
         monkeypatch.setenv("DATABASE_URL", database.admin_dsn)
         printed = capsys.readouterr().out.splitlines()

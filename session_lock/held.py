@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 from abc import abstractmethod
 from collections import deque
@@ -78,7 +77,7 @@ class HeldTasks(Holder, Generic[T]):
         self.ready_or_ending = asyncio.Event()
         self.room = asyncio.Event()  # there may be room for more tasks
         self.healed = asyncio.Event()  # the breaker has closed
-        self._most_attempts = math.inf if (most := settings.retry.most_attempts) is None else most
+        self._most_attempts = settings.retry.most_attempts
         self._decode_failed = False
         self._wary = False  # a task was run alone: claims come one by one, until one brings a usual task
         self._lone_until = 0.0  # a lone task waits no longer for records of the others

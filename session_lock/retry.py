@@ -98,12 +98,10 @@ class Retry:
                 error = error.exceptions[0]
 
     @property
-    def most_attempts(self) -> int | None:
-        """What `max_attempts` is at most, whatever the error: a failure leads to no attempt beyond it. None: no limit."""
-        limits = [self.max_attempts, *(policy.most_attempts for policy in self.on.values())]
-        return (
-            max((limit for limit in limits if limit is not None), default=0) if None not in limits else None
-        )
+    def most_attempts(self) -> float:
+        """What `max_attempts` is at most, whatever the error: a failure leads to no attempt beyond it. `inf`: no limit."""
+        own = math.inf if self.max_attempts is None else self.max_attempts
+        return max([own, *(policy.most_attempts for policy in self.on.values())])
 
     def gives_up(self, attempt: int) -> bool:
         """Whether a task that fails at this attempt (from 1) is given up."""

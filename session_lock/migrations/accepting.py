@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from session_lock.migrations.difference import Difference
+from session_lock.migrations.difference import Difference, note
 from session_lock.migrations.reading import COUNTED
 from session_lock.migrations.sandbox import Connection, Refused, attempt, rolled_back
 from session_lock.names import one_line_safe, quote_name
@@ -32,7 +32,7 @@ async def unaccepted(connection: Connection, table: TaskTable) -> list[Differenc
     if isinstance(rows, Refused):
         return []  # not installed yet, or it took too long: it is worth no more
     return [
-        Difference(
+        note(
             f"{row['rows']:,} pending row{' needs' if row['rows'] == 1 else 's need'} app_version {row['needed'][:100]!r} (accepts), which "
             + (
                 "no live session has"
@@ -40,7 +40,6 @@ async def unaccepted(connection: Connection, table: TaskTable) -> list[Differenc
                 else f"cannot be read, so no Runner is given {'it' if row['rows'] == 1 else 'them'}"
             ),
             "" if row["readable"] else "make it numbers and dots, or NULL",
-            note=True,
         )
         for row in rows
     ]

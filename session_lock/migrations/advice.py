@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
 
 from session_lock.migrations.accepting import unaccepted
-from session_lock.migrations.difference import Difference
+from session_lock.migrations.difference import Difference, note
+from session_lock.migrations.owners import owners, row_security
 from session_lock.migrations.partitions import OF_THE_TABLE
 from session_lock.migrations.sandbox import Connection
 from session_lock.migrations.tuning import untuned
@@ -27,10 +26,10 @@ async def notes(
 ) -> list[Difference]:
     return [
         *await _triggers(connection, table),
-        *await _row_security(connection, table, examined),
+        *await row_security(connection, table, examined),
         *await _publications(connection, table),
         *await _indexes(connection, table, examined),
-        *await _owners(connection, table, examined, role),
+        *await owners(connection, table, examined, role),
         *await untuned(connection, table),
         *await _updates(connection, table),
         *_position(table, examined),
@@ -39,16 +38,12 @@ async def notes(
     ]
 
 
-def _note(text: str, remedy: str = "") -> Difference:
-    return Difference(text, remedy, note=True)
-
-
 def _position(table: TaskTable, examined: Examined) -> list[Difference]:
     """Whether looks can begin behind what is finished (ADR 0015)."""
     if (why := why_no_position(table, examined.shape)) is None:
         return []
     return [
-        _note(
+        note(
             f"order_by: {why}, so each look for work begins at the start of the order and walks over all that an old snapshot keeps"
         )
     ]
@@ -61,7 +56,7 @@ async def _due(connection: Connection, table: TaskTable, examined: Examined) -> 
         return []
     index = due_index_name(function_set(table, examined.shape))
     found = [
-        _note(
+        note(
             f"order_by does not begin with {due}: a look for work walks past the scheduled rows that precede what is due"
         )
     ]
@@ -70,7 +65,7 @@ async def _due(connection: Connection, table: TaskTable, examined: Examined) -> 
         "SELECT i.indisvalid FROM pg_catalog.pg_index AS i WHERE i.indexrelid = to_regclass($1)", name
     ):
         found.append(
-            _note(
+            note(
                 "nothing tells when the next scheduled row falls due, so it is found by polling",
                 f"session-lock sql due prints the index {index}",
             )
@@ -129,37 +124,12 @@ async def _triggers(connection: Connection, table: TaskTable) -> list[Difference
             remedy = f"UPDATE OF {', '.join(quote_name(c['name']) for c in others)}"
         where = f" of {row['partition']}" if row["of_partition"] else ""
         found.append(
-            _note(
+            note(
                 f"the trigger {row['name']!r}{where} fires at every claim and release too; to spare it",
                 remedy,
             )
         )
     return found
-
-
-async def _row_security(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
-    rows = await connection.fetch(
-        """
-        SELECT c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced, r.rolname AS owner
-          FROM pg_catalog.pg_class AS c
-          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-          JOIN pg_catalog.pg_roles AS r ON r.oid = c.relowner
-         WHERE n.nspname = $1 AND c.relname = $2
-        """,
-        *table.qualified,
-    )
-    if not rows[0]["enabled"]:
-        return []
-    who = await _function_owner(connection, table, examined)
-    if rows[0]["forced"]:
-        effect = "and binds its owner too, so sessions get the rows that the functions' owner may see and no others"
-    elif who is None or who["owner"] == rows[0]["owner"]:
-        effect = (
-            "and does not bind the functions, which run as the table's owner: sessions get the rows of all"
-        )
-    else:
-        effect = f"and binds the functions, which run as {who['owner']!r}: sessions get only the rows that it may see"
-    return [_note(f"row security is on for {table.table}, {effect}")]
 
 
 async def _publications(connection: Connection, table: TaskTable) -> list[Difference]:
@@ -175,7 +145,7 @@ async def _publications(connection: Connection, table: TaskTable) -> list[Differ
         *table.qualified,
     )
     return [
-        _note(
+        note(
             f"the publication {row['name']!r} sends every claim of {table.table} to its subscribers",
             "give them room for two more updates a task, and the four columns (or, from PostgreSQL 15 on, publish a list of columns "
             "without them)",
@@ -210,76 +180,20 @@ async def _indexes(connection: Connection, table: TaskTable, examined: Examined)
             if match[1] != current and row["name"] not in told:
                 told.add(row["name"])
                 found.append(
-                    _note(
+                    note(
                         f"the index {row['full_name']} is of another version of this mapping",
                         "run session-lock prune once it is gone",
                     )
                 )
         else:
             found.append(
-                _note(
+                note(
                     f"the index {row['full_name']} contains the claim column {row['column']!r}, so writing that is never HOT "
                     "and costs every index of the table",
                     "drop it if you can",
                 )
             )
     return found
-
-
-async def _owners(
-    connection: Connection, table: TaskTable, examined: Examined, role: str | None
-) -> list[Difference]:
-    who = await _function_owner(connection, table, examined)
-    if who is None:
-        return []
-    found = []
-    if who["superuser"]:
-        found.append(
-            _note(
-                f"the functions run as {who['owner']!r}, a superuser, so pending, finish and every trigger do too",
-                "install as a role that owns the table and no more",
-            )
-        )
-    service = who["owner"] if role is None else role
-    may = await connection.fetchval(
-        "SELECT pg_has_role(r.oid, $2::oid, 'USAGE') OR has_table_privilege(r.oid, to_regclass($3), 'SELECT, UPDATE, DELETE') "
-        "FROM pg_catalog.pg_roles AS r WHERE r.rolname = $1",
-        service,
-        who["oid"],
-        f"{quote_name(table.schema)}.session",
-    )
-    if role is not None and may:
-        found.append(
-            _note(
-                f"the role {role!r} can read and write the sessions itself, and so end, or act as, any of them",
-                "a service needs EXECUTE only (install as another role, with --grant-to)",
-            )
-        )
-    elif role is None:
-        found.append(
-            _note(
-                f"the functions belong to {who['owner']!r}: a service that connects as that role can end, or act as, any session",
-                "give it a role of its own (install --grant-to ROLE, then check --role ROLE)",
-            )
-        )
-    return found
-
-
-async def _function_owner(
-    connection: Connection, table: TaskTable, examined: Examined
-) -> Mapping[str, Any] | None:
-    rows = await connection.fetch(
-        """
-        SELECT r.oid AS oid, r.rolname AS owner, r.rolsuper AS superuser
-          FROM pg_catalog.pg_proc AS p
-          JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
-          JOIN pg_catalog.pg_roles AS r ON r.oid = p.proowner
-         WHERE n.nspname = $1 AND p.proname = $2
-        """,
-        table.schema,
-        f"get_work_{function_set(table, examined.shape)}",
-    )
-    return rows[0] if rows else None
 
 
 async def _updates(connection: Connection, table: TaskTable) -> list[Difference]:
@@ -295,7 +209,7 @@ async def _updates(connection: Connection, table: TaskTable) -> list[Difference]
         return []
     claims = "nor under a Limit a claim" if table.rules.counts_held else "a claim is where its page has room"
     return [
-        _note(
+        note(
             f"{rows[0]['hot'] / updates:.0%} of {updates:,} updates of {table.table} were HOT: a finish never is, {claims}"
         )
     ]

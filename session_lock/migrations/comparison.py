@@ -7,7 +7,7 @@ import re
 from session_lock.errors import SchemaError
 from session_lock.migrations.adoption import copy_of
 from session_lock.migrations.advice import notes
-from session_lock.migrations.difference import INSTALL, Difference
+from session_lock.migrations.difference import INSTALL, Difference, note
 from session_lock.migrations.functions import (
     is_newer,
     session_functions,
@@ -94,7 +94,7 @@ async def schema_version(connection: Connection, table: TaskTable) -> list[Diffe
             )
         ]
     text = f"the schema {table.schema!r} has version {versions[0]}, newer than this library's {SCHEMA_VERSION}, which it serves"
-    return [Difference(text, "upgrade session-lock here when convenient", note=True)]
+    return [note(text, "upgrade session-lock here when convenient")]
 
 
 async def session_tables(connection: Connection, table: TaskTable) -> list[Difference]:

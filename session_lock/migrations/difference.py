@@ -26,3 +26,7 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.text}: {self.remedy}" if self.remedy else self.text
+
+
+def note(text: str, remedy: str = "") -> Difference:
+    return Difference(text, remedy, note=True)

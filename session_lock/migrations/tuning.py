@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from session_lock.catalog import read_shape
-from session_lock.migrations.difference import INSTALL, Difference
+from session_lock.migrations.difference import INSTALL, Difference, note
 from session_lock.migrations.partitions import OF_THE_TABLE
 from session_lock.migrations.sandbox import Connection, sentences
 from session_lock.schema import render, source
@@ -68,10 +68,9 @@ async def _read(connection: Connection, table: TaskTable) -> list[Parameter]:
 async def untuned(connection: Connection, table: TaskTable) -> list[Difference]:
     """What is higher than advised, and what to do about it."""
     return [
-        Difference(
+        note(
             f"{each.name} of {each.where} is {each.value}, {each.advised} is advised ({GAINS[each.name]})",
             "somebody has set it, so install --tune leaves it" if each.is_set else f"{INSTALL} --tune",
-            note=True,
         )
         for each in await _read(connection, table)
     ]

@@ -247,6 +247,11 @@ def test_the_lengths() -> None:
         assert re.match(r"\d{4}-\d\d-\d\d, (accepted|superseded)", second), path
         assert len(rest) <= 60, f"{path} is longer than a page"
         assert {"## Context", "## Decision", "## Consequences"} <= set(rest)
+    for path in (ROOT / "session_lock").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 300 or "longer than 300 lines" in text, (
+            f"{path}: split it, or say why not"
+        )
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -152,8 +152,8 @@ def test_the_most_attempts_of_all_policies() -> None:
     assert Retry().most_attempts == 25
     assert Retry(max_attempts=3, on={OSError: Retry(max_attempts=9)}).most_attempts == 9
     assert Retry(max_attempts=9, on={OSError: Retry(max_attempts=3)}).most_attempts == 9
-    assert Retry(max_attempts=3, on={OSError: Retry(max_attempts=None)}).most_attempts is None
-    assert Retry(max_attempts=None, on={OSError: Retry(max_attempts=1)}).most_attempts is None
+    assert Retry(max_attempts=3, on={OSError: Retry(max_attempts=None)}).most_attempts == math.inf
+    assert Retry(max_attempts=None, on={OSError: Retry(max_attempts=1)}).most_attempts == math.inf
 
 
 # How long it waits, and when it gives up ---------------------------------------------------------------------

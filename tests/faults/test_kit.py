@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import _session_lock_pytest
 from session_lock import (
     DatabaseError,
     PostgresDatabase,
@@ -23,6 +24,7 @@ from session_lock import (
 )
 from session_lock.database import Outcome, Settled
 from session_lock.testing import (
+    AT_FINISH,
     Faults,
     FaultyDatabase,
     MemoryDatabase,
@@ -625,3 +627,25 @@ def test_it_can_be_left_out(tmp_path: Any) -> None:
 def test_nothing_but_the_plugin_knows_pytest() -> None:
     code = "import sys, session_lock.testing, session_lock.cli; sys.exit('pytest' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+AT_START = """
+import sys
+
+def test_what_has_come_at_the_start():
+    named = {name.partition(".")[0] for name in sys.modules}
+    assert named & {"session_lock", "asyncpg", "opentelemetry", "_session_lock_pytest"} == {"_session_lock_pytest"}
+
+def test_and_with_a_fixture(runner):
+    assert "session_lock.testing.kit" in sys.modules
+"""
+
+
+def test_at_a_start_of_pytest_nothing_comes_but_the_names_of_the_fixtures(tmp_path: Any) -> None:
+    """Also projects whose tests use none of them have it at each start: with all of the library it took a quarter of a second."""
+    (tmp_path / "test_it.py").write_text(AT_START)
+    assert "2 passed" in pytest_in(tmp_path)
+
+
+def test_the_plugin_names_each_fault() -> None:
+    assert [*AT_FINISH] == _session_lock_pytest.FAULTS

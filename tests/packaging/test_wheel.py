@@ -85,9 +85,10 @@ def test_the_installed_package_reads_its_sql_from_itself(python: Path, tmp_path:
 def test_the_kit_for_tests_is_there_with_its_plugin_and_needs_no_pytest(python: Path, tmp_path: Path) -> None:
     code = (
         "from importlib.metadata import entry_points; import session_lock.testing\n"
-        "(plugin,) = entry_points(group='pytest11', name='session_lock'); print(plugin.value)"
+        "(plugin,) = entry_points(group='pytest11', name='session_lock'); print(plugin.value)\n"
+        "from importlib.util import find_spec; print(find_spec(plugin.value) is not None)"
     )
-    assert run(python, "-c", code, cwd=tmp_path) == "session_lock.testing.plugin\n"
+    assert run(python, "-c", code, cwd=tmp_path) == "_session_lock_pytest\nTrue\n"
 
 
 def test_the_demo_runs_from_the_installed_package(python: Path, tmp_path: Path) -> None:

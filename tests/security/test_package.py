@@ -15,7 +15,7 @@ from session_lock.locks import LOCK
 from session_lock.schema import sql_root
 from tests.docs.examples import ROOT
 
-PYTHON = sorted((ROOT / "session_lock").rglob("*.py"))
+PYTHON = [*sorted((ROOT / "session_lock").rglob("*.py")), ROOT / "_session_lock_pytest.py"]
 SQL = sorted(path for path in Path(str(sql_root())).rglob("*.sql"))
 
 UNSAFE_MODULES = {
@@ -54,10 +54,11 @@ def unsafe(tree: ast.AST) -> list[str]:
 
 
 IMPORTS = {
-    "session_lock/cli/__init__.py": 1, "session_lock/cli/common.py": 2, "session_lock/cli/top/command.py": 1,
+    "_session_lock_pytest.py": 1, "session_lock/cli/__init__.py": 1, "session_lock/cli/common.py": 2, "session_lock/cli/top/command.py": 1,
     "session_lock/postgres.py": 1, "session_lock/schedules.py": 1,
 }  # fmt: skip
-"""The module that the command line names, and Django for one of its modules; the demo, `top` and the parser of cron, which are extras; `doctor`, when it is asked."""
+"""The module that the command line names, and Django for one of its modules; the demo, `top` and the parser of cron, which are extras; `doctor`, when it is asked; the
+fixtures for pytest, when a test asks for one."""
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))

@@ -40,7 +40,7 @@ def files_of(part: str, table: TaskTable) -> tuple[str, ...]:
     """A table that the library ships is made before it is a task table, and goes, if it may, before anything else does."""
     match part:
         case "up":
-            return ("sessions.up.sql", *shipped(table, "up"), "tasks.up.sql")
+            return ("up.lock.sql", "sessions.up.sql", *shipped(table, "up"), "tasks.up.sql")
         case "index":
             return mapping_files(table, "index")
         case "due":

@@ -46,6 +46,8 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
             await check_schema_is_ours(connection, table)  # another installation may have been first
             newer = await is_newer(connection, table)
             if not newer and await session_tables(connection, table):
+                if connection.is_in_transaction():
+                    await connection.execute(render("up.lock.sql", table, shape))
                 await connection.execute(render("sessions.up.sql", table, shape))
                 done.append(f"made the tables of the schema {table.schema!r}")
             if not newer and await session_functions(connection, table):

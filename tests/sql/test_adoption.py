@@ -359,7 +359,7 @@ async def test_all_is_taken_down_in_one_transaction_and_nobody_waits(database, a
                 f"SELECT FROM {'session_lock.session' if holder == 'session' else 'public.email'}"
             )
             writing = [
-                asyncio.create_task(others(database, until, rows, "100ms"))
+                asyncio.create_task(others(database, until, rows, "500ms"))
                 for rows in (inserts, beats)
                 for _ in range(2)
             ]
@@ -372,6 +372,50 @@ async def test_all_is_taken_down_in_one_transaction_and_nobody_waits(database, a
                 assert refused == 0
         await working
     assert await admin.fetchval("SELECT to_regnamespace('session_lock')") is None
+
+
+@pytest.mark.parametrize(
+    "lacks",
+    [
+        "DROP COLUMN idle_from",
+        "DROP COLUMN beat_at",
+        "session_unswept",
+        "failure_of_task",
+        "started_name_value_at",
+    ],
+)
+@pytest.mark.parametrize("by", ["the file", "install"])
+async def test_what_is_new_for_the_sessions_and_a_table_comes_in_one_transaction_and_no_keepalive_waits(
+    database, admin, lacks, by
+):
+    for name in ("sessions.up.sql", "sessions.alwaysup.sql"):
+        await admin.execute(render(name, EMAILS, None))
+    await admin.execute(
+        f"ALTER TABLE session_lock.session {lacks}" if " " in lacks else f"DROP INDEX session_lock.{lacks}"
+    )
+    shape = await read_shape(admin, EMAILS)
+    text = "\n".join(render(name, EMAILS, shape) for name in files_of("up", EMAILS))
+
+    async def work(connection: asyncpg.Connection) -> None:
+        async with connection.transaction():
+            await (connection.execute(text) if by == "the file" else install(connection, EMAILS))
+
+    until = asyncio.Event()
+    beats = "INSERT INTO session_lock.session (name, capacity, started_at, expires_at) VALUES ('other', 1, now(), now()); INSERT INTO session_lock.failure (name, task_key, attempt, at, error) VALUES ('other', '1', 1, now(), ''); INSERT INTO session_lock.started VALUES ('other', 1, now(), 1)"
+    async with connected(database.admin_dsn) as worker:
+        async with connected(database.admin_dsn) as reader, reader.transaction():
+            await reader.fetch("SELECT FROM public.email")
+            beating = asyncio.create_task(others(database, until, beats, "500ms"))
+            working = asyncio.create_task(work(worker))
+            await asyncio.sleep(HELD)
+            assert not working.done(), await working
+            until.set()
+            done, refused = await beating
+            assert done > 10
+            assert refused == 0
+        await working
+    await install(admin, EMAILS)
+    assert [str(each) for each in await check(admin, EMAILS) if not each.note] == []
 
 
 async def test_a_mapping_that_is_installed_while_the_sessions_are_waited_for_keeps_them(database, admin):

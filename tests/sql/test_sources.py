@@ -112,7 +112,7 @@ def test_these_are_all_the_files():
         "sessions.alwaysup.sql", "sessions.down.sql", "sessions.up.sql",
         "tasks.alwaysup.sql", "tasks.down.sql", "tasks.due.index.sql", "tasks.held.index.sql", "tasks.index.sql",
         "tasks.limits.alwaysup.sql", "tasks.limits.down.sql", "tasks.lock.sql", "tasks.trigger.down.sql", "tasks.trigger.sql",
-        "tasks.tune.down.sql", "tasks.tune.sql", "tasks.up.sql", "tasks.values.index.sql", "tasks.whole.index.sql",
+        "tasks.tune.down.sql", "tasks.tune.sql", "tasks.up.sql", "tasks.values.index.sql", "tasks.whole.index.sql", "up.lock.sql",
     ]  # fmt: skip
 
 
@@ -335,7 +335,7 @@ IN_USE = [
 ]
 
 
-@pytest.mark.parametrize("name", [*IN_USE, "down.lock.sql"])
+@pytest.mark.parametrize("name", [*IN_USE, "down.lock.sql", "up.lock.sql"])
 @both_forms
 def test_a_table_in_use_is_changed_under_a_lock_that_was_taken_patiently(name, form):
     """What would wait for its lock in a place of the queue makes others wait behind itself. A concurrent build does not."""
@@ -362,6 +362,15 @@ def test_a_table_in_use_is_changed_under_a_lock_that_was_taken_patiently(name, f
             assert (lock is not None) == ("EXCEPTION WHEN lock_not_available" in body)
             assert not re.search(r"(?m)^ *LOCK TABLE", body)
         assert not change or (lock and lock.end() < change.start())
+
+
+def test_what_the_sessions_tables_may_lack_is_the_same_in_both_files():
+    for pattern in (
+        r"a\.attname IN \(('[a-z_]+', .*?)\) AND NOT",
+        r"to_regclass\(\$name\$(\S*)\$name\$\) IS NULL",
+    ):
+        both = [re.findall(pattern, code_of(source(name))) for name in ("up.lock.sql", "sessions.up.sql")]
+        assert both[0] == both[1] != []
 
 
 @pytest.mark.parametrize("name", ["sessions.up.sql", "duties.up.sql"])

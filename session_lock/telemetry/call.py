@@ -77,15 +77,17 @@ class Call(Phase):
     def __init__(self, calls: Calls, tasks: Sequence[Task[Any]], *, counted: bool) -> None:
         super().__init__()
         self._calls, self._tasks, self._counted = calls, tasks, counted
-        self._span: Span | None = None
+        self._span: Span | None = None  # if it is recorded
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
         if (spans := self._calls.spans) is not None:
             with untold():
-                self._span = span = self._start(spans)
-                spans.begun(self._tasks, span)
+                span = self._start(spans)
+                if span.is_recording():
+                    self._span = span
+                spans.begun(self._tasks, span, recorded=self._span is not None)
                 # Also of one that is not recorded, which says so to the spans of the tasker.
                 self._token = context.attach(trace.set_span_in_context(span))
         return self
@@ -113,6 +115,5 @@ class Call(Phase):
         if self._span is not None and (spans := self._calls.spans) is not None:
             spans.ended(self._span)
             with untold():
-                if self._span.is_recording():
-                    tell_error(self._span, self.error)
-                    self._span.end()
+                tell_error(self._span, self.error)
+                self._span.end()

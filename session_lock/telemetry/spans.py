@@ -86,9 +86,9 @@ class Spans:
         for name, at, attributes in self._events:
             phase.event(name, at, **attributes)
 
-    def begun(self, tasks: Iterable[Task[Any]], span: Span) -> None:
+    def begun(self, tasks: Iterable[Task[Any]], span: Span, *, recorded: bool) -> None:
         """A call of the tasker for these."""
-        if span.is_recording():
+        if recorded:
             self._calls.add(span)
         call = span.get_span_context()
         for task in tasks:

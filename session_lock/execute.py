@@ -36,11 +36,9 @@ async def execute(hold: Hold[T], tasker: AsyncTasker[T], tasks_per_call: int) ->
         try:
             with (
                 hold.pace.call(),
-                hold.telemetry.phase("process", runs=batch, session_id=hold.lease.id) as phase,
+                hold.telemetry.call(batch, hold.lease.id, counted=tasks_per_call > 1) as phase,
             ):
                 hold.call_begins()
-                if tasks_per_call > 1:
-                    phase.count(len(batch))
                 phase.error = await _do(hold, tasker, batch)
             hold.call_ended(batch)
         finally:

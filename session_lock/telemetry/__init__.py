@@ -15,6 +15,7 @@ from opentelemetry.trace import TracerProvider as TracerProvider
 from session_lock.database import Identity
 from session_lock.tasks import Task
 from session_lock.telemetry import words
+from session_lock.telemetry.call import Call, Calls
 from session_lock.telemetry.meters import Attributes, Figures, Meter, meter_of
 from session_lock.telemetry.spans import TRACEPARENT as TRACEPARENT
 from session_lock.telemetry.spans import Phase as Phase
@@ -44,6 +45,7 @@ class Telemetry:
         self._spans: Spans | None = None
         self._meter: Meter | None = None
         self._of_phases: dict[str, Attributes] = {}
+        self._calls: Calls | None = None
 
     def begin(self, identity: Identity) -> None:
         """A session is about to start there. Providers are looked for now: an application may set them up late."""
@@ -64,6 +66,8 @@ class Telemetry:
             if operation.verb is not None and place:
                 told |= place | {words.DB_OPERATION: operation.verb}
             self._of_phases[phase] = told
+        self._tell_calls()
+        self._calls = None
 
     # Spans -------------------------------------------------------------------------------------------------
 
@@ -72,13 +76,12 @@ class Telemetry:
         phase: str,
         *,
         may_be_idle: bool = False,
-        runs: Sequence[Task[Any]] = (),
         settles: Sequence[Task[Any]] = (),
         **attributes: str | float,
     ) -> Phase:
         """A span around the block, its parent while it runs; under `idle_spans=False` an idle one leaves no span.
 
-        The tasks that it runs or settles say what it hangs together with.
+        The tasks that it settles say what it hangs together with.
         """
         if not self.heard:
             return Phase()
@@ -92,11 +95,20 @@ class Telemetry:
         )
         if self._spans is not None:
             told.set(**attributes)
-            if runs:
-                told.runs(runs)
-            elif settles:
+            if settles:
                 told.settles(settles)
         return told
+
+    def call(self, tasks: Sequence[Task[Any]], session_id: int, *, counted: bool) -> Phase:
+        """Around a call of the tasker for these; `counted`: there may be several."""
+        if self._spans is None and self._meter is None:
+            return Phase()
+        calls = self._calls
+        if calls is None or calls.session_id != session_id:
+            self._tell_calls()
+            calls = Calls(self.name, session_id, self._of_phases["process"], self._spans, self._meter)
+            self._calls = calls
+        return Call(calls, tasks, counted=counted)
 
     @property
     def heard(self) -> bool:
@@ -152,16 +164,21 @@ class Telemetry:
             self.count(words.FAILED, 1, None if error is None else {words.ERROR_TYPE: type_of(error)})
 
     def took(self, phase: Phase, name: str, seconds: float) -> None:
+        """A phase that is no call of the tasker."""
         if self._meter is None:
             return
+        self._tell_calls()
         operation, attributes = OPERATIONS[name], self._of_phases[name]
         if phase.error is not None:
             attributes = {**attributes, words.ERROR_TYPE: type_of(phase.error)}
         if operation.type is not None:
-            metric = words.PROCESS_DURATION if operation.type == "process" else words.OPERATION_DURATION
-            self._meter.record(metric, seconds, attributes)
+            self._meter.record(words.OPERATION_DURATION, seconds, attributes)
         elif phase.asks and words.DB_OPERATION in attributes:
             self._meter.record(words.DB_DURATION, seconds, attributes)
+
+    def _tell_calls(self) -> None:
+        if self._calls is not None:
+            self._calls.tell()
 
     def observe(self, figures: Callable[[], Figures]) -> None:
         """From now on there is something to see."""
@@ -171,6 +188,7 @@ class Telemetry:
 
     def end(self) -> None:
         """There is nothing more to see."""
+        self._tell_calls()
         if self._meter is not None:
             self._meter.leave(self)
         self.figures = None

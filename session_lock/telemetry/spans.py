@@ -23,6 +23,9 @@ Values: TypeAlias = Mapping[str, str | float]
 MOST_LINKS = 128
 """Of a span: an SDK keeps no more, unless it is told to."""
 
+NOBODY = Context()
+"""What was current when the Runner started is no parent of its spans."""
+
 logger = logging.getLogger("session_lock.telemetry")
 
 TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -83,9 +86,13 @@ class Spans:
         for name, at, attributes in self._events:
             phase.event(name, at, **attributes)
 
-    def begun(self, tasks: Iterable[Task[Any]], span: Span) -> None:
-        self._calls.add(span)
-        self._done_by.update(dict.fromkeys(tasks, span.get_span_context()))
+    def begun(self, tasks: Iterable[Task[Any]], span: Span, *, recorded: bool) -> None:
+        """A call of the tasker for these."""
+        if recorded:
+            self._calls.add(span)
+        call = span.get_span_context()
+        for task in tasks:
+            self._done_by[task] = call
 
     def ended(self, span: Span) -> None:
         self._calls.discard(span)
@@ -102,11 +109,11 @@ class Spans:
 
 
 class ToldPhase(Phase):
-    """A class and no generator, since there is one around each call of the tasker."""
+    """All but the calls of the tasker."""
 
     __slots__ = (
-        "_attributes", "_began", "_deferred", "_events", "_links", "_name", "_own", "_parent", "_span", "_spans", "_started", "_tasks",
-        "_timer", "_title", "_token",
+        "_attributes", "_began", "_deferred", "_events", "_links", "_name", "_own", "_parent", "_span", "_spans", "_started", "_timer",
+        "_title", "_token",
     )  # fmt: skip
 
     def __init__(
@@ -118,8 +125,7 @@ class ToldPhase(Phase):
         self._own: dict[str, str | float] = {}
         self._events: list[tuple[str, int | None, Values]] = []
         self._links: list[SpanContext] = []
-        self._parent = Context()  # what was current when the Runner started is no parent of this
-        self._tasks: Sequence[Task[Any]] = ()
+        self._parent = NOBODY
         self._span: Span | None = None
         self._token: Token[Context] | None = None
 
@@ -132,22 +138,13 @@ class ToldPhase(Phase):
     def event(self, name: str, at: int | None = None, **attributes: str | float) -> None:
         self._events.append((name, at or time.time_ns(), _ours(attributes)))
 
-    def runs(self, tasks: Sequence[Task[Any]]) -> None:
-        """It is a call of the tasker for these. Whoever has put its only one in is its parent."""
-        self._tasks = tasks
-        self._relate(_producers(tasks, MOST_LINKS), as_parent=len(tasks) == 1)
-
     def settles(self, tasks: Sequence[Task[Any]]) -> None:
         """It records these. The call that has done them is its parent, if it was one."""
-        if self._spans is not None:
-            calls = self._spans.calls_of(tasks)
-            self._relate(calls[:MOST_LINKS], as_parent=len(calls) == 1)
-
-    def _relate(self, others: list[SpanContext], *, as_parent: bool) -> None:
-        if as_parent and others:
-            self._parent = trace.set_span_in_context(trace.NonRecordingSpan(others[0]), self._parent)
+        calls = self._spans.calls_of(tasks) if self._spans is not None else []
+        if len(calls) == 1:
+            self._parent = as_parent(calls[0])
         else:
-            self._links += [other for other in others if other.trace_flags.sampled]  # the rest leads nowhere
+            self._links = [call for call in calls[:MOST_LINKS] if is_sampled(call)]
 
     def __enter__(self) -> Self:
         self._began, self._started = time.perf_counter(), time.time_ns()
@@ -166,32 +163,29 @@ class ToldPhase(Phase):
             self._timer.took(self, self._name, time.perf_counter() - self._began)
         if self._spans is not None and not (self._deferred and self.error is None and self.idle):
             with untold():
-                self._end(self._spans, self._span or self._start(self._spans))
+                self._end(self._span or self._start(self._spans))
 
-    def _end(self, spans: Spans, span: Span) -> None:
+    def _end(self, span: Span) -> None:
         if span.is_recording():
             for name, at, attributes in self._events:
                 span.add_event(name, attributes, at)
             if self._own:
                 span.set_attributes(self._own)
-            if self.error is not None:
-                span.set_attribute(words.ERROR_TYPE, type_of(self.error))
-                span.set_status(Status(StatusCode.ERROR))
-        spans.ended(span)
+            tell_error(span, self.error)
         span.end()
 
     def _start(self, spans: Spans) -> Span:
-        kind = SpanKind.CONSUMER if words.OPERATIONS[self._name].type == "process" else SpanKind.CLIENT
         links = [Link(other) for other in self._links]
         attributes, self._own = {**self._attributes, **self._own}, {}
-        span = spans.tracer.start_span(self._title, self._parent, kind, attributes, links, self._started)
-        if self._tasks:
-            spans.begun(self._tasks, span)
-        return span
+        return spans.tracer.start_span(
+            self._title, self._parent, SpanKind.CLIENT, attributes, links, self._started
+        )
 
 
 class untold:  # noqa: N801 (it reads as a word)
-    """What goes wrong with telling what happens is no fault of what happens. A class and no generator, as above."""
+    """What goes wrong with telling what happens is no fault of what happens. A class and no generator: it is around each call of the
+    tasker.
+    """
 
     _count = 0
 
@@ -214,6 +208,23 @@ def type_of(error: BaseException) -> str:
     return type(error).__qualname__[:100]
 
 
+def tell_error(span: Span, error: BaseException | None) -> None:
+    """What the phase has failed with."""
+    if error is not None:
+        span.set_attribute(words.ERROR_TYPE, type_of(error))
+        span.set_status(Status(StatusCode.ERROR))
+
+
+def as_parent(other: SpanContext) -> Context:
+    """For a span that is to be its child."""
+    return trace.set_span_in_context(trace.NonRecordingSpan(other), NOBODY)
+
+
+def is_sampled(other: SpanContext) -> bool:
+    """A link to one that is not leads nowhere."""
+    return other.trace_flags.sampled
+
+
 def current_traceparent() -> str | None:
     """W3C trace context of the span that is current; None if none is."""
     carrier: dict[str, str] = {}
@@ -221,7 +232,7 @@ def current_traceparent() -> str | None:
     return carrier.get("traceparent")
 
 
-def _producers(tasks: Iterable[Task[Any]], most: int) -> list[SpanContext]:
+def producers_of(tasks: Iterable[Task[Any]], most: int) -> list[SpanContext]:
     """Who has put them in, each once, as far as the rows have W3C trace context to say so."""
     found: dict[str, SpanContext] = {}
     for task in tasks:

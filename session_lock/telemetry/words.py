@@ -23,6 +23,7 @@ DB_OPERATION = "db.operation.name"
 ERROR_TYPE = "error.type"
 OURS = "session_lock."
 OUTCOME = f"{OURS}outcome"
+SESSION_ID = f"{OURS}session_id"
 
 LEASE_LOST = f"{OURS}lease.lost"
 RESCUE = f"{OURS}rescue"
@@ -56,7 +57,7 @@ all others are CLIENTs of the database."""
 Kind = Literal["counter", "histogram", "gauge", "sum"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # each is itself alone, and is looked up for every task
 class Metric:
     """One metric, as it is made. What is not counted or timed is looked at when somebody collects (`gauge`, `sum`)."""
 

@@ -10,12 +10,16 @@ from tests.benchmarks.results import Results, spread
 from tests.benchmarks.subjects import (
     BARE,
     BARE_4,
+    BY_THE_SDK_ALONE,
+    BY_THE_SDK_ALONE_SAMPLED,
     EACH,
+    EACH_SLOW,
     HELD,
     PLAIN,
     PLAIN_4,
     RECORDED,
     RUNNER,
+    SAMPLED,
     SESSIONS,
     WAITING,
     WAITING_BARE,
@@ -156,6 +160,9 @@ def _the_rest(results: Results) -> Iterator[Figure]:
     idle = [figures for each in results.rounds.get("idle", ()) for figures in each.values()]
     used = [figures["server core"] for figures in idle if figures]
     yield Figure("server CPU of a thousand idle sessions, of a core", used, most=0.05)
-    for cell in (RUNNER, EACH):
-        values = results.ratios("telemetry", f"{cell}, {RECORDED}", [cell], "rate")
-        yield Figure(f"{cell} {RECORDED} recorded, of that without", values, least=0.8)
+    for cell, how in ((RUNNER, RECORDED), (EACH, RECORDED), (EACH, SAMPLED), (EACH_SLOW, RECORDED)):
+        values = results.ratios("telemetry", f"{cell}, {how}", [cell], "rate")
+        yield Figure(f"{cell} {how} recorded, of that without", values, least=0.8)
+    for how, alone in ((RECORDED, BY_THE_SDK_ALONE), (SAMPLED, BY_THE_SDK_ALONE_SAMPLED)):
+        values = results.ratios("telemetry", f"{EACH}, {how}", [f"{EACH}, {alone}"], "rate")
+        yield Figure(f"{EACH} {how} recorded, of one {alone}", values, least=0.8)

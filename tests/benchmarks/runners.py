@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -30,20 +31,31 @@ async def runner(client: Client) -> None:
 async def one_by_one(client: Client) -> None:
     """With a coroutine for each task."""
     nap = client.options.get("nap", 0.0)
+    tell = _least(client)
 
     async def tasker(_: Task[Any]) -> None:
         if nap:
             await asyncio.sleep(nap)
+        if tell is not None:
+            tell()
         client.done += 1
 
     await _run(client, each(tasker))
 
 
+def _least(client: Client) -> Callable[[], None] | None:
+    if "least" not in client.options:
+        return None
+    from tests.benchmarks import telemetry
+
+    return telemetry.least(client.options["least"])
+
+
 async def _run(client: Client, tasker: Any, **settings: Any) -> None:
-    if client.options.get("telemetry"):
+    if "telemetry" in client.options:
         from tests.benchmarks import telemetry  # the others need not have it in memory
 
-        telemetry.record()
+        telemetry.record(client.options["telemetry"])
     settings = {"start_jitter": 0, **settings, **client.options.get("settings", {})}
     listen = None if client.options.get("listen") else False
     async with PostgresDatabase(client.dsn, MAILS, listen=listen) as database:

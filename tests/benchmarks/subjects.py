@@ -36,10 +36,15 @@ BARE_4, PLAIN_4 = "the library's SQL, 4 connections", "plain SQL, 4 connections"
 RUNNER, EACH = "a Runner", "a Runner with each(), 200 at once"
 WAITING, WAITING_BARE = "a Runner, woken", "NOTIFY and claim in a bare loop"
 HELD, NOT_HELD = "beside a held snapshot", "without one"
+TENTH = 0.1
 BESIDE_PEERS = {"peers", "latency"}
 """The subjects that have peers in them."""
 
 RECORDED = "with spans and metrics"
+SAMPLED = "with metrics and the spans of a tenth"
+BY_THE_SDK_ALONE = "whose tasker makes one span and one duration by the SDK alone"
+BY_THE_SDK_ALONE_SAMPLED = f"{BY_THE_SDK_ALONE}, a tenth of the spans"
+EACH_SLOW = "each() and a tasker of 100 ms, 100 at once"
 
 
 def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
@@ -71,6 +76,14 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
 
     long = runner(plenty if quick else Rows(5_000_000))
     each = cell("one_by_one", settings={"concurrency": 200})
+    slow = cell("one_by_one", nap=0.1, settings={"concurrency": 100})
+
+    def recorded(cell: Cell, share: float = 1.0) -> Cell:
+        return replace(cell, options={**cell.options, "telemetry": share})
+
+    def least(cell: Cell, share: float = 1.0) -> Cell:
+        return replace(cell, options={**cell.options, "least": share})
+
     much = 200_000 if quick else 1_000_000
     backlogs = {
         "10 thousand pending": Rows(10_000),
@@ -212,11 +225,15 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
             title="With spans and metrics recorded by OpenTelemetry's SDK, exported in batches",
             cells={
                 RUNNER: runner(plenty),
-                f"{RUNNER}, {RECORDED}": runner(plenty, telemetry=True),
+                f"{RUNNER}, {RECORDED}": recorded(runner(plenty)),
                 EACH: each,
-                f"{EACH}, {RECORDED}": replace(each, options={**each.options, "telemetry": True}),
+                f"{EACH}, {RECORDED}": recorded(each),
+                f"{EACH}, {BY_THE_SDK_ALONE}": least(each),
+                f"{EACH}, {SAMPLED}": recorded(each, TENTH),
+                f"{EACH}, {BY_THE_SDK_ALONE_SAMPLED}": least(each, TENTH),
+                **({} if quick else {EACH_SLOW: slow, f"{EACH_SLOW}, {RECORDED}": recorded(slow)}),
             },
             base=RUNNER,
-            seconds=65,
+            seconds=140,
         ),
     }

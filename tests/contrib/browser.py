@@ -27,6 +27,10 @@ def find_chromium() -> str | None:
     return os.environ.get(VARIABLE) or next(filter(None, map(shutil.which, NAMES)), None)
 
 
+class Navigated(Exception):
+    """The page that was asked is left for another one."""
+
+
 class Page:
     """A tab, and what it has complained of."""
 
@@ -65,6 +69,8 @@ class Page:
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": params})
         told = await answer
+        if "navigated" in told.get("error", {}).get("message", ""):
+            raise Navigated
         assert "error" not in told, told
         return told["result"]
 
@@ -84,7 +90,10 @@ class Page:
         """Wait until some JavaScript is true."""
 
         async def holds() -> bool:
-            return bool(await self.evaluate(condition))
+            try:
+                return bool(await self.evaluate(condition))
+            except Navigated:
+                return False
 
         await until(holds, f"never {condition}")
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 
 from session_lock.contrib.status import status_app, stream, watching
 from tests.conftest import fresh_database
@@ -22,6 +26,11 @@ PROGRAM = find_chromium()
 pytestmark = pytest.mark.skipif(
     PROGRAM is None, reason=f"no Chromium: apt-get install chromium, or set {VARIABLE} to the program"
 )
+
+PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
+
+LOOK_EVERY, REST = watching.LOOK_EVERY, watching.REST
+"""As they are for users."""
 
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\">"
 
@@ -52,17 +61,92 @@ async def test_it_is_painted_before_the_database_has_said_a_word(chromium: Brows
         await page.open(f"{url}nowhere")  # the browser has started then
         network.partition()
         await page.open(f"{url}m/mails/")
-        paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
-        await page.until(f"{paint} !== null")
+        await page.until(f"{PAINT} !== null")
         assert await page.evaluate("document.body.dataset.seen === undefined")
         assert await page.text("h1") == "mails"
         network.heal()
         await page.live()
         painted, looked = await page.evaluate(
-            f"[{paint}, performance.getEntriesByName('first look')[0].startTime]"
+            f"[{PAINT}, performance.getEntriesByName('first look')[0].startTime]"
         )
-        print(f"first paint after {painted:.0f} ms")
         assert painted < looked
+
+
+BLANK = "<!doctype html><html lang=en><title>blank</title><p>There is nothing else here.</html>"
+"""The least that a browser can paint: what is left of its time is its own."""
+
+
+async def test_how_soon_it_is_painted_beside_a_blank_page(chromium: Browser, there: Scene) -> None:
+    """To be looked at, with `-s`; how long it takes depends on what else the machine does."""
+    outer = FastAPI()
+    outer.get("/blank")(lambda: HTMLResponse(BLANK))
+    mounted = status_app({"mails": EMAILS}, there.dsn)
+    outer.mount("/status", mounted)
+    took: dict[str, list[float]] = {"blank": [], "status/m/mails/": []}
+    async with lasting(mounted), served(outer, mounted) as url:
+        for _ in range(9):
+            for address, painted in took.items():
+                async with chromium.page() as page:
+                    await page.open(f"{url}{address}")
+                    await page.until(f"{PAINT} !== null")
+                    painted.append(await page.evaluate(PAINT))
+                    if address != "blank":  # nothing but the page itself is waited for
+                        loaded = "performance.getEntriesByType('resource').filter((each) => each.renderBlockingStatus === 'blocking').length"
+                        assert await page.evaluate(loaded) == 0
+    print("".join(f"\nfirst paint of {of}: {_told(each)} ms" for of, each in took.items()))
+
+
+def _told(times: list[float]) -> str:
+    return f"median {median(times):.0f}, {min(times):.0f} to {max(times):.0f}, of {len(times)}"
+
+
+SHOWN = """
+window.wanted = () => false;
+window.shown = null;
+new MutationObserver(() => requestAnimationFrame(() => requestAnimationFrame(() => {
+  if (shown === null && wanted()) shown = Date.now();
+}))).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });
+"""
+"""When the frame was painted that shows what is wanted."""
+
+
+async def test_how_soon_what_is_committed_is_shown(
+    chromium: Browser, there: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above: the numbers are printed, that it is shown at all is asserted."""
+    monkeypatch.setattr(watching, "LOOK_EVERY", LOOK_EVERY)
+    monkeypatch.setattr(watching, "REST", REST)
+    took: dict[str, list[float]] = {"a finished task": [], "a drained session": []}
+    async with (
+        served(status_app({"mails": EMAILS}, there.dsn)) as url,
+        chromium.page() as page,
+    ):
+        await page.open(f"{url}m/mails/")
+        await page.live()
+        await page.evaluate(SHOWN)
+        waiting = int(await page.text("[data-tile=waiting] .value"))
+        for number in range(24):
+            await asyncio.sleep(random.uniform(1, 2))  # at whatever moment between two looks
+            if number % 2 == 0:
+                what, statement = "a finished task", FINISH if number % 4 == 0 else REOPEN
+                wanted = f"document.querySelector('[data-tile=waiting] .value').innerText === '{waiting - (number % 4 == 0)}'"
+            else:
+                what, statement = "a drained session", DRAIN
+                drained = "draining" if number % 4 == 1 else "live"
+                wanted = f"[...document.querySelectorAll('#sessions tbody tr')].some((each) => /^18\\b/.test(each.innerText) && each.innerText.includes('{drained}'))"
+            await page.evaluate(f"shown = null; wanted = () => {wanted}; wanted()")
+            await there.admin.execute(statement)
+            committed = datetime.now(UTC).timestamp()
+            await page.until("shown !== null")
+            took[what].append(await page.evaluate("shown") - 1000 * committed)
+    print("".join(f"\n{of} is shown after: {_told(each)} ms" for of, each in took.items()))
+
+
+FINISH = "UPDATE public.email SET sent_at = now() WHERE id = (SELECT max(id) FROM public.email WHERE sent_at IS NULL AND session_id IS NULL)"
+
+REOPEN = "UPDATE public.email SET sent_at = NULL WHERE sent_at IS NOT NULL"
+
+DRAIN = "UPDATE session_lock.session SET drain_requested = NOT drain_requested WHERE id = 18"
 
 
 async def test_what_is_new_arrives_without_a_reload_and_leads_on(chromium: Browser, there: Scene) -> None:

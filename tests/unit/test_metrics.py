@@ -13,6 +13,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from session_lock import DatabaseError, Runner, RunnerGroup, SchemaError, SessionLost, each
 from session_lock.facts import Backlog
+from session_lock.telemetry.call import AT_ONCE
 from session_lock.telemetry.meters import meter_of
 from session_lock.telemetry.words import METRICS, OPERATIONS
 from tests.docs.examples import ROOT
@@ -115,6 +116,26 @@ async def test_operations_are_timed_with_their_errors(meters: Meters) -> None:
 
 
 @virtual
+@pytest.mark.parametrize("tasks", [1, AT_ONCE + 30])
+async def test_how_long_calls_took_is_told_at_the_next_look(meters: Meters, tasks: int) -> None:
+    database = table(tasks)
+    durations = "messaging.process.duration"
+
+    async def tasker(task: Any) -> None:
+        async with task.transaction():  # there is nothing left to record
+            await asyncio.sleep(0.2)
+        if task.key == 1:
+            raise LookupError(CANARY)
+
+    config = settings(concurrency=tasks, batch_size=1, poll_interval=5)
+    async with running(Runner(database, each(tasker), config, meter_provider=meters.provider)):
+        await until(lambda: len(database.finished) == tasks)
+        await until(lambda: meters.value(durations) == tasks, within=1)
+        assert meters.value(durations, error__type="LookupError") == 1
+    assert meters.value(durations) == tasks
+
+
+@virtual
 async def test_what_there_is_to_see_is_that_of_now_and_nothing_after_the_end(meters: Meters) -> None:
     database, tasker = table(30), Sleeper(100)
     config = settings(concurrency=3, batch_size=5, prefetch=4)
@@ -171,6 +192,7 @@ async def test_rescued_and_lost_tasks_and_lost_leases_are_counted(meters: Meters
         await until(lambda: len(tasker.begun) == 2)
     assert meters.value("session_lock.leases.lost") == 1
     assert meters.outcomes()["lost"] == 4
+    assert meters.value("messaging.process.duration") == len(tasker.begun)
     assert meters.value("session_lock.tasks.rescued") == 4
 
 

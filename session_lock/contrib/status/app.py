@@ -36,7 +36,7 @@ SENTENCES = {
 }
 """For what starlette says."""
 
-STATIC = {"css": "text/css", "js": "text/javascript"}
+SCRIPT = "text/javascript"
 
 
 def status_app(
@@ -122,7 +122,7 @@ class StatusPage(Starlette):
         self._files = {
             file.name: file.read_bytes()
             for file in resources.files(__package__).joinpath("static").iterdir()
-            if file.name.rpartition(".")[2] in STATIC
+            if file.name.endswith(".js")
         }
         mapping = "/m/{mapping:path}"
         super().__init__(
@@ -249,7 +249,7 @@ class StatusPage(Starlette):
         name = request.path_params["name"]
         if name not in self._files:
             raise HTTPException(404)
-        return Response(self._files[name], media_type=STATIC[name.rpartition(".")[2]])
+        return Response(self._files[name], media_type=SCRIPT)
 
     def _reader(self, request: Request) -> Reader:
         name = request.path_params["mapping"]

@@ -13,11 +13,13 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from session_lock.contrib.status.style import POLICY
+
 Authorize: TypeAlias = Callable[[Request], bool | Awaitable[bool]]
 """Plain or async. True lets in; whatever else does not. It may raise an HTTPException of its own, such as 401."""
 
 HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "content-security-policy": f"default-src 'none'; script-src 'self'; style-src {POLICY}; connect-src 'self'; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",

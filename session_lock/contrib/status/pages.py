@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from session_lock.contrib.status.markup import Markup, document, element, together
+from session_lock.contrib.status.markup import Markup, document, element, raw, together
+from session_lock.contrib.status.style import STYLE
 
 NOTHING = "\N{EN DASH}"
 """What stands where nothing is known."""
@@ -150,7 +151,7 @@ def page(place: Place, title: str, main: Markup, *, kind: str = "", events: str 
         element("meta", name="color-scheme", content="light dark"),
         element("title", f"{title} · session-lock"),
         element("link", rel="icon", href=ICON),
-        element("link", rel="stylesheet", href=place.to("static", "status.css")),
+        raw("style", STYLE),
         *([element("link", rel="modulepreload", href=place.to("static", name)) for name in MODULES] if events else ()),
         element("script", type="module", src=place.to("static", "status.js")) if events else None,
     )  # fmt: skip

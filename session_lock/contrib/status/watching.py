@@ -19,8 +19,8 @@ from session_lock.wording import describe
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 0.9
-"""Seconds, so that with the look itself what is new is seen within one."""
+LOOK_EVERY = 0.8
+"""Seconds, so that with the look itself and what a browser needs what is new is seen within one."""
 
 REST = 3.0
 """A look that took so long is followed by this many times that much of rest: the page takes a quarter of a connection at most."""

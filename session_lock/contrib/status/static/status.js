@@ -1,4 +1,4 @@
-// The live part of the pages. The server sends a look each second (`told.py` says what is in it); this shows it.
+// The live part of the pages. The server sends a look each 0.8 seconds (`told.py` says what is in it); this shows it.
 
 import { Plot } from "./plot.js";
 import { follow } from "./stream.js";

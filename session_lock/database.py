@@ -219,6 +219,7 @@ class Database(Protocol[T_co]):
         limit: int,
         held: Collection[TaskKey] = (),
         position: str | None = None,
+        until: str | None = None,
         over_share: bool = False,
         at_once: int | None = None,
         finished: Sequence[Claim] = (),
@@ -230,6 +231,7 @@ class Database(Protocol[T_co]):
         share; to nothing while the session drains or its mapping is paused. One call at a time per session.
 
         `position` is that of an earlier answer: nothing before it is looked at, so a look from the start (None) must follow now and then, and after too little.
+        `until` is another one, and what lies behind that need not be looked at: such a look is a part of one from the start, and takes a part of the time.
 
         `at_once` is how many of these the tasker could begin at once. Where work is scarce, that is where a share is worked out, there are no more: what
         is not begun stays for others. If there are fewer, those that hold more than their share are asked to release what they have not begun.

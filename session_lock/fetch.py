@@ -15,6 +15,7 @@ from session_lock.errors import DatabaseError, SessionLost
 from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
 from session_lock.moving import still_here
+from session_lock.pieces import WHOLE, Stretch
 from session_lock.recording import answered, settling
 from session_lock.telemetry import words
 from session_lock.waiting import wait_for
@@ -54,21 +55,21 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
             await _wait(hold.room, hold, settings.poll_interval if hold.paused else hold.scarcity.left())
             continue
 
-        position = whence.begin(clock(), asked=hold.asked.is_set())
+        stretch = whence.begin(clock(), asked=hold.asked.is_set())
         hold.asked.clear()  # who asks from here on may have seen what this look does not
         hold.room.clear()
         over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
         # What is finished does not wait for a long walk.
-        along = 0 if whence.walks(position) else hold.along()
+        along = 0 if whence.walks(stretch) else hold.along()
         held, at_once, hold.freed = len(hold.held) - along, hold.at_once(), False
         began_at = clock()
-        work = await _look(hold, find, room, position, along, at_once=at_once, over_share=over_share)
+        work = await _look(hold, find, room, stretch, along, at_once=at_once, over_share=over_share)
         if work is None:
-            whence.failed(position, clock() - began_at)
+            whence.failed(stretch, clock(), clock() - began_at)
             pause = random.uniform(0.1, 1.0) * settings.poll_interval * min(2**hold.failed_looks, 10)
             await _wait(hold.asked, hold, pause)
             continue
-        whence.found(work, position, room, clock(), clock() - began_at)
+        whence.found(work, stretch, room, clock(), clock() - began_at)
         unsettled = unsettled or len(work.tasks) == room
         if work.tasks:
             held_back_since = None
@@ -76,13 +77,13 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
             continue
         if work.share is None or work.share > held or at_once == 0:
             # A session that was merely idle keeps to its share: what comes next is for all. (From a position none is told.)
-            held_back_since = None if position is None else held_back_since
+            held_back_since = None if stretch == WHOLE else held_back_since
         elif held_back_since is None:
             held_back_since = clock()
         wake_at = [clock() + _poll_interval(hold, work), whence.again_at]
         if held_back_since is not None:
             wake_at.append(held_back_since + settings.patience)
-        if unsettled and position is None:
+        if unsettled and stretch == WHOLE:
             wake_at.append(clock() + SETTLED_AFTER)
             unsettled = False
         # Room alone is no reason to look again; unless there may be tasks that could not begin, or that the share held back.
@@ -113,7 +114,7 @@ async def _look(
     hold: Hold[T],
     find: Callable[[], Coroutine[Any, Any, Database[T]]],
     room: int,
-    position: str | None,
+    stretch: Stretch,
     along: int,
     **scarce: Any,
 ) -> Work[T] | None:
@@ -124,7 +125,7 @@ async def _look(
             return None
         if hold.session.left() <= settings.cancel_grace + settings.call_timeout:
             return None  # a keepalive comes first
-        work = await _get_work(hold, room, position, along, **scarce)
+        work = await _get_work(hold, room, stretch, along, **scarce)
     except SessionLost as error:
         hold.lost(error)
     except DatabaseError as error:
@@ -146,11 +147,11 @@ async def _look(
     return None
 
 
-async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, **scarce: Any) -> Work[T]:
+async def _get_work(hold: Hold[T], room: int, stretch: Stretch, along: int, **scarce: Any) -> Work[T]:
     """The look, and in the same call what is finished."""
     settlements = hold.outbox.take_along() if along else []
     options = {
-        "limit": room, "held": [*hold.held], "position": position,
+        "limit": room, "held": [*hold.held], "position": stretch.start, "until": stretch.end,
         "finished": claims_of(task for task, _ in settlements), **scarce,
     }  # fmt: skip
     sent_at = session.lease_clock()
@@ -177,7 +178,7 @@ async def _get_work(hold: Hold[T], room: int, position: str | None, along: int, 
     if work.tasks:
         hold.begins_since = woken_at
         hold.telemetry.count(words.CONSUMED, len(work.tasks))
-    if work.share is not None or position is None:
+    if work.share is not None or stretch == WHOLE:
         hold.share = work.share
     hold.is_alone = work.sharing == 1
     if work.share is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from itertools import groupby
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby, takewhile
 from string import ascii_lowercase
 
 from session_lock.names import quote_name
@@ -48,44 +50,98 @@ def position(table: TaskTable, shape: Shape) -> str:
     return f"jsonb_build_array({', '.join(f't.{quote_name(c)}' for c, _ in table.order)})::text"
 
 
-def parts_from_position(table: TaskTable, shape: Shape) -> list[str]:
-    """The conditions of what lies from `my.start` on, in parts that follow each other.
+def parts_of_look(table: TaskTable, shape: Shape) -> list[tuple[str, str]]:
+    """The conditions of what lies from `my.start` on, in parts that follow each other; with each, what ends it at `my.until`.
 
     One, if all columns are of one direction: an index can begin at a row of values. Where the direction changes, what is equal
     before the change comes first, and then what is beyond that.
     """
     if why_no_position(table, shape):
-        return ["true"]
-    runs: list[tuple[bool, str, str]] = []
-    for descending, columns in groupby(enumerate(table.order), key=lambda each: each[1][1]):
-        names, values = [], []
-        for number, (column, _) in columns:
-            type_ = shape.column_types[column]
-            names.append(f"t.{quote_name(column)}")
-            values.append(
-                f"coalesce((my.start::jsonb ->> {number})::{type_}, '{ENDS[type_][descending]}'::{type_})"
-            )
-        runs.append((descending, f"({', '.join(names)})", f"({', '.join(values)})"))
-    conditions = []
+        return [("true", "true")]
+    columns = [
+        _Column(number, f"t.{quote_name(name)}", shape.column_types[name], descending)
+        for number, (name, descending) in enumerate(table.order)
+    ]
+    runs = [list(run) for _, run in groupby(columns, key=lambda column: column.descending)]
+    parts = []
     for last in reversed(range(len(runs))):
-        equal = [f"{names} = {values}" for _, names, values in runs[:last]]
-        descending, row, bound = runs[last]
-        beyond = f"{'<' if descending else '>'}{'=' if last == len(runs) - 1 else ''}"
-        conditions.append(" AND ".join([*equal, f"{row} {beyond} {bound}"]))
-    return conditions
+        before, run = [column for each in runs[:last] for column in each], runs[last]
+        equal = [f"{_names(each)} = {_row(c.since('my.start') for c in each)}" for each in runs[:last]]
+        more = f"{'<' if run[0].descending else '>'}{'=' if last == len(runs) - 1 else ''}"
+        begin = " AND ".join([*equal, f"{_names(run)} {more} {_row(c.since('my.start') for c in run)}"])
+        parts.append((begin, _end(run, before)))
+    return parts
+
+
+def _end(run: list[_Column], before: list[_Column]) -> str:
+    """Where an index may end. It leaves out nothing that stands between the two positions; what stands behind it may let through.
+
+    For it knows only the columns up to the first whose type has no last value; and where those `before` are not the same in both
+    positions, the part is taken whole.
+    """
+    known = list(takewhile(lambda column: column.last is not None, run))
+    if not known:
+        return "true"
+    until = "my.until"
+    if before:
+        same = f"{_row(c.since('my.start') for c in before)} = {_row(c.since('my.until') for c in before)}"
+        until = f"(CASE WHEN {same} THEN my.until END)"
+    return f"{_names(known)} {'>' if run[0].descending else '<'}= {_row(c.to(until) for c in known)}"
+
+
+def _names(columns: list[_Column]) -> str:
+    return _row(column.name for column in columns)
+
+
+def _row(values: Iterable[str]) -> str:
+    return f"({', '.join(values)})"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Of the order."""
+
+    number: int
+    name: str
+    type: str
+    descending: bool
+
+    @property
+    def last(self) -> str | None:
+        return ENDS[self.type][not self.descending]
+
+    def since(self, position: str) -> str:
+        """Its value there; where there is no position, the first that it can have."""
+        return self._value(position, ENDS[self.type][self.descending])
+
+    def to(self, position: str) -> str:
+        """Its value there; where there is no position, the last that it can have."""
+        return self._value(position, self.last)
+
+    def _value(self, position: str, otherwise: str | None) -> str:
+        return f"coalesce(({position}::jsonb ->> {self.number})::{self.type}, '{otherwise}'::{self.type})"
 
 
 PART = re.compile(r"( *)-- for each part of the order\n(.*?)\n *-- as far as here(?=\n)", re.DOTALL)
 
-HOLES = ("from_position", *(f"from_position_{letter}" for letter in ascii_lowercase[1:]))
+LETTERS = ("", *(f"_{letter}" for letter in ascii_lowercase[1:]))
+
+
+def part_holes(parts: list[tuple[str, str]]) -> dict[str, str]:
+    """The words for the holes of each part."""
+    words: dict[str, str] = {}
+    for letter, (begin, end) in zip(LETTERS, parts, strict=False):
+        words |= {f"from_position{letter}": begin, f"until_position{letter}": end}
+    return words
 
 
 def for_each_part(text: str, parts: int) -> str:
-    """A source in which what is there for each part of the order is written as often as there are parts, each with its own hole."""
+    """A source in which what is there for each part of the order is written as often as there are parts, each with its own holes."""
 
     def repeated(match: re.Match[str]) -> str:
         return f"\n{match[1]}UNION ALL\n".join(
-            match[2].replace("__from_position__", f"__{hole}__") for hole in HOLES[:parts]
+            re.sub(r"(?<=__)(from|until)_position(?=__)", rf"\g<0>{letter}", match[2])
+            for letter in LETTERS[:parts]
         )
 
     return PART.sub(repeated, text)

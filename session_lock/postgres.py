@@ -170,6 +170,7 @@ class PostgresDatabase(Calls, Generic[T]):
         limit: int,
         held: Collection[TaskKey] = (),
         position: str | None = None,
+        until: str | None = None,
         over_share: bool = False,
         at_once: int | None = None,
         finished: Sequence[Claim] = (),
@@ -181,7 +182,7 @@ class PostgresDatabase(Calls, Generic[T]):
         async def ask(
             limit: int, finished: Sequence[Claim], columns: str = self._reader.columns
         ) -> list[asyncpg.Record]:
-            options = [limit, list(held), position, over_share, at_once, *_columns(finished)]
+            options = [limit, list(held), position, until, over_share, at_once, *_columns(finished)]
             return await self._call(self._work, "get_work", *options, columns=columns, lease=lease)
 
         try:

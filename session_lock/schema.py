@@ -22,7 +22,7 @@ from session_lock.objects import (
     limit_index_names,
     wake_trigger_name,
 )
-from session_lock.ordering import HOLES, for_each_part, order_by, parts_from_position, position
+from session_lock.ordering import for_each_part, order_by, part_holes, parts_of_look, position
 from session_lock.table import Shape, TaskTable
 
 SCHEMA_VERSION = 2
@@ -72,7 +72,7 @@ def render(
         {"role": quote_name(role)} if role else {}
     )
     words |= others or {}
-    text = for_each_part(source(name), len(parts_from_position(table, shape)) if shape else 1)
+    text = for_each_part(source(name), len(parts_of_look(table, shape)) if shape else 1)
     if name != LOCK:
         text = take_patiently(text, source(LOCK))
     return fill(_with_schema(text, "__schema__"), words)
@@ -165,7 +165,7 @@ def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
         "order_index": order_by(table),
         "due_is_indexed": "true" if table.order[0] == (claim.available_at, False) else "false",
         "position": position(table, shape),
-        **dict(zip(HOLES, parts_from_position(table, shape), strict=False)),
+        **part_holes(parts_of_look(table, shape)),
         **limit_holes(table, shape),
         **accept_holes(table),
         "index": index,
@@ -266,6 +266,7 @@ ARGUMENTS = (
     "p_limit",
     "p_held",
     "p_position",
+    "p_until",
     "p_over_share",
     "p_at_once",
     "p_finished",

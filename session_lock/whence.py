@@ -1,32 +1,24 @@
-"""From where in the order a session looks for tasks: from where it found the last ones, or from farther back."""
+"""What a session looks through for tasks: from where it found the last ones on, or what lies before that."""
 
 from __future__ import annotations
 
 import math
 
 from session_lock.database import Work
+from session_lock.pieces import FOUND_WITHIN, LEAST, WALK, WHOLE, Pieces, Stretch
 
 LOOK_BACK_AFTER = 0.05
 """Seconds between two looks back where others say again and again that there are tasks, and there is plenty ahead."""
 
 LATELY = 10
-"""A short look back begins where the session was so many seconds ago, up to twice as many."""
+"""A short look back begins where the session was so many seconds ago."""
 
-WALK = 0.005
-"""Seconds: a look back that takes no longer on the server is cheap."""
-
-SELDOM = 200
-"""After one that is not, at least so many times as long passes until the next: it is not one of a hundred looks."""
-
-FOUND_WITHIN = 60
-"""Seconds: no more than these pass, so that what stands before the position is found within them."""
-
-LEAST = 20
-"""Nor less than so many times as long: at most 5 % of the time goes to looks back. It is enough where a task is known to be due."""
+SELDOM = 1000
+"""After a look back that is not cheap, at least so many times as long passes until the next: it is not one of a hundred looks."""
 
 
 class _LookBack:
-    """Looks from one and the same distance behind the position."""
+    """Looks from one and the same distance behind the position on."""
 
     def __init__(self) -> None:
         self.at = -math.inf  # when the last one began
@@ -53,17 +45,14 @@ class Whence:
 
     What has come to stand before it (late commits, retries, what others gave back, tasks of the dead) is found by looks back,
     when a look from the position has brought too little, or a poll interval has passed: from the start where that is cheap.
-    Where it is not, such looks are seldom, and those between them go back to where the session was a short while ago:
-    most of what comes late stands there, and little that is finished lies between.
+    Where it is not, such looks are seldom, and between them come short looks back, to where the session was a short while ago,
+    as most of what comes late stands there; and looks through one piece after another of all that is older.
     """
 
     def __init__(self, poll_interval: float) -> None:
         self._poll_interval = poll_interval
         self._position: str | None = None
-        self._lately: str | None = None  # the position of a short while ago
-        self._mark: str | None = None  # the one that will follow it, and since when it stands there
-        self._marked_at = -math.inf
-        self._from_start, self._from_lately = _LookBack(), _LookBack()
+        self._whole, self._short, self._pieces = _LookBack(), _LookBack(), Pieces(poll_interval)
         self._looked_back_at = -math.inf
         self._due_at = math.inf  # when the next task is due, as far as that is known
         self._due = False  # it has become due, and was not looked for from the start
@@ -78,73 +67,120 @@ class Whence:
             0.0,
         )  # seconds that the last two looks from the position took, with the way to the server
 
-    def begin(self, now: float, *, asked: bool) -> str | None:
-        """The position for a look that begins now; None: from the start. `asked` if somebody says that there are tasks."""
+    def begin(self, now: float, *, asked: bool) -> Stretch:
+        """What a look that begins now is to look through. `asked` if somebody says that there are tasks."""
         if now >= self._due_at:
             self._due, self._due_at = True, math.inf
         self._behind = self._behind or asked
+        onward = Stretch(self._position)
         if self._position is None:
-            return self._back(self._from_start, None, now)
+            return self._back(onward, now, self._whole)
         pause = 0.0
         if self._plenty:
             pause = LOOK_BACK_AFTER if self._behind else self._poll_interval
         # Why a look back has failed, one from the position tells.
         if self._failed or now < self._looked_back_at + pause:
-            return self._position
-        if now >= self._from_start.again_at(due=self._due):
-            return self._back(self._from_start, None, now)
-        if self._lately is not None and now >= self._from_lately.again_at(due=self._due):
-            return self._back(self._from_lately, self._lately, now)
-        return self._position
+            return onward
+        if now >= self._whole.again_at(due=self._due):
+            return self._back(WHOLE, now, self._whole)
+        if self._plenty and self._whole.walk:
+            self._pieces.begin_round()
+        if now >= self._pieces.again_at:
+            return self._back(self._pieces.next(now), now)
+        lately = self._lately_before(now)
+        if lately is not None and now >= self._short.again_at(due=self._due):
+            return self._back(Stretch(lately), now, self._short)
+        return onward
 
-    def _back(self, look: _LookBack, position: str | None, now: float) -> str | None:
-        look.at = self._looked_back_at = now
-        self._behind = False
-        return position
+    def _back(self, stretch: Stretch, now: float, look: _LookBack | None = None) -> Stretch:
+        self._looked_back_at = now
+        if look:
+            look.at = now
+            self._behind = False
+        return stretch
 
-    def walks(self, position: str | None) -> bool:
-        """A look from there takes long."""
-        return position != self._position and self._look_back(position).walk > 0
+    def walks(self, stretch: Stretch) -> bool:
+        """A look through that takes long."""
+        return stretch.end is None and stretch.start != self._position and self._look_back(stretch).walk > 0
 
-    def _look_back(self, position: str | None) -> _LookBack:
-        return self._from_start if position is None else self._from_lately
+    def _look_back(self, stretch: Stretch) -> _LookBack:
+        return self._whole if stretch == WHOLE else self._short
 
-    def found(self, work: Work[object], position: str | None, room: int, now: float, took: float) -> None:
-        """What a look from there has brought that had room for so many, and the seconds that it took."""
-        onward = position is not None and position == self._position
-        self._plenty = len(work.tasks) == room
-        self._too_little = []
+    def found(self, work: Work[object], stretch: Stretch, room: int, now: float, took: float) -> None:
+        """What a look through that has brought which had room for so many, and the seconds that it took."""
+        full = len(work.tasks) == room
+        if work.walked is not None and stretch != WHOLE:  # under limits it goes on from the start by itself
+            stretch, self._whole.at = WHOLE, now - took
+        if stretch.end is not None:
+            self._pieces.took(took - min(self._onward), now, full=full)
+            self._looked_back_at = -math.inf if full else self._looked_back_at
+            self._failed = None
+            return
+        onward = stretch == Stretch(self._position) != WHOLE
         if onward:
-            self._onward = (self._onward[1], took)
-            if self._failed:  # not the server, nor the way to it: the walk
-                look, seconds = self._failed
-                look.took(seconds)
-                look.took(seconds)
+            self._went_onward(now, took)
         else:
-            self._look_back(position).took(took - min(self._onward) if work.walked is None else work.walked)
+            self._look_back(stretch).took(took - min(self._onward) if work.walked is None else work.walked)
         self._failed = None
-        if position is None:
-            self._due, self._due_at = False, math.inf if work.next_due is None else now + work.next_due
-        elif not self._plenty:
-            self._too_little.append(self._from_start)
-            if onward and self._lately is not None:
-                self._too_little.append(self._from_lately)
+        self._plenty, self._too_little = full, []
+        if stretch == WHOLE:
+            self._seen_whole(now, math.inf if work.next_due is None else now + work.next_due)
+        elif not full:
+            self._too_little = [self._whole]
+            if onward:
+                self._look_behind(now)
         # What little a look back has found may stand far back, and what it walked over lies between.
-        if work.position is not None and (self._plenty or onward or self._position is None):
+        if work.position is not None and (full or onward or self._position is None):
+            if not onward:
+                self._pieces.gone_back(stretch.start, now)
             self._position = work.position
-            if position is None:  # it may stand far behind those of a short while ago
-                self._lately, self._mark, self._marked_at = None, work.position, now
-        if now >= self._marked_at + LATELY:
-            self._lately = self._mark if self._mark != self._position else None
-            self._mark, self._marked_at = self._position, now
+        if self._position is not None:
+            self._pieces.mark(self._position, now)
 
-    def failed(self, position: str | None, took: float) -> None:
-        """A look from there has failed, after so many seconds: they have gone into a walk if the next look, from the position, succeeds."""
-        self._plenty, self._too_little = False, []
-        onward = self._position is None or position == self._position
-        self._failed = None if onward or took <= WALK else (self._look_back(position), took)
+    def _went_onward(self, now: float, took: float) -> None:
+        self._onward = (self._onward[1], took)
+        if self._failed:  # not the server, nor the way to it: the walk
+            look, seconds = self._failed
+            look.took(seconds)
+            look.took(seconds)
+            self._pieces.seen_whole(self._whole.walk, now)
+
+    def _seen_whole(self, now: float, due_at: float) -> None:
+        self._due, self._due_at = False, due_at
+        if self._whole.walk:
+            self._pieces.seen_whole(self._whole.walk, now)
+        else:  # nothing before the position is worth a piece
+            self._pieces.clear()
+
+    def _look_behind(self, now: float) -> None:
+        """From the position on there was too little."""
+        if self._lately_before(now) is not None:
+            self._too_little.append(self._short)
+        if self._whole.walk:
+            self._pieces.begin_round()
+
+    def _lately_before(self, now: float) -> str | None:
+        """Where a short look back begins, if it would see more."""
+        lately = self._pieces.before(now - LATELY)
+        return lately if lately != self._position else None
+
+    def failed(self, stretch: Stretch, now: float, took: float) -> None:
+        """A look has failed, after so many seconds: they have gone into a walk if the next look, from the position, succeeds."""
+        self._plenty, self._too_little, self._failed = False, [], None
+        if stretch.end is not None:
+            self._pieces.failed(took, now)
+        elif stretch != Stretch(self._position) and took > WALK:
+            self._failed = self._look_back(stretch), took
 
     @property
     def again_at(self) -> float:
         """When another look may find more than the last one, which has found nothing, if nobody says so before."""
-        return min([self._due_at, *(look.again_at(due=self._due) for look in self._too_little)])
+        if self._plenty:  # behind a piece
+            return -math.inf
+        return min(
+            [
+                self._due_at,
+                self._pieces.again_at,
+                *(look.again_at(due=self._due) for look in self._too_little),
+            ]
+        )

@@ -8,7 +8,7 @@ GRANT EXECUTE ON FUNCTION
   session_lock.start_session(text, text, integer, double precision, text, text, text),
   session_lock.bump_session(bigint, uuid, double precision, boolean, integer),
   session_lock.wake(text, boolean),
-  session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, integer, __key_type__[], bigint[]),
+  session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, text, boolean, integer, __key_type__[], bigint[]),
   session_lock.finish_tasks__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.finish_in__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[], boolean),

@@ -59,6 +59,8 @@ $function$;
 --                 look from the start, NULL, which the caller makes now and then and where this one brings too little. What was
 --                 claimed and finished stays in the index as long as somebody's old snapshot may see it: a look that begins
 --                 behind it need not walk over it.
+--   p_until       another one: what lies behind it need not be looked at, so such a look walks over a piece of all that is due
+--                 (NULL: up to the end)
 --   p_over_share  it had nothing to do for its patience: the share does not bind it now
 --   p_at_once     how many of these its tasker could begin at once: where work is scarce it gets no more, so that what is not begun
 --                 stays for others; and if it finds none, those that hold more than their share are asked for theirs
@@ -75,7 +77,7 @@ $function$;
 --              began at a position), heard (until next_due each task that comes wakes who listens, so nobody need look for it), sharing (how many
 --              sessions there are that may be given work); outcome is 'limited' if a limit of the mapping has held tasks back.
 CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
-  p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_over_share boolean, p_at_once integer,
+  p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_until text, p_over_share boolean, p_at_once integer,
   p_finished __key_type__[], p_tokens bigint[]
 ) RETURNS TABLE (
   kind text, task_key __key_type__, task_token bigint, task_attempt integer, outcome text,
@@ -106,6 +108,7 @@ DECLARE
   many       bigint;
   share      integer;
   start      text := p_position;
+  until      text := p_until;
   named      bigint[];
   counts     bigint[];
   gone       bigint[];
@@ -118,7 +121,7 @@ DECLARE
   cancelled  __key_type__[] := '{}';
   rescued    __key_type__[] := '{}';
   version    numeric[];  -- the session's, for what the mapping asks of it (accepts)
-  from_start boolean := p_position IS NULL;
+  from_start boolean := p_position IS NULL AND (p_until IS NULL OR __picks__);
   since      timestamptz;
   walked     double precision;
   heard      boolean := false;
@@ -190,7 +193,7 @@ BEGIN
         SELECT count(*) INTO my.tasks
           FROM (
             -- for each part of the order
-            SELECT 1 FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ AND __from_position__
+            SELECT 1 FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ AND __from_position__ AND __until_position__
             -- as far as here
             LIMIT my.many
           ) AS task;
@@ -261,7 +264,7 @@ BEGIN
            WHERE (__pending__) AND t.__available_at__ <= my.clock
              AND (t.__session_id__ IS NULL OR t.__session_id__ = ANY (my.ended)
                   OR (t.__session_id__ = my.id AND t.__key__ <> ALL (my.held)))
-             AND __acceptable__ AND __from_position__
+             AND __acceptable__ AND __from_position__ AND __until_position__
            ORDER BY __order_by__
            LIMIT my.want
              FOR NO KEY UPDATE SKIP LOCKED
@@ -1000,7 +1003,7 @@ $function$;
 
 REVOKE ALL ON FUNCTION
   session_lock.standing__set__(bigint, __key_type__[], bigint[]),
-  session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, integer, __key_type__[], bigint[]),
+  session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, text, boolean, integer, __key_type__[], bigint[]),
   session_lock.finish_tasks__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.finish_in__set__(bigint, uuid, __key_type__[], bigint[]),
   session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[], boolean),

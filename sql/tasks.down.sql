@@ -11,7 +11,7 @@ DROP FUNCTION IF EXISTS session_lock.end_session__set__(bigint, uuid, __key_type
 DROP FUNCTION IF EXISTS session_lock.release_tasks__set__(bigint, uuid, __key_type__[], bigint[], double precision[], boolean[], boolean[], text[], boolean);
 DROP FUNCTION IF EXISTS session_lock.finish_in__set__(bigint, uuid, __key_type__[], bigint[]);
 DROP FUNCTION IF EXISTS session_lock.finish_tasks__set__(bigint, uuid, __key_type__[], bigint[]);
-DROP FUNCTION IF EXISTS session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, boolean, integer, __key_type__[], bigint[]);
+DROP FUNCTION IF EXISTS session_lock.get_work__set__(bigint, uuid, integer, __key_type__[], text, text, boolean, integer, __key_type__[], bigint[]);
 DROP FUNCTION IF EXISTS session_lock.standing__set__(bigint, __key_type__[], bigint[]);
 
 -- All of it is instant once the lock is there.

@@ -73,7 +73,7 @@ class _Watched(Generic[T]):
     async def get_work(
         self, lease: Lease, *, held: Collection[TaskKey] = (), finished: Sequence[Claim] = (), **options: Any
     ) -> Work[T]:
-        options["position"] = None  # from the start, as nothing may be passed by
+        options["position"] = options["until"] = None  # from the start, as nothing may be passed by
         work = await self._database.get_work(lease, held=held, finished=finished, **options)
         self.given += len(work.tasks)
         if self.when_idle and not work.tasks and len(held) == len(finished):

@@ -119,6 +119,7 @@ class MemoryDatabase(MemoryShares[T]):
         limit: int,
         held: Collection[TaskKey] = (),
         position: str | None = None,
+        until: str | None = None,
         over_share: bool = False,
         at_once: int | None = None,
         finished: Sequence[Claim] = (),
@@ -131,12 +132,13 @@ class MemoryDatabase(MemoryShares[T]):
             mine = self._accepts.of(session, self._open.values())
             due = [row for row in mine if row.available_at <= now]
             sharing = self._sharing(now)
-            onward = self._onward(due, position)
+            until = None if self._limits.rules.any else until
+            onward = self._between(due, position, until)
             want, share = self._room(
                 session, limit, holds, due, sharing, onward=onward, now=now, at_once=at_once, over_share=over_share,
             )  # fmt: skip
             free = self._in_order(row for row in due if self._is_free(row, session, held)) if want else []
-            onward = self._onward(free, position)
+            onward = self._between(free, position, until)
             picked = Picked([row for row in (free if onward is None else onward) if not row.locked][:want])
             if self._limits.rules.any and want == 0 and share is not None and share <= holds:
                 # All that the limits let it hold: are there tasks that they hold back?

@@ -164,13 +164,20 @@ class MemoryTable(Generic[T]):
     def _position(self, row: MemoryTask[T]) -> str:
         return json.dumps([self._place(row)[0], str(row.key)])
 
-    def _onward(self, rows: Iterable[MemoryTask[T]], position: str | None) -> list[MemoryTask[T]] | None:
-        """What stands there or behind it; None without a position."""
-        if position is None or not self._tasks:
+    def _between(
+        self, rows: Iterable[MemoryTask[T]], position: str | None, until: str | None
+    ) -> list[MemoryTask[T]] | None:
+        """What stands from one position to the other; None without both."""
+        if (position is None and until is None) or not self._tasks:
             return None
+        start, end = self._placed(position, -math.inf), self._placed(until, math.inf)
+        return [row for row in rows if start <= self._place(row) <= end]
+
+    def _placed(self, position: str | None, otherwise: float) -> tuple[float, Any] | tuple[float]:
+        if position is None:
+            return (otherwise,)
         available_at, key = json.loads(position)
-        start = available_at, type(next(iter(self._tasks)))(key)
-        return [row for row in rows if self._place(row) >= start]
+        return available_at, type(next(iter(self._tasks)))(key)
 
     def _next_due(self, rows: Iterable[MemoryTask[T]], now: float) -> float | None:
         later = [row.available_at for row in rows if now < row.available_at < math.inf]

@@ -162,7 +162,7 @@ $function$;
 -- Work for a session: records what it has finished, takes over from the dead, and claims up to p_limit tasks. p_held are
 -- the keys that it knows it holds, p_at_once how many tasks it could begin at once. Rows of three kinds: 'outcome' (of p_finished), 'task', and last one 'state'.
 CREATE OR REPLACE FUNCTION session_lock.get_work_packing(
-  p_id bigint, p_nonce uuid, p_limit integer, p_held bigint[], p_position text, p_over_share boolean, p_at_once integer,
+  p_id bigint, p_nonce uuid, p_limit integer, p_held bigint[], p_position text, p_until text, p_over_share boolean, p_at_once integer,
   p_finished bigint[], p_tokens bigint[]
 ) RETURNS TABLE (
   kind text, task_key bigint, task_token bigint, task_attempt integer, outcome text,
@@ -402,7 +402,7 @@ $function$;
 -- Everybody may execute a new function; these act with the rights of their owner.
 REVOKE ALL ON FUNCTION
   session_lock.standing_packing(bigint, bigint[], bigint[]),
-  session_lock.get_work_packing(bigint, uuid, integer, bigint[], text, boolean, integer, bigint[], bigint[]),
+  session_lock.get_work_packing(bigint, uuid, integer, bigint[], text, text, boolean, integer, bigint[], bigint[]),
   session_lock.finish_tasks_packing(bigint, uuid, bigint[], bigint[]),
   session_lock.finish_in_packing(bigint, uuid, bigint[], bigint[]),
   session_lock.release_tasks_packing(bigint, uuid, bigint[], bigint[], double precision[], boolean[], boolean[], text[], boolean),

@@ -118,7 +118,7 @@ $function$;
 -- Work for a session: records what it has finished, takes over from the dead, and claims up to p_limit tasks. p_held are
 -- the keys that it knows it holds, p_at_once how many tasks it could begin at once. Rows of three kinds: 'outcome' (of p_finished), 'task', and last one 'state'.
 CREATE OR REPLACE FUNCTION session_lock.get_work_TODO_NAME(
-  p_id bigint, p_nonce uuid, p_limit integer, p_held TODO_KEY_TYPE[], p_position text, p_over_share boolean, p_at_once integer,
+  p_id bigint, p_nonce uuid, p_limit integer, p_held TODO_KEY_TYPE[], p_position text, p_until text, p_over_share boolean, p_at_once integer,
   p_finished TODO_KEY_TYPE[], p_tokens bigint[]
 ) RETURNS TABLE (
   kind text, task_key TODO_KEY_TYPE, task_token bigint, task_attempt integer, outcome text,
@@ -350,7 +350,7 @@ $function$;
 -- Everybody may execute a new function; these act with the rights of their owner.
 REVOKE ALL ON FUNCTION
   session_lock.standing_TODO_NAME(bigint, TODO_KEY_TYPE[], bigint[]),
-  session_lock.get_work_TODO_NAME(bigint, uuid, integer, TODO_KEY_TYPE[], text, boolean, integer, TODO_KEY_TYPE[], bigint[]),
+  session_lock.get_work_TODO_NAME(bigint, uuid, integer, TODO_KEY_TYPE[], text, text, boolean, integer, TODO_KEY_TYPE[], bigint[]),
   session_lock.finish_tasks_TODO_NAME(bigint, uuid, TODO_KEY_TYPE[], bigint[]),
   session_lock.finish_in_TODO_NAME(bigint, uuid, TODO_KEY_TYPE[], bigint[]),
   session_lock.release_tasks_TODO_NAME(bigint, uuid, TODO_KEY_TYPE[], bigint[], double precision[], boolean[], boolean[], text[], boolean),

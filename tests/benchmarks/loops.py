@@ -29,7 +29,7 @@ UPDATE public.email AS t SET session_id = $1 FROM free WHERE t.id = free.id RETU
 """The floor of claims in columns: no lease, no token, no attempts, no share, no way back from the dead."""
 
 GET_WORK = """
-SELECT * FROM session_lock.get_work_{functions}($1::bigint, $2::uuid, $3::integer, $4::bigint[], $5::text, false,
+SELECT * FROM session_lock.get_work_{functions}($1::bigint, $2::uuid, $3::integer, $4::bigint[], $5::text, NULL, false,
                                                 $6::integer, $7::bigint[], $8::bigint[])
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -34,7 +35,7 @@ async def blocks(scene: Scene, lease: Lease, position: str | None) -> int:
     at = "NULL" if position is None else f"'{position}'"
     plan = (
         f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) SELECT * FROM session_lock.{functions}"
-        f"({lease.id}, '{lease.nonce}', 10, '{{}}', {at}, true, NULL, '{{}}', '{{}}')"
+        f"({lease.id}, '{lease.nonce}', 10, '{{}}', {at}, NULL, true, NULL, '{{}}', '{{}}')"
     )
     for _ in range(2):  # the first one reads the catalog as well
         transaction = scene.admin.transaction()
@@ -151,9 +152,17 @@ class Watched:
         emails.get_work = self.get_work  # type: ignore[method-assign]
         self.onward = self.from_start = 0
         self.walked = 0.0
+        self.found: list[
+            tuple[bool, float]
+        ] = []  # by a look that ends at a position, and the seconds it took
+        self.pieces: list[float] = []
 
     async def get_work(self, lease: Lease, **arguments: Any) -> Any:
+        began = time.perf_counter()
         work = await self._look(lease, **arguments)
+        took, piece = time.perf_counter() - began, arguments["until"] is not None
+        self.pieces += [took] if piece else []
+        self.found += [(piece, took)] if work.tasks else []
         if work.walked is None:
             self.onward += 1
         else:
@@ -202,6 +211,39 @@ async def test_a_runner_with_little_to_do_does_not_walk_over_what_an_old_snapsho
             )
             assert looks.onward - onward > looks.from_start - from_start
             assert looks.walked - walked < 0.2 * took  # 0.05, and what the last walk takes
+    await old.close()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.fault("D17")
+async def test_what_comes_to_stand_far_before_the_position_is_found_by_looks_through_pieces_of_what_an_old_snapshot_keeps(
+    scene: Scene, database: TestDatabase
+) -> None:
+    """Where a look from the start takes long, and so is seldom."""
+    await scene.admin.execute("ALTER TABLE email DISABLE TRIGGER note_finish")
+    old = await asyncpg.connect(database.admin_dsn)
+    async with old.transaction(isolation="repeatable_read"), emails_of(scene) as emails:
+        await old.fetch("SELECT count(*) FROM email")
+        looks = Watched(emails)
+        async with Runner(emails, each(scene.send), replace(QUICK, call_timeout=30, lease_ttl=100)):
+            for _ in range(12):  # so many positions, a second from each other
+                await scene.admin.execute(
+                    "INSERT INTO email (address) SELECT 'a' FROM generate_series(1, $1::int)", 15_000
+                )
+                await scene.admin.execute("UPDATE email SET sent_at = now() WHERE sent_at IS NULL")
+                (last,) = await scene.add(1)
+                await scene.until(f"sent_at IS NOT NULL FROM email WHERE id = {last}")
+                await asyncio.sleep(1.1)
+            await asyncio.sleep(10)  # a short look back sees no farther than these
+            looks.found.clear()
+            for number in range(10_000, 100_000, 18_000):
+                await scene.admin.execute("UPDATE email SET sent_at = NULL WHERE id = $1", number)
+                await scene.until(f"sent_at IS NOT NULL FROM email WHERE id = {number}")
+            print(
+                f"{looks.found}, {sorted(looks.pieces)[len(looks.pieces) // 2]:.4f} s a piece, {looks.walked / looks.from_start:.3f} s a walk"
+            )
+            assert len(looks.found) == 5
+            assert sum(piece for piece, _ in looks.found) >= 3
     await old.close()
 
 

@@ -51,7 +51,7 @@ CALLS: dict[str, dict[str, Any]] = {
         "limit": 5,
         "at_once": 5,
         "over_share": True,
-        "onward": False,
+        "stretch": "whole",
         "finish": "mine",
         "reply_lost": True,
     },
@@ -129,7 +129,7 @@ class Machine(RuleBasedStateMachine):
         limit=st.sampled_from([5, 1, 2, 0]),
         at_once=st.sampled_from([None, 0, 1, 5]),
         over_share=st.booleans(),
-        onward=st.booleans(),
+        stretch=st.sampled_from(["whole", "onward", "piece", "first piece"]),
         finish=st.none() | KEYS,
         reply_lost=st.sampled_from([False, False, False, True]),
     )
@@ -139,7 +139,7 @@ class Machine(RuleBasedStateMachine):
         limit: int,
         at_once: int | None,
         over_share: bool,
-        onward: bool,
+        stretch: str,
         finish: Any,
         reply_lost: bool,
     ) -> None:
@@ -147,13 +147,15 @@ class Machine(RuleBasedStateMachine):
         held = sorted(self.held[self.current[runner]] - {claim.key for claim in claims})
 
         async def call(side: Side) -> Any:
-            position = side.positions.get(self.current[runner]) if onward else None
+            kept = side.positions.setdefault(self.current[runner], [])
+            position = {"onward": kept[-1:], "piece": kept[-2:-1]}.get(stretch, [])
+            until = kept[-1:] if "piece" in stretch else []
             work = await side.database.get_work(
-                self._lease(side, runner), limit=limit, held=held, position=position, over_share=over_share,
-                at_once=at_once, finished=claims,
+                self._lease(side, runner), limit=limit, held=held, position=next(iter(position), None), until=next(iter(until), None),
+                over_share=over_share, at_once=at_once, finished=claims,
             )  # fmt: skip
             if work.position is not None and not reply_lost:
-                side.positions[self.current[runner]] = work.position
+                kept.append(work.position)
             return work
 
         work = self.pair.ask(call)
@@ -169,7 +171,13 @@ class Machine(RuleBasedStateMachine):
         if not self.pair.state.live(self.current[runner]):
             self.start(runner, capacity=2, ttl=30.0, version="1")
         self.get_work(
-            runner, limit=5, at_once=None, over_share=True, onward=False, finish=None, reply_lost=reply_lost
+            runner,
+            limit=5,
+            at_once=None,
+            over_share=True,
+            stretch="whole",
+            finish=None,
+            reply_lost=reply_lost,
         )
 
     @rule(runner=RUNNERS, keys=KEYS, stale=st.sampled_from([False, False, True]))

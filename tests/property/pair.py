@@ -135,7 +135,7 @@ class Side:
         self.harness = harness
         self.database = harness.database
         self.leases: dict[int, Lease] = {}
-        self.positions: dict[int, str | None] = {}
+        self.positions: dict[int, list[str]] = {}
         self.begun: dict[str, tuple[AbstractAsyncContextManager[Any], Any]] = {}
         self.stranger: AbstractAsyncContextManager[None] | None = None
 

@@ -69,7 +69,7 @@ async def work_once(admin: asyncpg.Connection, each: Hostile) -> None:
         words[3],
     )
     [task, _] = await admin.fetch(
-        f"SELECT * FROM {schema}.get_work_{functions}($1, $2, 10, '{{}}', NULL, true, NULL, '{{}}', '{{}}')",
+        f"SELECT * FROM {schema}.get_work_{functions}($1, $2, 10, '{{}}', NULL, NULL, true, NULL, '{{}}', '{{}}')",
         id_,
         nonce,
     )

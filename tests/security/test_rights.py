@@ -297,7 +297,7 @@ async def test_t3_odd_arguments_touch_nothing_of_others(lab):
     calls = {
         "start_session": ["'email'", f"'{f}'", "5", "30", "'l'", "'1'", "'1'"],
         "bump_session": [*me, "30", "false", "0"],
-        f"get_work_{f}": [*me, "0", held, "NULL", "false", "1", held, tokens],
+        f"get_work_{f}": [*me, "0", held, "NULL", "NULL", "false", "1", held, tokens],
         f"finish_tasks_{f}": [*me, held, tokens],
         f"finish_in_{f}": [*me, held, tokens],
         f"release_tasks_{f}": [

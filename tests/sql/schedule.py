@@ -225,14 +225,15 @@ class Actor:
         *,
         held: Sequence[int] = (),
         position: str | None = None,
+        until: str | None = None,
         over_share: bool = True,
         at_once: int | None = None,
         finished: Mapping[int, int] | None = None,
     ) -> Work:
         done = finished or {}
         rows = await self.connection.fetch(
-            f"SELECT * FROM session_lock.get_work_{self.functions}($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            self.id, self.nonce, limit, list(held), position, over_share, at_once, list(done), list(done.values()),
+            f"SELECT * FROM session_lock.get_work_{self.functions}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            self.id, self.nonce, limit, list(held), position, until, over_share, at_once, list(done), list(done.values()),
         )  # fmt: skip
         tasks = [row for row in rows if row["kind"] == "task"]
         state = rows[-1]

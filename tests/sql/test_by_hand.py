@@ -175,7 +175,7 @@ async def test_what_is_a_task_and_in_which_order_is_said_by_three_tables(shop):
 async def test_what_decode_gets(shop):
     runner = await start(shop)
     rows = await runner.connection.fetch(
-        "SELECT * FROM session_lock.get_work_packing($1, $2, 1, '{}', NULL, false, NULL, '{}', '{}')",
+        "SELECT * FROM session_lock.get_work_packing($1, $2, 1, '{}', NULL, NULL, false, NULL, '{}', '{}')",
         runner.id,
         runner.nonce,
     )

@@ -64,7 +64,7 @@ async def work_once(connection, table: TaskTable, *, limit: int = 10) -> list[as
         f"SELECT * FROM {schema}.start_session($1, $2, 100, 30, 'test', '', '')", table.name, functions
     )
     rows = await connection.fetch(
-        f"SELECT * FROM {schema}.get_work_{functions}($1, $2, $3, '{{}}', NULL, false, NULL, '{{}}', '{{}}')",
+        f"SELECT * FROM {schema}.get_work_{functions}($1, $2, $3, '{{}}', NULL, NULL, false, NULL, '{{}}', '{{}}')",
         session["id"],
         session["nonce"],
         limit,

@@ -1257,8 +1257,8 @@ async def test_d19_sessions_of_another_mapping_are_not_counted(lab):
         "a position is of no account",
         TASKS,
         (
-            "AND __acceptable__ AND __from_position__\n           ORDER",
-            "AND __acceptable__\n           ORDER",
+            "AND __from_position__ AND __until_position__\n           ORDER",
+            "AND __until_position__\n           ORDER",
         ),
     )
 )

@@ -212,7 +212,7 @@ async def test_a_task_is_written_twice_and_its_claim_is_hot_where_there_is_room(
     functions = await functions_of(admin, EMAILS)
     session = await start(admin, EMAILS, functions)
     lease = session["id"], session["nonce"]
-    claim = f"SELECT session_lock.get_work_{functions}($1, $2, 10, '{{}}', NULL, false, NULL, '{{}}', '{{}}')"
+    claim = f"SELECT session_lock.get_work_{functions}($1, $2, 10, '{{}}', NULL, NULL, false, NULL, '{{}}', '{{}}')"
     assert await written(admin, claim, *lease) == (10, hot, {"session_id", "claim_token", "attempts"})
     finish = (
         f"SELECT session_lock.finish_tasks_{functions}($1, $2, array_agg(t.id), array_agg(t.claim_token))"

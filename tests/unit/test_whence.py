@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from session_lock.database import Claim, ClaimedTask, Work
+from session_lock.pieces import WHOLE, Pieces, Stretch
 from session_lock.whence import Whence
 
 ROOM = 3
@@ -33,12 +34,12 @@ class Looks:
         walk: float = 0.0,
         took: float = 0.0,
         **more: Any,
-    ) -> str | None:
-        """A look at this time; returns from where. `asked=True` if somebody says that there are tasks."""
+    ) -> str | None | Stretch:
+        """A look at this time; returns from where, or the piece. `asked=True` if somebody says that there are tasks."""
         begun = self.whence.begin(at, asked=more.pop("asked", False))
-        walked = walk if begun is None else None
+        walked = walk if begun == WHOLE else None
         self.whence.found(found(tasks, position, walked, **more), begun, ROOM, at, took)
-        return begun
+        return begun.start if begun.end is None else begun
 
 
 def test_where_there_is_plenty_it_goes_on_from_there_and_looks_back_once_in_a_poll_interval() -> None:
@@ -70,20 +71,25 @@ def test_too_little_means_from_the_start_at_once() -> None:
 def test_a_look_from_the_start_that_takes_long_is_made_seldom() -> None:
     look = Looks()
     look(0, 3, "a")
-    assert look(1, 1, "b", walk=0.1) is None  # once, it may have had to wait for the processor
-    assert look(2, 1, "b", walk=0.1) is None
+    assert look(1, 1, "b", walk=0.05) is None  # once, it may have had to wait for the processor
+    assert look(2, 1, "b", walk=0.05) is None
     assert look(2.1, 1, "c") == "a", "what little it found may stand far back"
-    assert look.whence.again_at == 22
-    assert look(9.9, 0, asked=True) == "c"
-    assert look(22, 0, walk=0.1) is None
-    assert look(22.1, 3, "d") == "a", "as far back as it may"
-    assert look(22.2, 3, "e") == "d"
-    assert look(23.0, 3, "f") == "e", "also where there is plenty"
-    assert look(42, 0, walk=0.001) is None  # vacuum was through
-    assert look(42.1, 0) is None
+    assert look(2.2, 0, asked=True) == "c"
+    assert look(51.9, 0, asked=True) is not None
+    assert look(52, 0, walk=0.05) is None
+    assert look(102, 0, walk=0.001) is None  # vacuum was through
+    assert look(102.1, 0) is None
 
 
-@pytest.mark.parametrize(("walk", "pause"), [(0.005, 0), (0.02, 4), (0.3, 60), (2, 60), (4, 80)])
+def test_a_walk_that_brings_all_that_there_was_room_for_takes_the_position_back() -> None:
+    look = Looks()
+    for at in range(3):
+        look(at, 3, "b", walk=0.02)
+    assert look(22, 3, "a", walk=0.02) is None
+    assert look(22.1, 3, "b") == "a"
+
+
+@pytest.mark.parametrize(("walk", "pause"), [(0.005, 0), (0.02, 20), (0.3, 60), (2, 60), (4, 80)])
 def test_what_stands_before_the_position_is_found_within_a_minute_if_that_takes_no_more_than_a_twentieth_of_the_time(
     walk: float, pause: float
 ) -> None:
@@ -91,57 +97,13 @@ def test_what_stands_before_the_position_is_found_within_a_minute_if_that_takes_
     for at in (0, 1000, 2000):
         assert look(at, 3, "a", walk=walk) is None
     look(2000.001, 0)
-    assert look.whence.again_at == 2000 + pause
-
-
-def test_between_them_it_looks_back_to_where_it_was_a_short_while_ago() -> None:
-    look = Looks()
-    look(0, 3, "a", walk=0.5)
-    look(1, 3, "b", walk=0.5)
-    assert look(1.1, 3, "c") == "b"
-    assert look(11, 3, "d") == "c"
-    assert look(11.5, 3, "d") == "b", "that was the position ten seconds ago"
-    assert look(11.55, 1, "e") == "d"
-    assert look.whence.again_at < 11.6
-    assert look(11.6, 0) == "b"
-    assert look.whence.again_at == 61, "what it did not see, only a look from the start would"
-    assert look(11.7, 0, asked=True) == "b", "at once, since that is cheap"
-    assert look(11.8, 3, "c") == "b"
-    assert look(11.81, 3, "d") == "c", "what stands after it is not skipped"
-    assert look(61, 0, walk=0.5) is None
-
-
-def test_a_short_look_back_that_takes_long_is_seldom_too() -> None:
-    look = Looks()
-    look(0, 3, "a", walk=0.5)
-    look(1, 3, "b", walk=0.5)
-    look(12, 3, "c")
-    assert look(12.2, 0, took=0.02) == "b"
-    assert look(12.3, 0, took=0.02) == "b"
-    assert look(12.4, 0) == "c"
-    assert look.whence.again_at == pytest.approx(12.3 + 4)
-    assert look.whence.walks("b")
-    assert not look.whence.walks("c")
-    assert look(16.3, 0, took=0.02) == "b"
-
-
-def test_it_looks_again_when_the_next_task_is_due_and_not_again_and_again_for_it() -> None:
-    look = Looks()
-    look(0, 3, "a", walk=0.1)
-    look(1, 0, walk=0.1, next_due=0.5)
-    assert look.whence.again_at == 1.5
-    assert look(1.5, 0) == "a"
-    assert look.whence.again_at == 3
-    assert look(3, 0, walk=0.1) is None
-    assert look.whence.again_at == math.inf
-    look(3.1, 0)
-    assert look.whence.again_at == 23, "it was looked for"
+    assert look.whence._whole.again_at() == 2000 + pause
 
 
 def fail(look: Looks, at: float, took: float) -> str | None:
     begun = look.whence.begin(at, asked=False)
-    look.whence.failed(begun, took)
-    return begun
+    look.whence.failed(begun, at + took, took)
+    return begun.start
 
 
 def test_a_look_from_the_start_that_ends_in_a_timeout_was_a_walk_if_the_next_one_from_the_position_succeeds() -> (
@@ -152,7 +114,7 @@ def test_a_look_from_the_start_that_ends_in_a_timeout_was_a_walk_if_the_next_one
     assert fail(look, 1, 10) is None
     assert look(11, 1, "b") == "a"
     assert look.whence.again_at == 201
-    assert look(200.9, 0) == "a", "as far back as it may"
+    assert look(200.9, 0) == "b"
     assert look(201, 0) is None
 
 
@@ -170,9 +132,9 @@ def test_a_look_that_was_not_sent_says_nothing_of_walks() -> None:
     look = Looks()
     for at in (0, 1, 2):
         look(at, 3, "a", walk=0.1)
-    assert fail(look, 22, 0.0) is None
-    assert look(22.1, 0) == "a"
-    assert look.whence.again_at == 42
+    assert fail(look, 62, 0.0) is None
+    assert look(62.1, 0) == Stretch(None, "a")
+    assert look.whence._whole.again_at() == 122
 
 
 def test_the_way_to_the_server_is_no_part_of_a_short_look_back() -> None:
@@ -187,6 +149,168 @@ def test_the_way_to_the_server_is_no_part_of_a_short_look_back() -> None:
     for at in (13.4, 13.5):
         assert look(at, 0, took=0.04) == "b"
     assert look(13.6, 0) != "b"
+
+
+class Table:
+    """Second by second a task is finished, which is a dead entry to walk over; and what each look of a session is worth."""
+
+    def __init__(self, cost: float) -> None:
+        self.whence = Whence(1.0)
+        self.cost = cost
+        self.looks: list[tuple[float, Stretch]] = []
+        self.late: list[int] = []  # where tasks stand that have come late
+
+    def run(self, begin: float, end: float, *, busy: bool, step: float = 0.5) -> None:
+        """Look as a session does that has always something to do, or never."""
+        at = begin
+        while at < end:
+            stretch = self.whence.begin(at, asked=False)
+            self.looks.append((at, stretch))
+            here = int(min(at, 199))
+            first, last = int(stretch.start or 0), here if stretch.end is None else int(stretch.end)
+            walk = self.cost * (last - first)
+            late = [each for each in self.late if first <= each <= last][:ROOM]
+            self.late = [each for each in self.late if each not in late]
+            full = busy and stretch.end is None
+            work = found(
+                ROOM if full else len(late),
+                f"{here:05}" if full else f"{late[-1]:05}" if late else None,
+                walk if stretch == WHOLE else None,
+            )
+            self.whence.found(work, stretch, ROOM, at, walk + 0.001)
+            at += step if full else 0.001 if work.tasks else min(max(self.whence.again_at - at, 0.001), 1.0)
+
+    @property
+    def pieces(self) -> list[Stretch]:
+        return [stretch for _, stretch in self.looks if stretch.end is not None]
+
+
+def size(stretch: Stretch) -> int:
+    return int(stretch.end or 0) - int(stretch.start or 0)
+
+
+def idle(cost: float) -> Table:
+    """It was busy for 200 seconds, and so long nothing comes any more that it knows what a piece costs."""
+    table = Table(cost)
+    table.run(0, 200, busy=True)
+    table.run(200, 300, busy=False)
+    table.looks.clear()
+    return table
+
+
+def test_all_that_is_older_is_looked_through_piece_by_piece_from_the_newest_to_the_oldest() -> None:
+    table = idle(0.0005)
+    table.run(300, 330, busy=False)
+    begin = next(number for number, piece in enumerate(table.pieces) if piece.start is None) + 1
+    one_round = table.pieces[begin:]
+    one_round = one_round[: next(number for number, piece in enumerate(one_round) if piece.start is None) + 1]
+    assert int(one_round[0].end or 0) > 195
+    assert [after.end for after in one_round[1:]] == [piece.start for piece in one_round[:-1]], (
+        "none is left out"
+    )
+    assert 12 <= len(one_round) <= 50
+    assert max(map(size, table.pieces)) <= 16, "of 5 ms, and not of twice as many"
+
+
+@pytest.mark.parametrize("cost", [0.0001, 0.0005, 0.004, 0.04])
+def test_looks_back_take_a_fiftieth_of_the_time_of_who_has_nothing_to_do(cost: float) -> None:
+    table = idle(cost)
+    table.run(300, 1300, busy=False)
+    assert len(table.pieces) > 15
+    walked = sum(
+        cost * (size(stretch) if stretch.end else 200 - int(stretch.start or 0)) for _, stretch in table.looks
+    )
+    # a whole one in a minute at least, and the first pieces, which tell how long they take
+    assert walked < 0.02 * 1000 + 17 * 200 * cost
+
+
+def test_what_has_come_late_is_found_by_a_piece_where_a_look_from_the_start_would_take_a_tenth_of_a_second() -> (
+    None
+):
+    waited = []
+    for late in range(10, 190, 7):
+        table = idle(0.0005)
+        table.late = [late]
+        table.run(300, 360, busy=False)
+        assert not table.late
+        waited.append(
+            next(
+                at
+                for at, piece in table.looks
+                if piece.end and int(piece.start or 0) <= late <= int(piece.end)
+            )
+        )
+    assert max(waited) < 315
+
+
+def test_no_round_follows_another_within_a_poll_interval() -> None:
+    table = Table(0.01)
+    table.run(0, 3, busy=True)
+    table.cost = 0.0
+    table.run(3, 40, busy=False)
+    rounds = [at for at, stretch in table.looks if stretch.end == table.pieces[-1].end]
+    assert len(rounds) > 5
+    assert all(later - earlier >= 0.99 for earlier, later in pairwise(rounds))
+
+
+def test_a_piece_that_brings_all_that_there_is_room_for_is_looked_through_again_at_once_and_the_position_stays() -> (
+    None
+):
+    table = idle(0.0005)
+    table.late = [100] * 7
+    table.late = [*range(100, 107)]
+    table.run(300, 330, busy=False)
+    assert not table.late
+    found = [
+        (at, piece)
+        for at, piece in table.looks
+        if piece.end and int(piece.start or 0) <= 106 and int(piece.end) >= 100
+    ]
+    assert len(found) > 2
+    assert found[1][0] - found[0][0] < 0.01
+    assert {stretch.start for _, stretch in table.looks if stretch.end is None} <= {
+        None,
+        "00199",
+        "00190",
+        "00189",
+    }
+
+
+def test_behind_a_piece_it_goes_on_at_once_where_there_is_plenty() -> None:
+    table = Table(0.0005)
+    table.run(0, 200, busy=True)
+    assert len(table.pieces) > 50
+    for (at, stretch), (after, onward) in pairwise(table.looks):
+        if stretch.end is not None:
+            assert after - at < 0.01
+            assert onward.end is None
+
+
+def test_a_piece_that_fails_rests_too() -> None:
+    table = Table(0.0005)
+    table.run(0, 200, busy=True)
+    at, stretch = 200.0, table.whence.begin(200.0, asked=False)
+    while stretch.end is None:
+        table.whence.found(found(ROOM, "00199"), stretch, ROOM, at, 0.001)
+        at += 0.5
+        stretch = table.whence.begin(at, asked=False)
+    table.whence.failed(stretch, at + 1, 1.0)
+    table.looks.clear()
+    table.run(at + 1, at + 60, busy=False)
+    assert not table.pieces
+    table.run(at + 61, at + 63, busy=False)
+    assert table.pieces
+
+
+def test_however_long_it_goes_on_it_keeps_no_more_than_a_thousand_positions() -> None:
+    pieces = Pieces(1.0)
+    for second in range(100_000):
+        pieces.mark(f"{second:06}", second)
+    assert pieces.before(500) is not None
+    kept = [pieces.before(second) for second in range(100_000)]
+    assert 500 < len({*kept}) <= 1000
+    distances = [int(b or 0) - int(a or 0) for a, b in pairwise(sorted({each for each in kept if each}))]
+    assert max(distances) <= 2 * min(distances)
 
 
 def test_before_it_has_found_anything_it_looks_from_the_start_however_long_that_takes() -> None:

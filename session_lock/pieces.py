@@ -1,0 +1,147 @@
+"""What stands before the position, cut at positions of former times into pieces that are looked through one by one."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from operator import itemgetter
+from typing import NamedTuple
+
+WALK = 0.005
+"""Seconds: a look back that takes no longer on the server is cheap."""
+
+REST = 100
+"""After a piece so many times as long passes as it took: 1 % of the time goes there."""
+
+LEAST = 20
+"""Nor less than so many times as long, whatever else may be wanted: at most 5 % of the time goes to looks back."""
+
+FOUND_WITHIN = 60
+"""Seconds: no more than these pass, so that what stands before the position is found within them."""
+
+MARK_EVERY = 1.0
+"""Seconds between two positions that are kept; twice as many, again and again, when there would be too many."""
+
+MOST_MARKS = 1000
+
+
+class Stretch(NamedTuple):
+    """What a look is to look through, from one position to another."""
+
+    start: str | None = None
+    """None: from the start of the order."""
+    end: str | None = None
+    """None: to its end."""
+
+
+WHOLE = Stretch()
+
+
+class Pieces:
+    """Rounds of looks through what stands before the position, from what was claimed last back to the start.
+
+    What they walk over are dead entries of an index, and nobody knows how many until they have been walked over. So the pieces
+    grow as long as they are cheap, and shrink when they are not.
+    """
+
+    def __init__(self, poll_interval: float) -> None:
+        self._poll_interval = poll_interval
+        self._round_at = -math.inf  # when the last round began
+        self._rests_until = -math.inf
+        self._took = 0.0  # seconds: the last piece
+        self._doubtful = (
+            -math.inf,
+            -math.inf,
+        )  # since when, and until when, positions were kept that may be in front of that of now
+        self.clear()
+
+    def clear(self) -> None:
+        """Nothing before the position is worth a piece."""
+        self._marks: list[
+            tuple[float, str]
+        ] = []  # since when it is one, and the position; in claim order, but for `gone_back`
+        self._every = MARK_EVERY
+        self._stride = 1  # marks from the beginning of a piece to its end
+        self._next: int | None = None  # the mark at which the next piece ends; None: the round is over
+
+    # The positions ------------------------------------------------------------------------------------------
+
+    def mark(self, position: str, now: float) -> None:
+        """Looks have come as far as this."""
+        if self._marks and (now < self._marks[-1][0] + self._every or position == self._marks[-1][1]):
+            return
+        self._marks.append((now, position))
+        if len(self._marks) > MOST_MARKS:
+            self._every *= 2
+            del self._marks[1::2]
+            self._stride = max(self._stride // 2, 1)
+            self._next = None if self._next is None else self._next // 2
+
+    def before(self, moment: float) -> str | None:
+        """The last position that was kept until then, and stands before that of now."""
+        since, until = self._doubtful
+        if since < moment < until:
+            moment = since
+        number = bisect_right(self._marks, moment, key=itemgetter(0))
+        return self._marks[number - 1][1] if number else None
+
+    def gone_back(self, position: str | None, now: float) -> None:
+        """To somewhere behind this one (None: the start), so that those kept later may stand in front of what comes now.
+
+        The pieces go from each position to the next all the same: together they leave out nothing, though one may be empty, and
+        two may overlap.
+        """
+        since = next((at for at, each in reversed(self._marks) if each == position), -math.inf)
+        begin, end = self._doubtful
+        self._doubtful = (since if since >= end else min(since, begin), now)
+
+    # The rounds ---------------------------------------------------------------------------------------------
+
+    def begin_round(self) -> None:
+        """There is a reason to look for what stands before the position. A round that is under way goes on."""
+        if self._next is None and self._marks:
+            self._next = len(self._marks) - 1
+            self._rests_until = max(self._rests_until, self._round_at + self._poll_interval)
+
+    @property
+    def again_at(self) -> float:
+        """When the next piece may be looked through."""
+        return math.inf if self._next is None else self._rests_until
+
+    def next(self, now: float) -> Stretch:
+        """That piece; `again_at` is not later than now."""
+        end = len(self._marks) - 1 if self._next is None else self._next
+        if end == len(self._marks) - 1:
+            self._round_at = now
+        begin = end - self._stride
+        return Stretch(self._marks[begin][1] if begin >= 0 else None, self._marks[end][1])
+
+    def took(self, seconds: float, now: float, *, full: bool) -> None:
+        """It was walked over in so long. `full` if it has brought all that there was room for: there may be more in it."""
+        walk = min(self._took, seconds)  # one that took long once had to wait for the processor
+        self._took = max(seconds, 0.0)
+        if full:
+            self._rests_until = now
+        else:
+            self._rest(walk, now)
+            self._next = (
+                None if self._next is None or self._next < self._stride else self._next - self._stride
+            )
+        if seconds > WALK:
+            self._stride = max(self._stride // 2, 1)
+        elif seconds < WALK / 2:
+            self._stride *= 2
+
+    def failed(self, seconds: float, now: float) -> None:
+        """It was not looked through, in so long."""
+        self._stride = 1
+        self._rest(seconds, now)
+
+    def seen_whole(self, walk: float, now: float) -> None:
+        """All of them were looked through at once, which has taken so long."""
+        self._next = None
+        if len(self._marks) < 2:  # a piece would be the same again
+            self._rest(walk, now)
+
+    def _rest(self, walk: float, now: float) -> None:
+        self._rests_until = now + max(walk * LEAST, min(walk * REST, FOUND_WITHIN))

@@ -1,6 +1,7 @@
 -- session_lock: the locks of all that the files after this one take away, those of a mapping and then sessions.down.sql. Within a
 -- transaction they would have one after the other, and keep the task table from everybody while the sessions' tables are waited
--- for: here they are had together, or not at all. Outside of one it does nothing that lasts.
+-- for: here they are had together, or not at all. Those of duties are there if they are the mapping. Outside of one it does nothing
+-- that lasts.
 
 DO $function$
 BEGIN
@@ -8,7 +9,7 @@ BEGIN
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc AS own JOIN pg_catalog.pg_proc AS p ON p.pronamespace = own.pronamespace
                       WHERE own.oid = to_regproc($name$session_lock.clock$name$) AND pg_catalog.starts_with(p.proname, 'get_work_')
                         AND p.proname <> 'get_work__set__') THEN
-    LOCK TABLE __table__, session_lock.session, session_lock.failure, session_lock.pause, session_lock.started, session_lock.origin IN ACCESS EXCLUSIVE MODE;
+    LOCK TABLE __table__, session_lock.session, session_lock.failure, session_lock.pause, session_lock.started, session_lock.origin, session_lock.duty_declaration, session_lock.duty IN ACCESS EXCLUSIVE MODE;
   END IF;
 END
 $function$;

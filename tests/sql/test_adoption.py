@@ -343,21 +343,27 @@ async def test_the_table_of_the_sessions_is_waited_for_patiently_too(database, a
     assert [str(each) for each in await check(admin, EMAILS) if not each.note] == []
 
 
-@pytest.mark.parametrize("holder", ["email", "session"])
-async def test_all_is_taken_down_in_one_transaction_and_nobody_waits(database, admin, holder):
+@pytest.mark.parametrize(
+    ("table", "held"),
+    [
+        (EMAILS, "public.email"),
+        (EMAILS, "session_lock.session"),
+        (DUTIES, "session_lock.duty_run"),
+        (DUTIES, "session_lock.duty"),
+    ],
+)
+async def test_all_is_taken_down_in_one_transaction_and_nobody_waits(database, admin, table, held):
     """What has the one table may not keep it from everybody while it waits for the other, nor be in line for that."""
-    await install(admin, EMAILS)
+    await install(admin, table)
     await add_emails(admin, 3)
-    shape = await read_shape(admin, EMAILS)
-    text = "\n".join(render(name, EMAILS, shape) for name in files_of("down.all", EMAILS))
+    shape = await read_shape(admin, table)
+    text = "\n".join(render(name, table, shape) for name in files_of("down.all", table))
     until = asyncio.Event()
     inserts = "INSERT INTO public.email (address) VALUES ('a')"
     beats = "INSERT INTO session_lock.session (name, capacity, started_at, expires_at) VALUES ('other', 1, now(), now())"
     async with connected(database.admin_dsn) as worker:
         async with connected(database.admin_dsn) as reader, reader.transaction():
-            await reader.fetch(
-                f"SELECT FROM {'session_lock.session' if holder == 'session' else 'public.email'}"
-            )
+            await reader.fetch(f"SELECT FROM {held}")
             writing = [
                 asyncio.create_task(others(database, until, rows, "500ms"))
                 for rows in (inserts, beats)

@@ -25,7 +25,7 @@ MUTATED = {
 }  # fmt: skip
 
 # How much a session takes, and when it is to look again: of this other tests see to it. It makes no difference to what is safe.
-HINTS = r"\(array_agg\(s\.counted.*?\[1\],|  -- 3 The share,.*?(?=  -- 4 )|  -- 6 There was room.*?(?=    my\.gone :=)|  PERFORM session_lock\.note_look.*?;\n|  my\.(since|walked) := .*?;\n|CASE WHEN my\.from_start THEN my\.walked.*?END|\n    PERFORM session_lock\.wake\(my\.name, true\);"
+HINTS = r"\(array_agg\(s\.counted.*?\[1\],|\n  IF counted IS NULL.*?END IF;|  -- 3 The share,.*?(?=  -- 4 )|  -- 6 There was room.*?(?=    my\.gone :=)|  PERFORM session_lock\.note_look.*?;\n|  my\.(since|walked) := .*?;\n|CASE WHEN my\.from_start THEN my\.walked.*?END|\n    PERFORM session_lock\.wake\(my\.name, true\);"
 
 
 @dataclass(frozen=True)

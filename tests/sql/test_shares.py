@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from session_lock.testing.rows import divide
+from tests.sql.schedule import open_lab
 from tests.support import EMAIL_TABLE, EMAILS, apply_mapping
 
 Shares = Mapping[int, int]
@@ -111,3 +112,28 @@ async def test_so_they_do_by_example(connection):
 def test_a_division_that_is_wrong_is_seen(capacities, tasks, shares):
     assert wrongs(capacities, tasks, divide(tasks, capacities)) == []
     assert wrongs(capacities, tasks, shares) != []
+
+
+@pytest.mark.parametrize(
+    ("sessions", "age", "known"),
+    [(8, 0.9, 100), (8, 1.5, 87), (8, 2.5, 0), (7, 1.5, 0), (100, 1.5, 99)],
+    ids=["new", "old", "too old", "old, and few sessions", "old, and many sessions"],
+)
+async def test_a_count_that_is_too_old_is_made_anew_by_one_of_many_sessions_and_the_others_go_by_it_meanwhile(
+    database, sessions, age, known
+):
+    async with open_lab(database) as lab:
+        for _ in range(sessions):
+            actor = await lab.start_session(lab.admin)
+        await lab.admin.execute("SELECT setseed(0.5)")
+        now = await lab.admin.fetchval("SELECT session_lock.clock()")
+        await lab.admin.execute(
+            "UPDATE session_lock.session SET counted = 5000, counted_at = $2::timestamptz - $3 * interval '1 second' WHERE id = $1",
+            actor.id,
+            now,
+            age,
+        )
+        found = await lab.admin.fetch(
+            "SELECT (session_lock.sessions_of('email', $1)).counted FROM generate_series(1, 1000)", now
+        )
+        assert abs(sum(row[0] == 5000 for row in found) - 10 * known) < 60

@@ -163,7 +163,7 @@ class Work(Generic[T_co]):
     limited: bool = False
     """Whether a limit of the mapping has held tasks back: there may be more as soon as one is finished."""
     walked: float | None = None
-    """Seconds that it took to look through all that is due; None if the look began at a position, and so has not seen all."""
+    """Seconds that it took to look through all that is due, or as far as `until`; None if the look began at a position and went to the end."""
     heard: bool = False
     """Whether until `next_due` whatever comes to be claimable wakes those who listen: who does need not look for it."""
     sharing: int | None = None
@@ -231,7 +231,7 @@ class Database(Protocol[T_co]):
         share; to nothing while the session drains or its mapping is paused. One call at a time per session.
 
         `position` is that of an earlier answer: nothing before it is looked at, so a look from the start (None) must follow now and then, and after too little.
-        `until` is another one, and what lies behind that need not be looked at: such a look is a part of one from the start, and takes a part of the time.
+        `until` is another one: what lies behind that need not be looked at. A database that goes to the end all the same leaves `walked` None.
 
         `at_once` is how many of these the tasker could begin at once. Where work is scarce, that is where a share is worked out, there are no more: what
         is not begun stays for others. If there are fewer, those that hold more than their share are asked to release what they have not begun.
@@ -239,10 +239,7 @@ class Database(Protocol[T_co]):
         ...
 
     async def finish_tasks(self, lease: Lease, claims: Sequence[Claim]) -> Sequence[Settled]:
-        """Flag tasks as finished: FINISHED, ALREADY_YOURS, LOST, UNKNOWN, LOCKED or REFUSED for each, in any order.
-
-        A row that refuses holds up none of the others.
-        """
+        """Flag tasks as finished: FINISHED, ALREADY_YOURS, LOST, UNKNOWN, LOCKED or REFUSED for each, in any order. One that refuses holds up no other."""
         ...
 
     async def release_tasks(

@@ -65,7 +65,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         began_at = clock()
         work = await _look(hold, find, room, stretch, along, at_once=at_once, over_share=over_share)
         if work is None:
-            whence.failed(stretch, clock(), clock() - began_at)
+            whence.failed(stretch, clock() - began_at)
             pause = random.uniform(0.1, 1.0) * settings.poll_interval * min(2**hold.failed_looks, 10)
             await _wait(hold.asked, hold, pause)
             continue

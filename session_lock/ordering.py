@@ -69,23 +69,32 @@ def parts_of_look(table: TaskTable, shape: Shape) -> list[tuple[str, str]]:
         equal = [f"{_names(each)} = {_row(c.since('my.start') for c in each)}" for each in runs[:last]]
         more = f"{'<' if run[0].descending else '>'}{'=' if last == len(runs) - 1 else ''}"
         begin = " AND ".join([*equal, f"{_names(run)} {more} {_row(c.since('my.start') for c in run)}"])
-        parts.append((begin, _end(run, before)))
+        parts.append((begin, _end(run, before, is_last=last == len(runs) - 1)))
     return parts
 
 
-def _end(run: list[_Column], before: list[_Column]) -> str:
+def has_ends(table: TaskTable, shape: Shape) -> bool:
+    """Whether a look can end at a position, and not only begin at one."""
+    return parts_of_look(table, shape)[0][1] != "true"
+
+
+def _end(run: list[_Column], before: list[_Column], *, is_last: bool) -> str:
     """Where an index may end. It leaves out nothing that stands between the two positions; what stands behind it may let through.
 
-    For it knows only the columns up to the first whose type has no last value; and where those `before` are not the same in both
-    positions, the part is taken whole.
+    The last part ends at the columns up to the first whose type has no last value. Where what comes `before` it is the same in both
+    positions, the other parts are of nothing; where it is not, all of them are taken whole. (A bound of theirs would make a range of one
+    and the same column, which the planner takes for a narrow one as long as it has no statistics.)
     """
+    same = ""
+    if before or not is_last:
+        columns = before if is_last else [*before, *run]
+        same = f"{_row(c.since('my.start') for c in columns)} = {_row(c.since('my.until') for c in columns)}"
+    if not is_last:
+        return f"(my.until IS NULL OR NOT {same})"
     known = list(takewhile(lambda column: column.last is not None, run))
     if not known:
         return "true"
-    until = "my.until"
-    if before:
-        same = f"{_row(c.since('my.start') for c in before)} = {_row(c.since('my.until') for c in before)}"
-        until = f"(CASE WHEN {same} THEN my.until END)"
+    until = f"(CASE WHEN {same} THEN my.until END)" if same else "my.until"
     return f"{_names(known)} {'>' if run[0].descending else '<'}= {_row(c.to(until) for c in known)}"
 
 

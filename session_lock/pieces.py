@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from operator import itemgetter
+from operator import attrgetter
 from typing import NamedTuple
 
 WALK = 0.005
@@ -20,9 +20,12 @@ FOUND_WITHIN = 60
 """Seconds: no more than these pass, so that what stands before the position is found within them."""
 
 MARK_EVERY = 1.0
-"""Seconds between two positions that are kept; twice as many, again and again, when there would be too many."""
+"""Seconds between two positions that are kept; of older ones twice as many, again and again, when there would be too many."""
 
 MOST_MARKS = 1000
+
+LATELY = 10
+"""A short look back begins where the session was so many seconds ago."""
 
 
 class Stretch(NamedTuple):
@@ -37,6 +40,11 @@ class Stretch(NamedTuple):
 WHOLE = Stretch()
 
 
+class _Mark(NamedTuple):
+    at: float
+    position: str
+
+
 class Pieces:
     """Rounds of looks through what stands before the position, from what was claimed last back to the start.
 
@@ -46,44 +54,50 @@ class Pieces:
 
     def __init__(self, poll_interval: float) -> None:
         self._poll_interval = poll_interval
+        self.at = -math.inf  # when the last one began
         self._round_at = -math.inf  # when the last round began
         self._rests_until = -math.inf
-        self._took = 0.0  # seconds: the last piece
-        self._doubtful = (
-            -math.inf,
-            -math.inf,
-        )  # since when, and until when, positions were kept that may be in front of that of now
+        self._took = 0.0  # seconds: the last one
         self.clear()
 
     def clear(self) -> None:
         """Nothing before the position is worth a piece."""
-        self._marks: list[
-            tuple[float, str]
-        ] = []  # since when it is one, and the position; in claim order, but for `gone_back`
-        self._every = MARK_EVERY
+        self._marks: list[_Mark] = []
+        self._every = MARK_EVERY  # between two of the older ones
         self._stride = 1  # marks from the beginning of a piece to its end
         self._next: int | None = None  # the mark at which the next piece ends; None: the round is over
+        # Since when, and until when, positions were kept that may be in front of that of now.
+        self._doubtful_since = self._doubtful_until = -math.inf
 
     # The positions ------------------------------------------------------------------------------------------
 
     def mark(self, position: str, now: float) -> None:
         """Looks have come as far as this."""
-        if self._marks and (now < self._marks[-1][0] + self._every or position == self._marks[-1][1]):
+        if self._marks and (now < self._marks[-1].at + MARK_EVERY or position == self._marks[-1].position):
             return
-        self._marks.append((now, position))
+        self._marks.append(_Mark(now, position))
         if len(self._marks) > MOST_MARKS:
-            self._every *= 2
-            del self._marks[1::2]
-            self._stride = max(self._stride // 2, 1)
-            self._next = None if self._next is None else self._next // 2
+            self._thin_out(now)
 
-    def before(self, moment: float) -> str | None:
-        """The last position that was kept until then, and stands before that of now."""
-        since, until = self._doubtful
-        if since < moment < until:
-            moment = since
-        number = bisect_right(self._marks, moment, key=itemgetter(0))
-        return self._marks[number - 1][1] if number else None
+    def _thin_out(self, now: float) -> None:
+        """Few of the old ones are kept, and all of a short while ago, from where a short look back begins."""
+        self._next = None
+        while len(self._marks) > MOST_MARKS * 3 / 4:
+            kept: list[_Mark] = []
+            for mark in self._marks:
+                if not kept or mark.at >= kept[-1].at + self._every or mark.at > now - 2 * LATELY:
+                    kept.append(mark)
+            if len(kept) > MOST_MARKS * 3 / 4:
+                self._every *= 2
+            self._marks = kept
+
+    def lately(self, now: float) -> str | None:
+        """The position of a short while ago, as far as it stands before that of now."""
+        moment = now - LATELY
+        if self._doubtful_since < moment < self._doubtful_until:
+            moment = self._doubtful_since
+        number = bisect_right(self._marks, moment, key=attrgetter("at"))
+        return self._marks[number - 1].position if number else None
 
     def gone_back(self, position: str | None, now: float) -> None:
         """To somewhere behind this one (None: the start), so that those kept later may stand in front of what comes now.
@@ -91,9 +105,10 @@ class Pieces:
         The pieces go from each position to the next all the same: together they leave out nothing, though one may be empty, and
         two may overlap.
         """
-        since = next((at for at, each in reversed(self._marks) if each == position), -math.inf)
-        begin, end = self._doubtful
-        self._doubtful = (since if since >= end else min(since, begin), now)
+        since = next((mark.at for mark in reversed(self._marks) if mark.position == position), -math.inf)
+        if since < self._doubtful_until:
+            since = min(since, self._doubtful_since)
+        self._doubtful_since, self._doubtful_until = since, now
 
     # The rounds ---------------------------------------------------------------------------------------------
 
@@ -110,38 +125,37 @@ class Pieces:
 
     def next(self, now: float) -> Stretch:
         """That piece; `again_at` is not later than now."""
+        self.at = now
         end = len(self._marks) - 1 if self._next is None else self._next
         if end == len(self._marks) - 1:
             self._round_at = now
         begin = end - self._stride
-        return Stretch(self._marks[begin][1] if begin >= 0 else None, self._marks[end][1])
+        return Stretch(self._marks[begin].position if begin >= 0 else None, self._marks[end].position)
 
-    def took(self, seconds: float, now: float, *, full: bool) -> None:
-        """It was walked over in so long. `full` if it has brought all that there was room for: there may be more in it."""
-        walk = min(self._took, seconds)  # one that took long once had to wait for the processor
-        self._took = max(seconds, 0.0)
-        if full:
-            self._rests_until = now
-        else:
-            self._rest(walk, now)
-            self._next = (
-                None if self._next is None or self._next < self._stride else self._next - self._stride
-            )
-        if seconds > WALK:
+    def took(self, seconds: float, now: float) -> None:
+        """It was walked over in so long."""
+        walk, self._took = min(self._took, seconds), max(seconds, 0.0)
+        self._next = None if self._next is None or self._next < self._stride else self._next - self._stride
+        # One that took long may have had to wait for the processor, and is worth a long rest only if the last one was.
+        self._rests_until = now + max(self._took * LEAST, min(max(walk, 0.0) * REST, FOUND_WITHIN))
+        if walk > WALK:
             self._stride = max(self._stride // 2, 1)
         elif seconds < WALK / 2:
             self._stride *= 2
 
     def failed(self, seconds: float, now: float) -> None:
-        """It was not looked through, in so long."""
+        """It could not be looked through, in so long."""
         self._stride = 1
         self._rest(seconds, now)
 
     def seen_whole(self, walk: float, now: float) -> None:
         """All of them were looked through at once, which has taken so long."""
-        self._next = None
+        self.end_round()
         if len(self._marks) < 2:  # a piece would be the same again
             self._rest(walk, now)
+
+    def end_round(self) -> None:
+        self._next = None
 
     def _rest(self, walk: float, now: float) -> None:
         self._rests_until = now + max(walk * LEAST, min(walk * REST, FOUND_WITHIN))

@@ -22,7 +22,7 @@ from session_lock.objects import (
     limit_index_names,
     wake_trigger_name,
 )
-from session_lock.ordering import for_each_part, order_by, part_holes, parts_of_look, position
+from session_lock.ordering import for_each_part, has_ends, order_by, part_holes, parts_of_look, position
 from session_lock.table import Shape, TaskTable
 
 SCHEMA_VERSION = 2
@@ -166,6 +166,7 @@ def holes(table: TaskTable, shape: Shape) -> dict[str, str]:
         "due_is_indexed": "true" if table.order[0] == (claim.available_at, False) else "false",
         "position": position(table, shape),
         **part_holes(parts_of_look(table, shape)),
+        "ends": _boolean(has_ends(table, shape) and not table.rules.any),
         **limit_holes(table, shape),
         **accept_holes(table),
         "index": index,

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 
 from session_lock.database import Work
-from session_lock.pieces import FOUND_WITHIN, LEAST, WALK, WHOLE, Pieces, Stretch
+from session_lock.pieces import FOUND_WITHIN, LATELY, LEAST, WALK, WHOLE, Pieces, Stretch
 
 LOOK_BACK_AFTER = 0.05
 """Seconds between two looks back where others say again and again that there are tasks, and there is plenty ahead."""
-
-LATELY = 10
-"""A short look back begins where the session was so many seconds ago."""
 
 SELDOM = 1000
 """After a look back that is not cheap, at least so many times as long passes until the next: it is not one of a hundred looks."""
@@ -53,50 +50,52 @@ class Whence:
         self._poll_interval = poll_interval
         self._position: str | None = None
         self._whole, self._short, self._pieces = _LookBack(), _LookBack(), Pieces(poll_interval)
+        self._in_pieces = True  # as far as is known, a look ends where it is to end
         self._looked_back_at = -math.inf
         self._due_at = math.inf  # when the next task is due, as far as that is known
         self._due = False  # it has become due, and was not looked for from the start
         self._plenty = False  # the last look brought all that there was room for
         self._too_little: list[_LookBack] = []  # it did not, and these would see more
-        self._behind = (
-            False  # something may stand before the position: so it was said since the last look back
-        )
-        self._failed: tuple[_LookBack, float] | None = None  # a look back, after so many seconds
-        self._onward = (
-            0.0,
-            0.0,
-        )  # seconds that the last two looks from the position took, with the way to the server
+        # Something may stand before the position: so it was said since the last look back.
+        self._behind = False
+        self._seen_end = True  # the last look was not through a piece
+        self._end_at = -math.inf  # when the last one began that was not
+        # From where a look back has taken the position, and when.
+        self._ahead: str | None = None
+        self._ahead_at = -math.inf
+        self._failed: tuple[Stretch, float] | None = None  # a look back, after so many seconds
+        # Seconds that the last two looks from the position took, with the way to the server.
+        self._onward = (0.0, 0.0)
 
     def begin(self, now: float, *, asked: bool) -> Stretch:
         """What a look that begins now is to look through. `asked` if somebody says that there are tasks."""
         if now >= self._due_at:
             self._due, self._due_at = True, math.inf
         self._behind = self._behind or asked
-        onward = Stretch(self._position)
         if self._position is None:
-            return self._back(onward, now, self._whole)
-        pause = 0.0
+            return self._back(WHOLE, self._whole, now)
+        if self._failed:  # why a look back has failed, one from the position tells
+            return Stretch(self._position)
         if self._plenty:
-            pause = LOOK_BACK_AFTER if self._behind else self._poll_interval
-        # Why a look back has failed, one from the position tells.
-        if self._failed or now < self._looked_back_at + pause:
-            return onward
-        if now >= self._whole.again_at(due=self._due):
-            return self._back(WHOLE, now, self._whole)
-        if self._plenty and self._whole.walk:
-            self._pieces.begin_round()
-        if now >= self._pieces.again_at:
-            return self._back(self._pieces.next(now), now)
-        lately = self._lately_before(now)
-        if lately is not None and now >= self._short.again_at(due=self._due):
-            return self._back(Stretch(lately), now, self._short)
-        return onward
+            self._begin_round()
+        # A piece does not see what comes: no two without a look between them that goes to the end.
+        piece = self._seen_end and not asked and now >= self._pieces.again_at
+        pause = (LOOK_BACK_AFTER if self._behind else self._poll_interval) if self._plenty else 0.0
+        if now >= self._looked_back_at + pause:
+            if now >= self._whole.again_at(due=self._due):
+                return self._back(WHOLE, self._whole, now)
+            lately = self._lately(now)
+            if (
+                lately
+                and now >= self._short.again_at(due=self._due)
+                and not (piece and self._pieces.at < self._short.at)
+            ):
+                return self._back(Stretch(lately), self._short, now)
+        return self._pieces.next(now) if piece else Stretch(self._position)
 
-    def _back(self, stretch: Stretch, now: float, look: _LookBack | None = None) -> Stretch:
-        self._looked_back_at = now
-        if look:
-            look.at = now
-            self._behind = False
+    def _back(self, stretch: Stretch, look: _LookBack, now: float) -> Stretch:
+        look.at = self._looked_back_at = now
+        self._behind = False
         return stretch
 
     def walks(self, stretch: Stretch) -> bool:
@@ -106,41 +105,70 @@ class Whence:
     def _look_back(self, stretch: Stretch) -> _LookBack:
         return self._whole if stretch == WHOLE else self._short
 
+    def _lately(self, now: float) -> str | None:
+        """Where a short look back begins, if it would see more."""
+        lately = self._pieces.lately(now)
+        return lately if lately != self._position else None
+
     def found(self, work: Work[object], stretch: Stretch, room: int, now: float, took: float) -> None:
         """What a look through that has brought which had room for so many, and the seconds that it took."""
         full = len(work.tasks) == room
+        if stretch.end is not None:
+            self._found_in_piece(work, stretch, now, full=full)
+            return
         if work.walked is not None and stretch != WHOLE:  # under limits it goes on from the start by itself
             stretch, self._whole.at = WHOLE, now - took
-        if stretch.end is not None:
-            self._pieces.took(took - min(self._onward), now, full=full)
-            self._looked_back_at = -math.inf if full else self._looked_back_at
-            self._failed = None
-            return
         onward = stretch == Stretch(self._position) != WHOLE
         if onward:
             self._went_onward(now, took)
         else:
             self._look_back(stretch).took(took - min(self._onward) if work.walked is None else work.walked)
-        self._failed = None
+        self._failed, self._seen_end, self._end_at = None, True, now
         self._plenty, self._too_little = full, []
         if stretch == WHOLE:
             self._seen_whole(now, math.inf if work.next_due is None else now + work.next_due)
         elif not full:
-            self._too_little = [self._whole]
-            if onward:
-                self._look_behind(now)
-        # What little a look back has found may stand far back, and what it walked over lies between.
-        if work.position is not None and (full or onward or self._position is None):
-            if not onward:
-                self._pieces.gone_back(stretch.start, now)
-            self._position = work.position
+            self._look_behind(now, onward=onward)
+        if onward:
+            self._go_on(work.position, now)
+        elif full or self._position is None:
+            self._go_back(work.position, stretch, now)
         if self._position is not None:
             self._pieces.mark(self._position, now)
+
+    def _found_in_piece(self, work: Work[object], stretch: Stretch, now: float, *, full: bool) -> None:
+        self._failed, self._seen_end = None, False
+        self._pieces.took(work.walked or 0.0, now)
+        if work.walked is None:
+            self._in_pieces = False
+            self._pieces.end_round()
+        if full:
+            self._plenty, self._too_little = full, []
+            self._go_back(work.position, stretch, now)
+
+    def _go_on(self, position: str | None, now: float) -> None:
+        if position is not None:
+            self._position = position
+        elif self._ahead is not None:  # nothing is left up to there
+            if now < self._ahead_at + LATELY:
+                self._position = self._ahead
+            self._ahead = None
+
+    def _go_back(self, position: str | None, stretch: Stretch, now: float) -> None:
+        """What little a look back has found may stand far back, and what it walked over lies between: so only if it was full."""
+        if position is not None:
+            self._ahead, self._ahead_at = self._position, now
+            self._pieces.gone_back(stretch.start, now)
+            self._position = position
 
     def _went_onward(self, now: float, took: float) -> None:
         self._onward = (self._onward[1], took)
         if self._failed:  # not the server, nor the way to it: the walk
-            look, seconds = self._failed
+            stretch, seconds = self._failed
+            if stretch.end is not None:
+                self._pieces.failed(seconds, now)
+                return
+            look = self._look_back(stretch)
             look.took(seconds)
             look.took(seconds)
             self._pieces.seen_whole(self._whole.walk, now)
@@ -152,34 +180,33 @@ class Whence:
         else:  # nothing before the position is worth a piece
             self._pieces.clear()
 
-    def _look_behind(self, now: float) -> None:
-        """From the position on there was too little."""
-        if self._lately_before(now) is not None:
+    def _look_behind(self, now: float, *, onward: bool) -> None:
+        """A look to the end has brought too little, and was not from the start."""
+        self._too_little = [self._whole]
+        if onward and self._lately(now) is not None:
             self._too_little.append(self._short)
-        if self._whole.walk:
+        self._begin_round()
+
+    def _begin_round(self) -> None:
+        if self._whole.walk and self._in_pieces:
             self._pieces.begin_round()
 
-    def _lately_before(self, now: float) -> str | None:
-        """Where a short look back begins, if it would see more."""
-        lately = self._pieces.before(now - LATELY)
-        return lately if lately != self._position else None
-
-    def failed(self, stretch: Stretch, now: float, took: float) -> None:
+    def failed(self, stretch: Stretch, took: float) -> None:
         """A look has failed, after so many seconds: they have gone into a walk if the next look, from the position, succeeds."""
         self._plenty, self._too_little, self._failed = False, [], None
-        if stretch.end is not None:
-            self._pieces.failed(took, now)
-        elif stretch != Stretch(self._position) and took > WALK:
-            self._failed = self._look_back(stretch), took
+        if stretch != Stretch(self._position) and took > WALK:
+            self._failed = stretch, took
 
     @property
     def again_at(self) -> float:
         """When another look may find more than the last one, which has found nothing, if nobody says so before."""
         if self._plenty:  # behind a piece
             return -math.inf
+        end_at = math.inf if self._seen_end else self._end_at + self._poll_interval
         return min(
             [
                 self._due_at,
+                end_at,
                 self._pieces.again_at,
                 *(look.again_at(due=self._due) for look in self._too_little),
             ]

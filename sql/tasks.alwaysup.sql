@@ -60,7 +60,7 @@ $function$;
 --                 claimed and finished stays in the index as long as somebody's old snapshot may see it: a look that begins
 --                 behind it need not walk over it.
 --   p_until       another one: what lies behind it need not be looked at, so such a look walks over a piece of all that is due
---                 (NULL: up to the end)
+--                 (NULL, under limits, and where the order has no ends: up to the end)
 --   p_over_share  it had nothing to do for its patience: the share does not bind it now
 --   p_at_once     how many of these its tasker could begin at once: where work is scarce it gets no more, so that what is not begun
 --                 stays for others; and if it finds none, those that hold more than their share are asked for theirs
@@ -73,8 +73,8 @@ $function$;
 --   'outcome'  task_key and outcome of each of p_finished
 --   'state'    once, last: next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left
 --              (seconds), task_share (how many tasks the session may hold; NULL where the share does not bind: there is
---              plenty, or nobody to share with), walked (seconds that it took to look through all that is due; NULL if the look
---              began at a position), heard (until next_due each task that comes wakes who listens, so nobody need look for it), sharing (how many
+--              plenty, or nobody to share with), walked (seconds that it took to look through all that is due, or through
+--              what lies before p_until; NULL if the look began at a position and went to the end), heard (until next_due each task that comes wakes who listens, so nobody need look for it), sharing (how many
 --              sessions there are that may be given work); outcome is 'limited' if a limit of the mapping has held tasks back.
 CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
   p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_until text, p_over_share boolean, p_at_once integer,
@@ -108,7 +108,7 @@ DECLARE
   many       bigint;
   share      integer;
   start      text := p_position;
-  until      text := p_until;
+  until      text := CASE WHEN __ends__ THEN p_until END;
   named      bigint[];
   counts     bigint[];
   gone       bigint[];
@@ -121,11 +121,12 @@ DECLARE
   cancelled  __key_type__[] := '{}';
   rescued    __key_type__[] := '{}';
   version    numeric[];  -- the session's, for what the mapping asks of it (accepts)
-  from_start boolean := p_position IS NULL AND (p_until IS NULL OR __picks__);
+  from_start boolean;
   since      timestamptz;
   walked     double precision;
   heard      boolean := false;
 BEGIN
+  my.from_start := p_position IS NULL AND my.until IS NULL;
   -- Ended sessions are read in one statement and used in the next; that is sound only if the next one sees more.
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'get_work needs READ COMMITTED, not %', upper(current_setting('transaction_isolation'))
@@ -169,13 +170,13 @@ BEGIN
   --   one session for all, once in a second; as is plenty for all, where that is more than 200. Alone, or after its patience,
   --   a session takes what it has room for. Nothing is claimed ahead where there is not plenty for all, or somebody has had
   --   nothing to do within the last second. From a position on not all is counted: is that too little, there is no share, and
-  --   a session takes what it can begin at once.
+  --   a session takes what it can begin at once; so it does of what lies before p_until, which is not counted.
   my.since := session_lock.clock();
   my.want := CASE WHEN p_id = ANY (my.sharing) THEN least(p_limit, my.capacity - my.holds) ELSE 0 END;
   IF p_at_once < my.want AND cardinality(my.sharing) > 1 AND session_lock.asked_lately(my.sharing, my.clock) THEN
     my.want := p_at_once;
   END IF;
-  IF my.want > 0 AND p_over_share AND cardinality(my.sharing) > 1 THEN
+  IF my.want > 0 AND (p_over_share OR my.until IS NOT NULL) AND cardinality(my.sharing) > 1 THEN
     my.want := least(my.want, p_at_once);
   ELSIF my.want > 0 AND cardinality(my.sharing) > 1 THEN
     my.total := (SELECT sum(c) FROM unnest(my.capacities) AS c);
@@ -193,7 +194,7 @@ BEGIN
         SELECT count(*) INTO my.tasks
           FROM (
             -- for each part of the order
-            SELECT 1 FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ AND __from_position__ AND __until_position__
+            SELECT 1 FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ AND __from_position__
             -- as far as here
             LIMIT my.many
           ) AS task;
@@ -374,7 +375,7 @@ BEGIN
   RETURN QUERY
   SELECT 'state'::text, NULL::__key_type__, NULL::bigint, NULL::integer, CASE WHEN my.limited THEN 'limited' END,
          NULL::text, get_work__set__.next_due, extract(epoch FROM my.expires - my.clock)::double precision, my.share,
-         NULL::boolean, CASE WHEN my.from_start THEN my.walked + extract(epoch FROM session_lock.clock() - my.since) END, my.heard,
+         NULL::boolean, CASE WHEN my.from_start THEN my.walked + extract(epoch FROM session_lock.clock() - my.since) WHEN my.until IS NOT NULL THEN my.walked END, my.heard,
          cardinality(my.sharing), __no_columns__;
 END
 $function$;

@@ -93,6 +93,7 @@ def look_for_work(table: TaskTable, shape: Shape) -> str:
         "ended": "'{}'::bigint[]",
         "held": f"'{{}}'::{shape.key_type}[]",
         "start": "NULL::text",
+        "until": "NULL::text",
         "version": "'{}'::numeric[]",
     }
     return re.sub(r"\bmy\.(\w+)", lambda match: values[match[1]], claim)

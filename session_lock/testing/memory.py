@@ -132,13 +132,13 @@ class MemoryDatabase(MemoryShares[T]):
             mine = self._accepts.of(session, self._open.values())
             due = [row for row in mine if row.available_at <= now]
             sharing = self._sharing(now)
-            until = None if self._limits.rules.any else until
-            onward = self._between(due, position, until)
+            end = None if self._limits.rules.any else until
+            onward = self._between(due, position, end)
             want, share = self._room(
-                session, limit, holds, due, sharing, onward=onward, now=now, at_once=at_once, over_share=over_share,
+                session, limit, holds, due, sharing, onward=onward, now=now, at_once=at_once, over_share=over_share or end is not None,
             )  # fmt: skip
             free = self._in_order(row for row in due if self._is_free(row, session, held)) if want else []
-            onward = self._between(free, position, until)
+            onward = self._between(free, position, end)
             picked = Picked([row for row in (free if onward is None else onward) if not row.locked][:want])
             if self._limits.rules.any and want == 0 and share is not None and share <= holds:
                 # All that the limits let it hold: are there tasks that they hold back?
@@ -175,7 +175,7 @@ class MemoryDatabase(MemoryShares[T]):
                 next_due=next_due,
                 share=share,
                 limited=picked.limited,
-                walked=0.0 if whole else None,
+                walked=0.0 if whole or until is not None else None,
                 sharing=len(sharing),
             )
 

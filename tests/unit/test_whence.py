@@ -102,7 +102,7 @@ def test_what_stands_before_the_position_is_found_within_a_minute_if_that_takes_
 
 def fail(look: Looks, at: float, took: float) -> str | None:
     begun = look.whence.begin(at, asked=False)
-    look.whence.failed(begun, at + took, took)
+    look.whence.failed(begun, took)
     return begun.start
 
 
@@ -175,7 +175,7 @@ class Table:
             work = found(
                 ROOM if full else len(late),
                 f"{here:05}" if full else f"{late[-1]:05}" if late else None,
-                walk if stretch == WHOLE else None,
+                walk if stretch == WHOLE or stretch.end is not None else None,
             )
             self.whence.found(work, stretch, ROOM, at, walk + 0.001)
             at += step if full else 0.001 if work.tasks else min(max(self.whence.again_at - at, 0.001), 1.0)
@@ -217,8 +217,9 @@ def test_looks_back_take_a_fiftieth_of_the_time_of_who_has_nothing_to_do(cost: f
     table = idle(cost)
     table.run(300, 1300, busy=False)
     assert len(table.pieces) > 15
+    behind = [stretch for _, stretch in table.looks if stretch != Stretch(table.whence._position)]
     walked = sum(
-        cost * (size(stretch) if stretch.end else 200 - int(stretch.start or 0)) for _, stretch in table.looks
+        cost * (size(stretch) if stretch.end else 199 - int(stretch.start or 0)) for stretch in behind
     )
     # a whole one in a minute at least, and the first pieces, which tell how long they take
     assert walked < 0.02 * 1000 + 17 * 200 * cost
@@ -253,27 +254,67 @@ def test_no_round_follows_another_within_a_poll_interval() -> None:
     assert all(later - earlier >= 0.99 for earlier, later in pairwise(rounds))
 
 
-def test_a_piece_that_brings_all_that_there_is_room_for_is_looked_through_again_at_once_and_the_position_stays() -> (
-    None
-):
+def test_where_a_piece_brings_all_that_there_is_room_for_it_goes_on_from_there() -> None:
     table = idle(0.0005)
-    table.late = [100] * 7
     table.late = [*range(100, 107)]
     table.run(300, 330, busy=False)
     assert not table.late
-    found = [
-        (at, piece)
-        for at, piece in table.looks
-        if piece.end and int(piece.start or 0) <= 106 and int(piece.end) >= 100
+    number = next(
+        number
+        for number, (_, piece) in enumerate(table.looks)
+        if piece.end and int(piece.start or 0) <= 100 <= int(piece.end)
+    )
+    (at, _), (then, onward) = table.looks[number : number + 2]
+    assert then - at < 0.01
+    assert onward.start in ("00102", "00105")
+    assert table.whence.begin(330, asked=True).start == "00199", "nothing is left up to there"
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_look_to_the_end_stands_between_two_pieces_and_short_looks_back_are_made_in_time(
+    busy: bool,
+) -> None:
+    table = Table(0.0015)
+    table.run(0, 100, busy=True)
+    table.looks.clear()
+    table.run(100, 199, busy=busy)
+    assert len(table.pieces) > 20
+    assert all(before.end is None or after.end is None for (_, before), (_, after) in pairwise(table.looks))
+    ends = [at for at, stretch in table.looks if stretch.end is None]
+    assert max(after - before for before, after in pairwise(ends)) < 1.1
+    short = [
+        at
+        for at, stretch in table.looks
+        if stretch.end is None and stretch.start not in (None, table.whence._position)
     ]
-    assert len(found) > 2
-    assert found[1][0] - found[0][0] < 0.01
-    assert {stretch.start for _, stretch in table.looks if stretch.end is None} <= {
-        None,
-        "00199",
-        "00190",
-        "00189",
-    }
+    assert not busy or len(short) > 50
+
+
+def test_who_is_told_of_tasks_looks_to_the_end_first() -> None:
+    table = idle(0.0005)
+    at = 300.0
+    for _ in range(100):
+        stretch = table.whence.begin(at, asked=True)
+        assert stretch.end is None
+        table.whence.found(found(0, walked=0.1 if stretch == WHOLE else None), stretch, ROOM, at, 0.001)
+        at = max(at + 0.01, table.whence.again_at) if table.whence.again_at < at + 1 else at + 1
+
+
+@pytest.mark.parametrize("dear", [0.06, 0.2])
+def test_dear_pieces_between_cheap_ones_take_a_twentieth_of_the_time_at_most(dear: float) -> None:
+    pieces, walked, at = Pieces(1.0), 0.0, 0.0
+    for number in range(300):
+        pieces.mark(f"{number:05}", number)
+    at = begin = 300.0
+    while at < begin + 2000:
+        pieces.begin_round()
+        at = max(at, pieces.again_at)
+        stretch = pieces.next(at)
+        took = dear * sum(number % 3 == 0 for number in range(int(stretch.start or 0), int(stretch.end or 0)))
+        walked += took
+        at += took
+        pieces.took(took, at)
+    assert walked < 0.05 * 2000 + 100 * dear
 
 
 def test_behind_a_piece_it_goes_on_at_once_where_there_is_plenty() -> None:
@@ -286,6 +327,15 @@ def test_behind_a_piece_it_goes_on_at_once_where_there_is_plenty() -> None:
             assert onward.end is None
 
 
+def test_a_database_that_does_not_end_a_look_where_it_is_to_end_is_asked_for_a_piece_once() -> None:
+    look = Looks()
+    for at in range(40):
+        look(at, 3, f"{at:05}", walk=0.5)
+    pieces = [begun for at in range(40, 200) if isinstance(begun := look(at, 0, walk=0.5), Stretch)]
+    assert len(pieces) <= 1
+    assert not look.whence._in_pieces
+
+
 def test_a_piece_that_fails_rests_too() -> None:
     table = Table(0.0005)
     table.run(0, 200, busy=True)
@@ -294,7 +344,9 @@ def test_a_piece_that_fails_rests_too() -> None:
         table.whence.found(found(ROOM, "00199"), stretch, ROOM, at, 0.001)
         at += 0.5
         stretch = table.whence.begin(at, asked=False)
-    table.whence.failed(stretch, at + 1, 1.0)
+    table.whence.failed(stretch, 1.0)
+    onward = table.whence.begin(at + 1, asked=False)
+    table.whence.found(found(0), onward, ROOM, at + 1, 0.001)
     table.looks.clear()
     table.run(at + 1, at + 60, busy=False)
     assert not table.pieces
@@ -302,15 +354,16 @@ def test_a_piece_that_fails_rests_too() -> None:
     assert table.pieces
 
 
-def test_however_long_it_goes_on_it_keeps_no_more_than_a_thousand_positions() -> None:
-    pieces = Pieces(1.0)
+def test_however_long_it_goes_on_it_keeps_no_more_than_a_thousand_positions_and_all_of_lately() -> None:
+    pieces, most = Pieces(1.0), 0
     for second in range(100_000):
         pieces.mark(f"{second:06}", second)
-    assert pieces.before(500) is not None
-    kept = [pieces.before(second) for second in range(100_000)]
-    assert 500 < len({*kept}) <= 1000
-    distances = [int(b or 0) - int(a or 0) for a, b in pairwise(sorted({each for each in kept if each}))]
-    assert max(distances) <= 2 * min(distances)
+        most = max(most, len(pieces._marks))
+        assert int(pieces.lately(second) or 0) == max(second - 10, 0)
+    assert most <= 1001
+    distances = [int(b.position) - int(a.position) for a, b in pairwise(pieces._marks)]
+    assert max(distances[:300]) <= 2 * min(distances[:300])
+    assert len(distances) > 300
 
 
 def test_before_it_has_found_anything_it_looks_from_the_start_however_long_that_takes() -> None:

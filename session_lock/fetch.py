@@ -43,25 +43,21 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
     held_back_since: float | None = None  # free slots, and the share lets them have nothing, since then
 
     while hold.ending is None:
-        if hold.breaker.open and clock() < hold.try_again_at:
+        room = await _room(hold)
+        if room == 0:
             held_back_since = None
-            hold.healed.clear()
-            await _wait(hold.healed, hold, hold.try_again_at - clock())
-            continue
-        room = hold.room_for()
-        if hold.paused or room <= 0 or len(hold.ready) > hold.ahead() // 2:
-            held_back_since = None
-            hold.room.clear()
-            await _wait(hold.room, hold, settings.poll_interval if hold.paused else hold.scarcity.left())
             continue
 
-        stretch = whence.begin(clock(), asked=hold.asked.is_set())
+        at_once, along = hold.at_once(), hold.along()
+        sure = room if hold.is_alone else min(room, at_once)  # beside others a look may be for no more
+        stretch = whence.begin(clock(), asked=hold.asked.is_set(), sure=sure)
         hold.asked.clear()  # who asks from here on may have seen what this look does not
         hold.room.clear()
         over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
-        # What is finished does not wait for a long walk.
-        along = 0 if whence.walks(stretch) else hold.along()
-        held, at_once, hold.freed = len(hold.held) - along, hold.at_once(), False
+        if along and whence.walks(stretch):  # what is finished does not wait for that
+            room, along = max(1, room - along), 0
+            sure = min(sure, room)
+        held, hold.freed = len(hold.held) - along, False
         began_at = clock()
         work = await _look(hold, find, room, stretch, along, at_once=at_once, over_share=over_share)
         if work is None:
@@ -69,7 +65,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
             pause = random.uniform(0.1, 1.0) * settings.poll_interval * min(2**hold.failed_looks, 10)
             await _wait(hold.asked, hold, pause)
             continue
-        whence.found(work, stretch, room, clock(), clock() - began_at)
+        whence.found(work, stretch, (sure, room), clock(), clock() - began_at)
         unsettled = unsettled or len(work.tasks) == room
         if work.tasks:
             held_back_since = None
@@ -89,6 +85,21 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         # Room alone is no reason to look again; unless there may be tasks that could not begin, or that the share held back.
         held_back = at_once == 0 or (work.share is not None and work.share <= held)
         await _wait(hold.room if held_back else hold.asked, hold, max(min(wake_at) - clock(), 0.001))
+
+
+async def _room(hold: Hold[T]) -> int:
+    """How many tasks may be claimed now; 0: none, and it has waited until there may be some."""
+    clock = asyncio.get_running_loop().time
+    if hold.breaker.open and clock() < hold.try_again_at:
+        hold.healed.clear()
+        await _wait(hold.healed, hold, hold.try_again_at - clock())
+        return 0
+    room = hold.room_for()
+    if hold.paused or room <= 0 or len(hold.ready) > hold.ahead() // 2:
+        hold.room.clear()
+        await _wait(hold.room, hold, hold.settings.poll_interval if hold.paused else hold.scarcity.left())
+        return 0
+    return room
 
 
 async def listen(hold: Hold[T]) -> None:

@@ -96,6 +96,8 @@ class Pieces:
         moment = now - LATELY
         if self._doubtful_since < moment < self._doubtful_until:
             moment = self._doubtful_since
+            if moment < now - 3 * LATELY:  # what was before that is no short while ago
+                return None
         number = bisect_right(self._marks, moment, key=attrgetter("at"))
         return self._marks[number - 1].position if number else None
 
@@ -141,10 +143,12 @@ class Pieces:
         if walk > WALK:
             self._stride = max(self._stride // 2, 1)
         elif seconds < WALK / 2:
-            self._stride *= 2
+            self._stride = min(self._stride * 2, len(self._marks))
 
     def failed(self, seconds: float, now: float) -> None:
-        """It could not be looked through, in so long."""
+        """It could not be looked through, in so long; nor can it be made smaller if it has gone from one position to the next."""
+        if self._stride == 1:
+            self._next = self._next - 1 if self._next else None
         self._stride = 1
         self._rest(seconds, now)
 

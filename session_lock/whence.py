@@ -60,15 +60,15 @@ class Whence:
         self._behind = False
         self._seen_end = True  # the last look was not through a piece
         self._end_at = -math.inf  # when the last one began that was not
-        # From where a look back has taken the position, and when.
+        # From where the last look back has taken the position, and until when that is sure to be ahead of it.
         self._ahead: str | None = None
-        self._ahead_at = -math.inf
+        self._ahead_until, self._ahead_of_piece = -math.inf, False
         self._failed: tuple[Stretch, float] | None = None  # a look back, after so many seconds
         # Seconds that the last two looks from the position took, with the way to the server.
         self._onward = (0.0, 0.0)
 
-    def begin(self, now: float, *, asked: bool) -> Stretch:
-        """What a look that begins now is to look through. `asked` if somebody says that there are tasks."""
+    def begin(self, now: float, *, asked: bool, sure: int = 1) -> Stretch:
+        """What a look that begins now is to look through. `asked` if somebody says that there are tasks; it is for `sure` tasks at least."""
         if now >= self._due_at:
             self._due, self._due_at = True, math.inf
         self._behind = self._behind or asked
@@ -79,7 +79,7 @@ class Whence:
         if self._plenty:
             self._begin_round()
         # A piece does not see what comes: no two without a look between them that goes to the end.
-        piece = self._seen_end and not asked and now >= self._pieces.again_at
+        piece = self._seen_end and not asked and sure > 0 and now >= self._pieces.again_at
         pause = (LOOK_BACK_AFTER if self._behind else self._poll_interval) if self._plenty else 0.0
         if now >= self._looked_back_at + pause:
             if now >= self._whole.again_at(due=self._due):
@@ -110,9 +110,14 @@ class Whence:
         lately = self._pieces.lately(now)
         return lately if lately != self._position else None
 
-    def found(self, work: Work[object], stretch: Stretch, room: int, now: float, took: float) -> None:
-        """What a look through that has brought which had room for so many, and the seconds that it took."""
-        full = len(work.tasks) == room
+    def found(
+        self, work: Work[object], stretch: Stretch, room: tuple[int, int], now: float, took: float
+    ) -> None:
+        """What a look through that has brought which was for so many at least, and at most; and the seconds that it took."""
+        full = len(work.tasks) in room and bool(work.tasks)
+        if not work.tasks and room[0] == 0:  # it may have looked for nothing
+            self._plenty, self._too_little = False, [] if stretch == WHOLE else [self._whole]
+            return
         if stretch.end is not None:
             self._found_in_piece(work, stretch, now, full=full)
             return
@@ -139,7 +144,7 @@ class Whence:
     def _found_in_piece(self, work: Work[object], stretch: Stretch, now: float, *, full: bool) -> None:
         self._failed, self._seen_end = None, False
         self._pieces.took(work.walked or 0.0, now)
-        if work.walked is None:
+        if work.walked is None and not work.tasks:
             self._in_pieces = False
             self._pieces.end_round()
         if full:
@@ -150,14 +155,17 @@ class Whence:
         if position is not None:
             self._position = position
         elif self._ahead is not None:  # nothing is left up to there
-            if now < self._ahead_at + LATELY:
+            if now < self._ahead_until:
                 self._position = self._ahead
             self._ahead = None
 
     def _go_back(self, position: str | None, stretch: Stretch, now: float) -> None:
         """What little a look back has found may stand far back, and what it walked over lies between: so only if it was full."""
         if position is not None:
-            self._ahead, self._ahead_at = self._position, now
+            # A piece has taken it far back: looks back that follow find the tasks of that piece.
+            if self._ahead is None or not self._ahead_of_piece or now >= self._ahead_until:
+                self._ahead, self._ahead_of_piece = self._position, stretch.end is not None
+                self._ahead_until = now + (FOUND_WITHIN if self._ahead_of_piece else LATELY)
             self._pieces.gone_back(stretch.start, now)
             self._position = position
 

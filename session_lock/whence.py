@@ -54,7 +54,8 @@ class Whence:
         self._looked_back_at = -math.inf
         self._due_at = math.inf  # when the next task is due, as far as that is known
         self._due = False  # it has become due, and was not looked for from the start
-        self._plenty = False  # the last look brought all that there was room for
+        self._sure = True  # the last look was for something
+        self._plenty = False  # it brought all that there was room for
         self._too_little: list[_LookBack] = []  # it did not, and these would see more
         # Something may stand before the position: so it was said since the last look back.
         self._behind = False
@@ -115,8 +116,10 @@ class Whence:
     ) -> None:
         """What a look through that has brought which was for so many at least, and at most; and the seconds that it took."""
         full = len(work.tasks) in room and bool(work.tasks)
-        if not work.tasks and room[0] == 0:  # it may have looked for nothing
+        self._sure = room[0] > 0 or bool(work.tasks)
+        if not self._sure:  # it may have looked for nothing
             self._plenty, self._too_little = False, [] if stretch == WHOLE else [self._whole]
+            self._failed = None
             return
         if stretch.end is not None:
             self._found_in_piece(work, stretch, now, full=full)
@@ -210,12 +213,9 @@ class Whence:
         """When another look may find more than the last one, which has found nothing, if nobody says so before."""
         if self._plenty:  # behind a piece
             return -math.inf
-        end_at = math.inf if self._seen_end else self._end_at + self._poll_interval
-        return min(
-            [
-                self._due_at,
-                end_at,
-                self._pieces.again_at,
-                *(look.again_at(due=self._due) for look in self._too_little),
-            ]
-        )
+        moments = [self._due_at, *(look.again_at(due=self._due) for look in self._too_little)]
+        if self._sure:  # else no piece is looked through
+            moments.append(self._pieces.again_at)
+            if not self._seen_end:
+                moments.append(self._end_at + self._poll_interval)
+        return min(moments)

@@ -353,12 +353,15 @@ def test_a_look_that_may_have_been_for_nothing_says_nothing() -> None:
     whence = table.whence
     marks, position, walk = len(whence._pieces._marks), whence._position, whence._whole.walk
     assert walk > 0.09
-    at = 300.0
-    for _ in range(200):
+    whence.failed(WHOLE, 1.0)
+    at, looks = 300.0, 0
+    while at < 400:
         stretch = whence.begin(at, asked=False, sure=0)
         assert stretch.end is None
         whence.found(found(0, walked=0.0 if stretch == WHOLE else None), stretch, (0, ROOM), at, 0.001)
+        looks += 1
         at = min(max(whence.again_at, at + 0.001), at + 1)
+    assert looks < 120, "a look a poll interval, and two from the start"
     assert (len(whence._pieces._marks), whence._position, whence._whole.walk) == (marks, position, walk)
 
 

@@ -144,11 +144,7 @@ class MemoryDatabase(MemoryShares[T]):
                 # All that the limits let it hold: are there tasks that they hold back?
                 picked = Picked([], limited=self._limits.possible(due) < len(due))
             elif self._limits.rules.any and want > 0:
-                taken = [
-                    row
-                    for row in self._open.values()
-                    if row.session_id is not None and not self._sessions[row.session_id].ended
-                ]
+                taken = self._taken()
                 # In order, what it may not be given is in the way all the same.
                 pending = self._in_order(self._open.values() if self._limits.rules.ordered else mine)
                 picked = self._limits.pick(

@@ -66,6 +66,14 @@ class MemoryShares(MemorySessions[T]):
             if not each.ended and each.expires_at > now and not each.draining
         }
 
+    def _taken(self) -> list[MemoryTask[T]]:
+        """What is held by sessions that have not ended."""
+        return [
+            row
+            for row in self._open.values()
+            if row.session_id is not None and not self._sessions[row.session_id].ended
+        ]
+
     def _room(
         self,
         session: MemorySession,

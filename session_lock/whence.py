@@ -115,15 +115,16 @@ class Whence:
         self, work: Work[object], stretch: Stretch, room: tuple[int, int], now: float, took: float
     ) -> None:
         """What a look through that has brought which was for so many at least, and at most; and the seconds that it took."""
-        full = len(work.tasks) in room and bool(work.tasks)
-        self._sure = room[0] > 0 or bool(work.tasks)
+        least, most = room
+        self._sure = least > 0 or bool(work.tasks)
         if not self._sure:  # it may have looked for nothing
             self._plenty, self._too_little = False, [] if stretch == WHOLE else [self._whole]
             self._failed = None
             return
         if stretch.end is not None:
-            self._found_in_piece(work, stretch, now, full=full)
+            self._found_in_piece(work, stretch, now, full=len(work.tasks) >= least)
             return
+        full = len(work.tasks) == most
         if work.walked is not None and stretch != WHOLE:  # under limits it goes on from the start by itself
             stretch, self._whole.at = WHOLE, now - took
         onward = stretch == Stretch(self._position) != WHOLE

@@ -82,8 +82,8 @@ def _end(run: list[_Column], before: list[_Column], *, is_last: bool) -> str:
     """Where an index may end. It leaves out nothing that stands between the two positions; what stands behind it may let through.
 
     The last part ends at the columns up to the first whose type has no last value. Where what comes `before` it is the same in both
-    positions, the other parts are of nothing; where it is not, all of them are taken whole. (A bound of theirs would make a range of one
-    and the same column, which the planner takes for a narrow one as long as it has no statistics.)
+    positions, the other parts are of nothing; where it is not, all of them are taken whole. (A second bound of one and the same column was
+    seen to lose the index, beside one filter more, on a table without statistics.)
     """
     same = ""
     if before or not is_last:

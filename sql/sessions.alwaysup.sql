@@ -127,7 +127,7 @@ $function$;
 -- that nobody waits for one that is in its finishing transaction.
 -- The caller must use the list in a *later* statement: what an ended session claimed is visible to that one.
 -- counted is how many tasks one of those that share has counted within the last second, if they were many. Many sessions would
--- all find at once that it is too old: one of them does for a second more, and the others go by it as long.
+-- all find at once that it is too old, and count: so for a second more one of them does, by lot, and the others go by it.
 CREATE OR REPLACE FUNCTION session_lock.sessions_of(
   p_name text, p_now timestamptz,
   OUT ended bigint[], OUT expired bigint[], OUT sharing bigint[], OUT capacities integer[], OUT counted integer

@@ -74,8 +74,9 @@ $function$;
 --   'state'    once, last: next_due (seconds until the next task is due, if there were fewer tasks than room), lease_left
 --              (seconds), task_share (how many tasks the session may hold; NULL where the share does not bind: there is
 --              plenty, or nobody to share with), walked (seconds that it took to look through all that is due, or through
---              what lies before p_until; NULL if the look began at a position and went to the end), heard (until next_due each task that comes wakes who listens, so nobody need look for it), sharing (how many
---              sessions there are that may be given work); outcome is 'limited' if a limit of the mapping has held tasks back.
+--              what lies before p_until; NULL if the look began at a position and went to the end), heard (until next_due each
+--              task that comes wakes who listens, so nobody need look for it), sharing (how many sessions there are that may be
+--              given work); outcome is 'limited' if a limit of the mapping has held tasks back.
 CREATE OR REPLACE FUNCTION session_lock.get_work__set__(
   p_id bigint, p_nonce uuid, p_limit integer, p_held __key_type__[], p_position text, p_until text, p_over_share boolean, p_at_once integer,
   p_finished __key_type__[], p_tokens bigint[]

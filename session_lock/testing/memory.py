@@ -171,7 +171,7 @@ class MemoryDatabase(MemoryShares[T]):
                 next_due=next_due,
                 share=share,
                 limited=picked.limited,
-                walked=0.0 if whole or until is not None else None,
+                walked=0.0 if whole or end is not None else None,
                 sharing=len(sharing),
             )
 

@@ -267,6 +267,20 @@ async def test_only_a_look_from_the_start_says_what_is_to_come_and_how_long_it_t
     assert again.next_due == pytest.approx(30, abs=5)
 
 
+async def test_a_look_to_a_position_leaves_what_is_behind_it_and_says_how_long_it_took(suite: Suite):
+    added = await suite.add(6)
+    lease = await suite.start()
+    first = await suite.work(lease, 2)
+    second = await suite.work(lease, 2, held=keys(first))
+    await suite.database.release_tasks(
+        lease, [Handback(task.claim) for task in (*first.tasks, *second.tasks)]
+    )
+    piece = await suite.work(lease, 6, position=first.position, until=second.position)
+    assert (keys(piece), piece.next_due, piece.share) == (added[1:4], None, None)
+    assert piece.walked is not None
+    assert keys(await suite.work(lease, 6, held=keys(piece), until=second.position)) == added[:1]
+
+
 async def test_where_too_few_are_counted_from_a_position_on_there_is_no_share_and_what_can_begin_is_given(
     suite: Suite,
 ):

@@ -284,6 +284,17 @@ async def test_values_take_turns_from_claim_to_claim(limited: Suite):
     assert turns[:4] == turns[4:]
 
 
+@under(Limit(10))
+async def test_a_look_does_not_end_at_a_position_and_says_nothing_of_how_long_it_took(limited: Suite):
+    added = await limited.add(6)
+    lease = await limited.start(capacity=100)
+    first = await limited.work(lease, 2)
+    second = await limited.work(lease, 2, held=keys(first), position=first.position)
+    held = [*keys(first), *keys(second)]
+    piece = await limited.work(lease, 2, held=held, position=first.position, until=second.position)
+    assert (keys(piece), piece.walked) == (added[4:], None)
+
+
 @under(Limit(2, by="address"), fair_by="address")
 async def test_turns_and_a_limit_for_each(limited: Suite):
     anns, bobs = await limited.add(100, after=-60, address=ANN), await limited.add(5, address=BOB)

@@ -34,25 +34,26 @@ ORDERS = [
 ]
 
 
-async def things(lab, number, dice):
+async def things(lab, order, dice):
+    """Sixty of them, with few different values; returns their keys in this order."""
     await lab.admin.executemany(
         "INSERT INTO public.thing (id, priority, urgent, day, weight, label) VALUES ($1, $2, $3, $4::text::date, $5, $6)",
         [
             (id_, dice.choice([-32768, 0, 1, 32767]), dice.random() < 0.5, dice.choice(["-infinity", "2026-01-01", "infinity"]),
              dice.choice([float("-inf"), -0.5, 2.5, float("nan")]), dice.choice(["", "a", 'é, "x"]']))
-            for id_ in range(number)
+            for id_ in range(60)
         ],
     )  # fmt: skip
+    return await lab.admin.fetchval(
+        f"SELECT array_agg(id ORDER BY {', '.join(order)}, available_at, id) FROM public.thing"
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=", ".join)
 async def test_look_after_look_all_are_found_in_order_from_one_position_to_the_next(database, order):
     dice = random.Random(str(order))
     async with open_lab(database, table=replace(THING, order_by=order), ddl=DDL) as lab:
-        await things(lab, 60, dice)
-        expected = await lab.admin.fetchval(
-            f"SELECT array_agg(id ORDER BY {', '.join(order)}, available_at, id) FROM public.thing"
-        )
+        expected = await things(lab, order, dice)
         runner = await lab.runner(name="thing")
         first = await runner.get_work(7)
         found, position = first.keys, first.position
@@ -145,10 +146,7 @@ async def test_a_look_from_one_position_to_another_leaves_out_nothing_between_th
     """And behind the second one no more than what is equal up to a change of direction, or to a column of text."""
     dice = random.Random(str(order))
     async with open_lab(database, table=replace(THING, order_by=order), ddl=DDL) as lab:
-        await things(lab, 60, dice)
-        expected = await lab.admin.fetchval(
-            f"SELECT array_agg(id ORDER BY {', '.join(order)}, available_at, id) FROM public.thing"
-        )
+        expected = await things(lab, order, dice)
         runner = await lab.runner(name="thing")
         positions = [(await runner.get_work(1, held=expected[:number])).position for number in range(60)]
         await lab.admin.execute("UPDATE public.thing SET session_id = NULL")

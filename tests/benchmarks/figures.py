@@ -23,6 +23,8 @@ from tests.benchmarks.subjects import (
     SESSIONS,
     WAITING,
     WAITING_BARE,
+    bare_loops,
+    sessions,
 )
 
 
@@ -147,13 +149,14 @@ def _snapshot(results: Results) -> Iterator[Figure]:
 def _sessions(results: Results) -> Iterator[Figure]:
     kept = []
     for each in results.rounds.get("sessions", ()):
-        rates = [each[name]["rate"] for count in SESSIONS if (name := f"{count} sessions") in each]
-        if f"{SESSIONS[-1]} sessions" in each:
+        rates = [each[name]["rate"] for count in SESSIONS if (name := sessions(count)) in each]
+        if sessions(SESSIONS[-1]) in each:
             kept.append(min(rates[rates.index(max(rates)) :]) / max(rates))
     yield Figure("throughput with more sessions than the best number, of the best", kept, least=0.85)
-    for count in (16, 64):
-        values = results.ratios("sessions", f"{count} sessions", ["1 sessions"], "server cpu")
-        yield Figure(f"server CPU of a task with {count} sessions, of that with 1", values, most=1.3)
+    for name in (sessions, bare_loops):
+        for count in (16, 64):
+            values = results.ratios("sessions", name(count), [name(1)], "server cpu")
+            yield Figure(f"server CPU of a task with {name(count)}, of that with one", values, most=1.3)
 
 
 def _the_rest(results: Results) -> Iterator[Figure]:

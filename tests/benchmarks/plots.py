@@ -23,6 +23,8 @@ from tests.benchmarks.subjects import (
     SESSIONS,
     WAITING,
     WAITING_BARE,
+    bare_loops,
+    sessions,
 )
 
 mpl.use("svg")
@@ -78,12 +80,11 @@ def by_batch(axes: Any, results: Results) -> None:
 
 def by_sessions(axes: Any, results: Results) -> None:
     """Throughput by sessions, in batches of 100"""
-    there = {
-        str(count): rates
-        for count in SESSIONS
-        if (rates := results.of("sessions", f"{count} sessions", "rate"))
-    }
-    _line(axes, there, BARE)
+    for name, label in ((sessions, RUNNER), (bare_loops, BARE)):
+        there = {
+            str(count): rates for count in SESSIONS if (rates := results.of("sessions", name(count), "rate"))
+        }
+        _line(axes, there, label)
     axes.set(xlabel="sessions", ylabel=RATE)
 
 

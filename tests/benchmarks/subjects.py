@@ -47,6 +47,14 @@ BY_THE_SDK_ALONE_SAMPLED = f"{BY_THE_SDK_ALONE}, a tenth of the spans"
 EACH_SLOW = "each() and a tasker of 100 ms, 100 at once"
 
 
+def sessions(count: int) -> str:
+    return f"{count} session{'s' * (count > 1)}"
+
+
+def bare_loops(count: int) -> str:
+    return f"{count} bare loop{'s' * (count > 1)}"
+
+
 def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
     """By their names; a quick run has less in the tables, and less time."""
     seconds = 0.5 if quick else 1.0
@@ -83,6 +91,11 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
 
     def least(cell: Cell, share: float = 1.0) -> Cell:
         return replace(cell, options={**cell.options, "least": share})
+
+    def of_many(kind: str, count: int) -> Cell:
+        """For longer than the others: the first looks of all of them, which are one, are a small part of it then."""
+        made = cell(kind, batch=100, connections=min(count, 16), processes=max(1, count // 16))
+        return replace(made, seconds=2 if quick else 5)
 
     much = 200_000 if quick else 1_000_000
     backlogs = {
@@ -197,16 +210,15 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
             seconds=620,
         ),
         "sessions": Subject(
-            title="The library's SQL in batches of 100, by sessions, each on its connection",
+            title="In batches of 100, by sessions: Runners, and the library's SQL in bare loops, each on its connection",
             cells={
-                f"{count} sessions": cell(
-                    "functions", batch=100, connections=min(count, 16), processes=max(1, count // 16)
-                )
-                for count in SESSIONS
-                if count != 2 or not quick
+                **{
+                    sessions(count): of_many("runner", count) for count in SESSIONS if count != 2 or not quick
+                },
+                **{bare_loops(count): of_many("functions", count) for count in (1, 16, 64)},
             },
-            base="1 sessions",
-            seconds=90,
+            base=sessions(1),
+            seconds=400,
         ),
         "idle": Subject(
             title="Sessions with nothing to do: of a thousand of them",

@@ -20,7 +20,7 @@ from tests.benchmarks.page import PAGE, page
 from tests.benchmarks.peers.driver import Peer
 from tests.benchmarks.peers.processes import PeerError
 from tests.benchmarks.results import Results, spread
-from tests.benchmarks.subjects import BARE, EACH, HELD, PLAIN, RUNNER, Subject, subjects
+from tests.benchmarks.subjects import BARE, EACH, HELD, PLAIN, RUNNER, Subject, sessions, subjects
 from tests.benchmarks.summary import of_subject, plain, text
 
 QUICK = subjects(quick=True)
@@ -98,7 +98,7 @@ def test_what_is_not_ours_is_a_peer() -> None:
 
 
 def test_sessions_count_from_the_best_number_on() -> None:
-    rates = {f"{count} sessions": [rate] for count, rate in ((1, 50), (2, 80), (4, 100), (16, 70), (64, 90))}
+    rates = {sessions(count): [rate] for count, rate in ((1, 50), (2, 80), (4, 100), (16, 70), (64, 90))}
     results = Results({"sessions": rounds_of(**rates)})
     assert figure_of(results, "more sessions").values == [0.7]
     results.rounds["sessions"][0].pop("64 sessions")

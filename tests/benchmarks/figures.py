@@ -15,6 +15,7 @@ from tests.benchmarks.subjects import (
     EACH,
     EACH_SLOW,
     HELD,
+    IDLE,
     PLAIN,
     PLAIN_4,
     RECORDED,
@@ -160,8 +161,7 @@ def _sessions(results: Results) -> Iterator[Figure]:
 
 
 def _the_rest(results: Results) -> Iterator[Figure]:
-    idle = [figures for each in results.rounds.get("idle", ()) for figures in each.values()]
-    used = [figures["server core"] for figures in idle if figures]
+    used = results.of("idle", IDLE, "server core")
     yield Figure("server CPU of a thousand idle sessions, of a core", used, most=0.05)
     for cell, how in ((RUNNER, RECORDED), (EACH, RECORDED), (EACH, SAMPLED), (EACH_SLOW, RECORDED)):
         values = results.ratios("telemetry", f"{cell}, {how}", [cell], "rate")

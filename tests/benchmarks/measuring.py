@@ -15,8 +15,10 @@ from typing import Any
 import asyncpg
 import psutil
 
+from session_lock.catalog import read_shape
+from session_lock.schema import render
 from tests.benchmarks.client import WARM_UP
-from tests.benchmarks.ground import ROOT, Ground, Rows, Used
+from tests.benchmarks.ground import MAILS, ROOT, Ground, Rows, Used
 from tests.benchmarks.peers.processes import Process, running
 from tests.support import connected
 
@@ -120,7 +122,9 @@ async def _count(cell: Cell, ground: Ground, clients: Sequence[Process], _: asyn
 async def _idle(
     cell: Cell, ground: Ground, clients: Sequence[Process], connection: asyncpg.Connection
 ) -> Figures:
-    """What a thousand sessions use that have nothing to do."""
+    """What a thousand sessions use that have nothing to do; who is not told of what comes polls."""
+    if cell.options["told"]:
+        await connection.execute(render("tasks.trigger.sql", MAILS, await read_shape(connection, MAILS)))
     await _go(clients)
     sessions = cell.processes * cell.options["connections"] * cell.options["sessions"]
     async with asyncio.timeout(PATIENCE):

@@ -36,6 +36,7 @@ BARE_4, PLAIN_4 = "the library's SQL, 4 connections", "plain SQL, 4 connections"
 RUNNER, EACH = "a Runner", "a Runner with each(), 200 at once"
 WAITING, WAITING_BARE = "a Runner, woken", "NOTIFY and claim in a bare loop"
 HELD, NOT_HELD = "beside a held snapshot", "without one"
+IDLE, POLLING = "told of what comes, by a trigger", "told of nothing, so they poll"
 TENTH = 0.1
 BESIDE_PEERS = {"peers", "latency"}
 """The subjects that have peers in them."""
@@ -96,6 +97,11 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
         """For longer than the others: the first looks of all of them, which are one, are a small part of it then."""
         made = cell(kind, batch=100, connections=min(count, 16), processes=max(1, count // 16))
         return replace(made, seconds=2 if quick else 5)
+
+    def idle(*, told: bool) -> Cell:
+        options = {"connections": 10, "sessions": 20, "told": told}
+        made = Cell(kind="idle", processes=1 if quick else 5, options=options)
+        return replace(made, seconds=5 if quick else 40, settled=10 if quick else 30)
 
     much = 200_000 if quick else 1_000_000
     backlogs = {
@@ -221,17 +227,11 @@ def subjects(*, quick: bool, peers: Sequence[Peer] = ()) -> dict[str, Subject]:
             seconds=400,
         ),
         "idle": Subject(
-            title="Sessions with nothing to do: of a thousand of them",
-            cells={
-                "20 sessions a process": replace(
-                    cell("idle", Rows(), processes=1 if quick else 5, connections=10, sessions=20),
-                    seconds=5 if quick else 10,
-                    settled=1 if quick else 5,
-                )
-            },
-            base="20 sessions a process",
+            title="Sessions with nothing to do: of a thousand of them, 20 to a pair of connections",
+            cells={IDLE: idle(told=True), POLLING: idle(told=False)},
+            base=IDLE,
             rounds=3,
-            seconds=75,
+            seconds=500,
         ),
         "telemetry": Subject(
             title="With spans and metrics recorded by OpenTelemetry's SDK, exported in batches",

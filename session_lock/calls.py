@@ -8,7 +8,7 @@ from typing import Any, Self
 import asyncpg
 
 from session_lock.asking import why, why_by_hand
-from session_lock.connections import Connect, Connection, Connections, readable
+from session_lock.connections import Connect, Connection, Connections, place_of, readable
 from session_lock.explaining import SessionShare, explained
 from session_lock.facts import Backlog, Why
 from session_lock.operating import drain, pause, resume
@@ -31,6 +31,7 @@ class Calls:
         self._wanted = wanted
         self.address = (connect, wanted.schema, wanted.name)
         """Two with the same one lead to the same sessions."""
+        self._place = place_of(connect)
         self._server: Server | None = None
         self._work = Connections(connect, WORK_CONNECTIONS, self._greet)
         self._keepalive = Connections(connect, 1, self._greet)
@@ -100,7 +101,7 @@ class Calls:
         return self._server
 
     async def _greet(self, connection: Connection) -> None:
-        self._server = await meet(connection, self._wanted, self._server)
+        self._server = await meet(connection, self._wanted, self._server, self._place)
 
     def _translated(self, what: str) -> Any:
         return translated(f"{what} ({self._wanted.name})", self._wanted.remedy)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -21,6 +24,17 @@ NO_DSN = (
     "the DSN is not understood: write postgresql://user:password@host:port/database, with what is special in the password "
     "percent-encoded"
 )
+
+
+def place_of(connect: Connect) -> tuple[str, int] | None:
+    """The host and port that a DSN leads to, if it names one host. Of a function, and of a socket's folder, it is not known."""
+    try:
+        parts = urlsplit(connect if isinstance(connect, str) else "")
+        host, port = parts.hostname or "", parts.port or int(os.environ.get("PGPORT", "5432"))
+    except ValueError:  # several, or none: to connect says so
+        return None
+    elsewhere = re.search(r"(?:^|&)(?:host|port|service)=", parts.query)
+    return None if elsewhere or not re.fullmatch(r"[\w.:-]+", host) else (host, port)
 
 
 async def open_connection(connect: Connect, **options: Any) -> Connection:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -180,6 +180,7 @@ class Identity:
     mapping: str
     schema: str = ""
     """PostgreSQL: where its sessions live."""
+    server: tuple[str, int] | None = field(default=None, compare=False)  # host and port, if known
 
 
 class Database(Protocol[T_co]):

@@ -188,7 +188,7 @@ async def _get_work(hold: Hold[T], room: int, stretch: Stretch, along: int, **sc
     hold.limited = work.limited
     if work.tasks:
         hold.begins_since = woken_at
-        hold.telemetry.count(words.CONSUMED, len(work.tasks))
+        hold.telemetry.consumed(len(work.tasks))
     if work.share is not None or stretch == WHOLE:
         hold.share = work.share
     hold.is_alone = work.sharing == 1

@@ -63,8 +63,10 @@ class Server:
             )
 
 
-async def meet(connection: Connection, wanted: Wanted, known: Server | None) -> Server:
-    """Look at the server of a new connection. `SchemaError` says what is missing; `known` was met before."""
+async def meet(
+    connection: Connection, wanted: Wanted, known: Server | None, place: tuple[str, int] | None = None
+) -> Server:
+    """Look at the server of a new connection. `SchemaError` says what is missing; `known` was met before, `place` is where it is said to be."""
     row = await connection.fetchrow(
         """
         SELECT pg_catalog.pg_is_in_recovery() AS standby, current_database() AS database,
@@ -84,7 +86,7 @@ async def meet(connection: Connection, wanted: Wanted, known: Server | None) -> 
             f"database {row['database']} has no schema {wanted.schema} with the functions of session_lock, or this role "
             f"may not use it; run: {wanted.remedy} --grant-to ROLE"
         )
-    identity = Identity(row["system"], row["database"], wanted.name, wanted.schema)
+    identity = Identity(row["system"], row["database"], wanted.name, wanted.schema, place)
     if known is not None and identity == known.identity:
         functions, key_type = known.functions, known.key_type
     else:

@@ -19,7 +19,7 @@ from session_lock.telemetry.call import Call, Calls
 from session_lock.telemetry.meters import Attributes, Figures, Meter, meter_of
 from session_lock.telemetry.spans import TRACEPARENT as TRACEPARENT
 from session_lock.telemetry.spans import Phase as Phase
-from session_lock.telemetry.spans import Spans, ToldPhase, type_of, untold
+from session_lock.telemetry.spans import Spans, ToldPhase, untold
 from session_lock.telemetry.spans import current_traceparent as current_traceparent
 from session_lock.telemetry.words import OPERATIONS, Metric
 from session_lock.versions import LIBRARY_VERSION
@@ -50,14 +50,23 @@ class Telemetry:
     def begin(self, identity: Identity) -> None:
         """A session is about to start there. Providers are looked for now: an application may set them up late."""
         tracers, meters = self._providers
-        tracers, meters = tracers or trace.get_tracer_provider(), meters or metrics.get_meter_provider()
-        tracer = tracers.get_tracer("session_lock", LIBRARY_VERSION) if _is_installed(tracers) else None
-        self._spans = None if tracer is None else Spans(tracer)
-        self._meter = meter_of(meters) if _is_installed(meters) else None
-        messaging = {words.MESSAGING_SYSTEM: words.SYSTEM, words.MESSAGING_DESTINATION: self.name}
-        place = {words.DB_SYSTEM: "postgresql", words.DB_NAMESPACE: identity.database}
-        if not identity.schema:  # only PostgreSQL has one
-            place = {}
+        self._spans = self._meter = None
+        with untold():
+            if _is_installed(tracers := tracers or trace.get_tracer_provider()):
+                tracer = tracers.get_tracer("session_lock", LIBRARY_VERSION, schema_url=words.SCHEMA_URL)
+                self._spans = Spans(tracer)
+        with untold():
+            if _is_installed(meters := meters or metrics.get_meter_provider()):
+                self._meter = meter_of(meters)
+        messaging: dict[str, str | int] = {
+            words.MESSAGING_SYSTEM: words.SYSTEM,
+            words.MESSAGING_DESTINATION: self.name,
+        }
+        place: dict[str, str | int] = {}
+        if identity.schema:  # only PostgreSQL has one
+            place = {words.DB_SYSTEM: "postgresql", words.DB_NAMESPACE: identity.database}
+        if identity.server is not None:
+            place[words.SERVER_ADDRESS], place[words.SERVER_PORT] = identity.server
         self.common = messaging | place
         for phase, operation in OPERATIONS.items():
             told = messaging | {words.MESSAGING_OPERATION: phase}
@@ -68,6 +77,7 @@ class Telemetry:
             self._of_phases[phase] = told
         self._tell_calls()
         self._calls = None
+        self._count_from_zero()
 
     # Spans -------------------------------------------------------------------------------------------------
 
@@ -154,6 +164,18 @@ class Telemetry:
             with untold():
                 self._meter.record(metric, value, self.common)
 
+    def _count_from_zero(self) -> None:
+        """Of a counter that is there from its first event on, whoever collects now and then sees no increase by that."""
+        self.consumed(0)
+        for metric in (words.FAILED, words.RESCUED, words.LEASES_LOST):
+            self.count(metric, 0)
+        for outcome in words.OUTCOMES:
+            self.settled(outcome, 0)
+
+    def consumed(self, tasks: int) -> None:
+        """So many were claimed."""
+        self.count(words.CONSUMED, tasks, {words.MESSAGING_OPERATION: "receive"})
+
     def settled(self, outcome: str, tasks: int) -> None:
         """So many are done with here."""
         self.count(words.SETTLED, tasks, {words.OUTCOME: outcome})
@@ -161,7 +183,9 @@ class Telemetry:
     def failed(self, error: BaseException | None) -> None:
         """An attempt at a task has failed."""
         if self._meter is not None:
-            self.count(words.FAILED, 1, None if error is None else {words.ERROR_TYPE: type_of(error)})
+            self.count(
+                words.FAILED, 1, None if error is None else {words.ERROR_TYPE: self._meter.type_of(error)}
+            )
 
     def took(self, phase: Phase, name: str, seconds: float) -> None:
         """A phase that is no call of the tasker."""
@@ -170,7 +194,7 @@ class Telemetry:
         self._tell_calls()
         operation, attributes = OPERATIONS[name], self._of_phases[name]
         if phase.error is not None:
-            attributes = {**attributes, words.ERROR_TYPE: type_of(phase.error)}
+            attributes = {**attributes, words.ERROR_TYPE: self._meter.type_of(phase.error)}
         if operation.type is not None:
             self._meter.record(words.OPERATION_DURATION, seconds, attributes)
         elif phase.asks and words.DB_OPERATION in attributes:

@@ -26,7 +26,6 @@ from session_lock.telemetry.spans import (
     is_sampled,
     producers_of,
     tell_error,
-    type_of,
     untold,
 )
 
@@ -53,7 +52,7 @@ class Calls:
     def took(self, seconds: float, error: BaseException | None) -> None:
         """One has ended. Told together with others, by the next phase of the session if not before."""
         if self._meter is not None:
-            self._took.append((seconds, None if error is None else type_of(error)))
+            self._took.append((seconds, None if error is None else self._meter.type_of(error)))
             if len(self._took) >= AT_ONCE:
                 self.tell()
 

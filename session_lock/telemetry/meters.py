@@ -11,11 +11,16 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
 
-from session_lock.telemetry.words import METRICS, SECONDS, Metric
+from session_lock.telemetry.spans import type_of
+from session_lock.telemetry.words import METRICS, OTHER_ERROR, SCHEMA_URL, SECONDS, Metric
 from session_lock.versions import LIBRARY_VERSION
 
 Attributes: TypeAlias = Mapping[str, str | int]
 Figures: TypeAlias = Mapping[Metric, float]
+
+
+MOST_TYPES = 100
+"""Types of errors that are told apart. Classes can be made while a program runs, and their names of anything."""
 
 
 class Seen(Protocol):
@@ -35,7 +40,8 @@ class Meter:
         self._lock = threading.Lock()
         self._totals: dict[Metric, dict[frozenset[tuple[str, str | int]], int]] = {}
         self._histograms: dict[Metric, Histogram] = {}
-        meter = provider.get_meter("session_lock", LIBRARY_VERSION)
+        self._types: set[str] = set()
+        meter = provider.get_meter("session_lock", LIBRARY_VERSION, SCHEMA_URL)
         for metric in METRICS:
             name, unit, text = metric.name, metric.unit, metric.description
             match metric.kind:
@@ -53,6 +59,14 @@ class Meter:
 
     def record(self, metric: Metric, value: float, attributes: Attributes) -> None:
         self._histograms[metric].record(value, attributes)
+
+    def type_of(self, error: BaseException) -> str:
+        """As an attribute: those that come when there are many already are all of one."""
+        name = type_of(error)
+        with self._lock:
+            if len(self._types) < MOST_TYPES:
+                self._types.add(name)
+            return name if name in self._types else OTHER_ERROR
 
     def count(self, metric: Metric, value: int, attributes: Attributes) -> None:
         """Here, since an SDK takes a hundred times as long for it; it looks at the totals when it collects."""

@@ -1,6 +1,6 @@
 """The words of OpenTelemetry's conventions and our own: spans, attributes, events and metrics, each named here and nowhere else.
 
-Of the conventions for messaging (in development) and databases (stable), version 1.40; the package that holds them names most of these
+Of the conventions for messaging (in development) and databases (stable), version 1.44; the package that holds them names most of these
 under `_incubating`, where they may change. `docs/reference/telemetry.md` lists what is emitted.
 """
 
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+"""Which version of the conventions the words are of."""
 
 SYSTEM = "session_lock"
 
@@ -20,10 +23,16 @@ MESSAGING_BATCH = "messaging.batch.message_count"
 DB_SYSTEM = "db.system.name"
 DB_NAMESPACE = "db.namespace"
 DB_OPERATION = "db.operation.name"
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
 ERROR_TYPE = "error.type"
+OTHER_ERROR = "_OTHER"
 OURS = "session_lock."
 OUTCOME = f"{OURS}outcome"
 SESSION_ID = f"{OURS}session_id"
+
+OUTCOMES = ("finished", "retried", "discarded", "parked", "released", "handed_over", "lost")
+"""What may become of a task here."""
 
 LEASE_LOST = f"{OURS}lease.lost"
 RESCUE = f"{OURS}rescue"

@@ -13,16 +13,20 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
 import pytest
 import yaml
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from session_lock import queue
+from session_lock import PostgresDatabase, Retry, Runner, Settings, each, enqueue, queue
 from session_lock.migrations import install
 from session_lock.telemetry.words import METRICS, SECONDS
 from tests.conftest import TestDatabase
@@ -145,6 +149,7 @@ async def test_one_trace_goes_from_who_enqueues_over_the_tasker_to_the_finish(
     assert {finish["parent_span_id"], charge["parent_span_id"]} == {process["id"]}
     assert finish["told"]["messaging.operation.type"] == "settle"
     assert finish["told"]["db.namespace"] == database.name
+    assert finish["told"]["server.address"] == urlsplit(database.admin_dsn).hostname
     assert {span["told"]["service.name"] for span in (producer, process, finish)} == {"orders"}
 
 
@@ -152,6 +157,60 @@ async def test_a_collector_that_is_down_does_not_touch_the_work(
     database: TestDatabase, tmp_path: Path
 ) -> None:
     assert await serve(database, f"http://127.0.0.1:{free_port()}", tmp_path) == "pending 0\n"
+
+
+# The table of the metrics -------------------------------------------------------------------------------------
+
+TABLE = dict(
+    re.findall(
+        r"^\| `([\w.]+)` \| \w+ \| \S+ \| .*? \| (.*) ?\|$",
+        Page("telemetry.md", folder="reference").text,
+        re.MULTILINE,
+    )
+)
+"""The metrics and, as it says, their further attributes."""
+
+OF_ALL = {"messaging.system", "messaging.destination.name"}
+OF_POSTGRES = {"db.system.name", "db.namespace", "server.address", "server.port"}
+
+
+async def test_each_metric_is_emitted_with_the_attributes_that_the_table_says(database: TestDatabase) -> None:
+    reader, jobs = InMemoryMetricReader(), queue("jobs")
+    provider, told = MeterProvider([reader]), defaultdict(set)
+
+    def look() -> None:
+        data = reader.get_metrics_data()
+        for resource in data.resource_metrics if data else ():
+            for metric in (one for scope in resource.scope_metrics for one in scope.metrics):
+                told[metric.name].update(*(point.attributes for point in metric.data.data_points))
+
+    async def fails_once(task: Any) -> None:
+        if task.attempt == 1:
+            raise LookupError
+
+    admin = await asyncpg.connect(database.admin_dsn)
+    await install(admin, jobs)
+    config = Settings(start_jitter=0, keepalive_interval=0.5, retry=Retry(delay=0.1))
+    async with PostgresDatabase(database.admin_dsn, jobs) as tasks:
+        async with Runner(tasks, each(fails_once), config, meter_provider=provider), asyncio.timeout(30):
+            while not {each.name for each in METRICS} <= {
+                name for name, attributes in told.items() if attributes
+            }:
+                await enqueue(admin, jobs, {})
+                await asyncio.sleep(0.3)
+                look()
+        look()
+    await admin.close()
+    provider.shutdown()
+    assert list(TABLE) == [each.name for each in METRICS]
+    assert told.keys() == TABLE.keys()
+    for name, text in TABLE.items():
+        further, _, without = text.partition(";")
+        listed = {*re.findall(r"`([\w.]+)`", further)} | OF_ALL | (set() if without else OF_POSTGRES)
+        assert told[name] | {"error.type"} == listed | {"error.type"}, name
+        assert told[name] <= listed, name
+    for name in ("messaging.process.duration", "session_lock.tasks.failed"):
+        assert "error.type" in told[name]
 
 
 # The dashboard and the alerts --------------------------------------------------------------------------------

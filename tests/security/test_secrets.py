@@ -399,7 +399,8 @@ async def test_t7_spans_are_few_kinds_and_short_whatever_the_rows_are(scene):
     named = {name for span in spans for name in span.attributes}
     assert named >= ATTRIBUTES
     assert all(
-        name.startswith(("session_lock.", "messaging.", "db.")) or name == "error.type" for name in named
+        name.startswith(("session_lock.", "messaging.", "db.", "server.")) or name == "error.type"
+        for name in named
     )
     texts = {
         (name, value) for span in spans for name, value in span.attributes.items() if isinstance(value, str)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.semconv import schemas as semconv
 
-from session_lock import DatabaseError, Runner, RunnerGroup, SchemaError, SessionLost, each
+from session_lock import DatabaseError, Retry, Runner, RunnerGroup, SchemaError, SessionLost, each
 from session_lock.facts import Backlog
+from session_lock.recording import COUNTED_AS
+from session_lock.telemetry import words
 from session_lock.telemetry.call import AT_ONCE
-from session_lock.telemetry.meters import meter_of
-from session_lock.telemetry.words import METRICS, OPERATIONS
+from session_lock.telemetry.meters import MOST_TYPES, meter_of
+from session_lock.telemetry.words import METRICS, OPERATIONS, OUTCOMES
 from tests.docs.examples import ROOT
 from tests.unit.scenes import CANARY, Sleeper, do_all, running, settings, table
 from tests.unit.virtual import until, virtual
@@ -54,6 +58,7 @@ class Meters:
         return {
             point.attributes["session_lock.outcome"]: point.value
             for point in self.read()["session_lock.tasks.settled"]
+            if point.value
         }
 
 
@@ -94,6 +99,40 @@ async def test_what_became_of_tasks_is_counted_once_each(meters: Meters) -> None
     ):
         await until(lambda: meters.value("session_lock.tasks.failed", error__type="LookupError") == 3)
         await until(lambda: meters.outcomes().get("retried", 0) >= 3)
+
+
+@virtual
+async def test_counters_are_there_from_the_beginning(meters: Meters) -> None:
+    """Of one that comes with its first event Prometheus sees no increase: an alert of the first task that is parked would not be given."""
+    async with running(Runner(table(0), do_all, settings(), meter_provider=meters.provider)):
+        await asyncio.sleep(1)
+        told = meters.read()
+        for metric in METRICS:
+            if metric.kind == "counter":
+                assert told[metric.name], metric.name
+                assert {point.value for point in told[metric.name]} == {0}
+        outcomes = {point.attributes["session_lock.outcome"] for point in told["session_lock.tasks.settled"]}
+    assert outcomes == {*OUTCOMES} == {*COUNTED_AS.values()}
+
+
+@virtual
+async def test_types_of_errors_are_told_apart_as_long_as_they_are_few(meters: Meters) -> None:
+    database = table(MOST_TYPES + 20)
+
+    async def tasker(task: Any) -> None:
+        raise type(f"Error{task.key}", (Exception,), {})
+
+    config = settings(retry=Retry(max_attempts=1), breaker_failures=1000)
+    async with running(Runner(database, each(tasker), config, meter_provider=meters.provider)):
+        await until(lambda: meters.value("session_lock.tasks.failed") == MOST_TYPES + 20)
+    for name in ("session_lock.tasks.failed", "messaging.process.duration"):
+        assert meters.value(name, error__type="_OTHER") == 20
+        types = {
+            point.attributes["error.type"]
+            for point in meters.read()[name]
+            if "error.type" in point.attributes
+        }
+        assert len(types) == MOST_TYPES + 1
 
 
 @virtual
@@ -256,3 +295,33 @@ def test_the_page_lists_the_spans_as_they_are() -> None:
         (name, "CONSUMER" if operation.type == "process" else "CLIENT")
         for name, operation in OPERATIONS.items()
     ]
+
+
+def test_the_page_lists_what_may_become_of_tasks() -> None:
+    [listed] = re.findall(r"`session_lock\.outcome`: ([\w, ]+)", PAGE)
+    assert tuple(listed.strip().split(", ")) == OUTCOMES
+
+
+# The conventions -----------------------------------------------------------------------------------------
+
+CONSTANT = re.compile(r'^\w+: Final = "([^"]+)"\n(?:"{3}\n(Deprecated)?)?', re.MULTILINE)
+
+
+def test_the_words_of_the_conventions_are_in_them_and_not_deprecated() -> None:
+    """By the package that the SDK brings along. It names those of messaging under `_incubating`, which is why the library does not use it."""
+    folder = Path(semconv.__file__).parent
+    if words.SCHEMA_URL not in (folder / "schemas.py").read_text():
+        pytest.skip("the package is of an earlier version of the conventions")
+    found = {
+        name: not deprecated
+        for path in sorted(
+            folder.rglob("*.py"), key=lambda path: "_incubating" not in path.parts
+        )  # the stable ones have the last word
+        for name, deprecated in CONSTANT.findall(path.read_text(encoding="utf-8"))
+    }
+    ours = {value for value in vars(words).values() if isinstance(value, str)} | {
+        each.name for each in METRICS
+    }
+    theirs = {name for name in ours if re.match(r"(messaging|db|server|error)\.", name)}
+    assert len(theirs) > 12
+    assert {name for name in theirs if not found.get(name)} == set()

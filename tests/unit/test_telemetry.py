@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from session_lock import DatabaseError, Runner, SchemaError, SessionLost, each
+from session_lock import DatabaseError, Release, Retry, Runner, SchemaError, SessionLost, each
+from session_lock.connections import place_of
+from session_lock.telemetry.call import AT_ONCE
 from session_lock.telemetry.spans import MOST_LINKS
-from session_lock.telemetry.words import OPERATIONS
+from session_lock.telemetry.words import OPERATIONS, OUTCOMES, SCHEMA_URL
 from session_lock.testing import MemoryDatabase
 from tests.unit.faults import NONCES, Faulty
 from tests.unit.scenes import CANARY, Sleeper, do_all, running, settings, table
@@ -72,6 +76,7 @@ async def test_each_phase_has_its_span_with_counts_and_the_session(spans: Spans)
         f"{phase} email" for phase in ("start", "keepalive", "receive", "process", "finish", "release", "end")
     }
     assert all(session_lock_attributes(span)["session_id"] == 1 for span in spans.all())
+    assert {span.instrumentation_scope.schema_url for span in spans.all()} == {SCHEMA_URL}
     (process,) = spans.of("process")
     assert {span.kind for span in spans.all() if span is not process} == {SpanKind.CLIENT}
     assert process.kind is SpanKind.CONSUMER
@@ -316,9 +321,102 @@ async def test_telemetry_that_fails_is_said_and_does_not_touch_the_work(
     assert 1 <= sum(record.levelname == "WARNING" for record in told) <= 8 < len(told)
 
 
+class Missing:
+    """A provider that does not provide."""
+
+    def get_tracer(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError(CANARY)
+
+    get_meter = get_tracer
+
+
+@virtual
+async def test_providers_that_fail_are_said_and_do_without(caplog: pytest.LogCaptureFixture) -> None:
+    database = table(3)
+    runner = Runner(database, each(nothing), settings(), tracer_provider=Missing(), meter_provider=Missing())
+    async with running(runner):
+        await until(lambda: len(database.finished) == 3)
+    told = [record.getMessage() for record in caplog.records if record.name == "session_lock.telemetry"]
+    assert told == ["telemetry fails: RuntimeError"] * 2
+
+
 @virtual
 async def test_the_name_is_the_mappings_unless_given(spans: Spans) -> None:
     database = table(0)
     async with running(Runner(database, do_all, settings(), tracer_provider=spans.provider)):
         await asyncio.sleep(1)
     assert spans.of("start")[0].name == "start tasks"
+
+
+class Away(SpanExporter):
+    """Of a collector that is down."""
+
+    def export(self, spans: Any) -> SpanExportResult:
+        return SpanExportResult.FAILURE
+
+
+@virtual
+async def test_nothing_is_kept_for_a_collector_that_is_down() -> None:
+    """Neither of tasks that are done, nor of those that have failed, were refused or given back."""
+    spans, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()])  # whom nobody asks
+    spans.add_span_processor(SimpleSpanProcessor(Away()))
+    rows = {key: {"traceparent": PARENT} for key in range(1, 301)}
+    database = Faulty(MemoryDatabase(rows, refuse=lambda key, _: "no" if key == 299 else None))
+    called = []
+
+    async def tasker(task: Any) -> Any:
+        called.append(task.key)
+        match task.key % 4:
+            case 0:
+                raise LookupError
+            case 1:
+                return Release(after=10_000)
+            case 2:
+                async with task.transaction():
+                    await asyncio.sleep(0.1)
+        return None
+
+    config = settings(breaker_failures=1000, retry=Retry(delay=10_000, longest=10_000, jitter=0))
+    runner = Runner(database, each(tasker), config, tracer_provider=spans, meter_provider=meters)
+    async with running(runner):
+        await until(lambda: len(called) == 300)
+        await asyncio.sleep(5)
+        told = runner._telemetry
+        assert (told._spans._done_by, told._spans._calls, told._spans._events) == ({}, set(), [])
+        assert len(told._calls._took) < AT_ONCE
+        of_all = {metric.name: len(totals) for metric, totals in told._meter._totals.items()}
+        assert of_all["session_lock.tasks.settled"] == len(OUTCOMES)
+        assert sum(of_all.values()) < 20
+    assert sorted(called) == sorted(rows)
+    assert told._meter._seen == ()
+    spans.shutdown()
+    meters.shutdown()
+
+
+async def by_hand() -> None:
+    """A connect of the user's."""
+
+
+@pytest.mark.parametrize(
+    ("connect", "place"),
+    [
+        ("postgresql://ann:secret@db.example.com:6432/shop?sslmode=require", ("db.example.com", 6432)),
+        ("postgresql://[::1]/shop", ("::1", 5432)),
+        ("postgresql://one:5432,two:5433/shop", None),
+        ("postgresql://one,two/shop", None),
+        ("postgresql://ann@/shop?host=/var/run/postgresql", None),
+        ("postgresql://db.example.com/shop?port=6432", None),
+        ("postgresql:///shop", None),
+        ("postgresql://%2Fvar%2Frun/shop", None),
+        ("postgresql://ann:se/cret@db.example.com:5432/shop", None),
+        (by_hand, None),
+    ],
+)
+def test_where_the_server_is_said_to_be(
+    connect: Any, place: tuple[str, int] | None, monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("PGPORT", raising=False)
+    assert place_of(connect) == place
+    if place == ("::1", 5432):
+        monkeypatch.setenv("PGPORT", "7000")
+        assert place_of(connect) == ("::1", 7000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 
 from session_lock.catalog import read_shape
@@ -18,6 +18,8 @@ from session_lock.table import TaskTable, install_command
 
 NO_SUCH_KEY = {"22P02", "22003", "22021", "22000"}
 """Not of the type, too large, not to be sent as text; by the server and by the driver."""
+
+NO_RIGHT = "42501"
 
 
 class Connection(Protocol):
@@ -39,7 +41,7 @@ async def why(connection: Connection, table: TaskTable, key: str) -> Why:
             shares = explained(
                 await connection.fetch(f"SELECT * FROM {schema}.{quote_name(f'shares_{functions}')}()")
             )
-        lockers = await _lockers(connection, table, told["xmax"]) if told["locked"] else ()
+        lockers = await _seen(_lockers(connection, table, told["xmax"])) if told["locked"] else ()
     return explain(key, told, table, shares, lockers)
 
 
@@ -60,8 +62,8 @@ async def _told(connection: Connection, table: TaskTable, name: str, key: str, k
             raise
         refusal = read(error)
         if refusal.state == "55P03":
-            lockers = await lockers_of_table(connection, table, ["AccessExclusiveLock"], sure=True)
-            who = " or ".join(map(str, lockers)) or "somebody's transaction"
+            lockers = await _seen(lockers_of_table(connection, table, ["AccessExclusiveLock"], sure=True))
+            who = " or ".join(map(str, lockers or ())) or "somebody's transaction"
             text = f"nothing can be told of {table.table}: the whole table is locked by {who}"
             raise DatabaseError(text) from error
         if name not in refusal.context:
@@ -74,6 +76,16 @@ async def _told(connection: Connection, table: TaskTable, name: str, key: str, k
 
 
 # Whose transaction it is ------------------------------------------------------------------------------
+
+
+async def _seen(looked_for: Awaitable[Sequence[Locker]]) -> Sequence[Locker] | None:
+    """Those who were found; None: the role may not see who is connected."""
+    try:
+        return await looked_for
+    except Exception as error:
+        if not is_driver_error(error) or read(error).state != NO_RIGHT:
+            raise
+        return None
 
 
 async def _lockers(connection: Connection, table: TaskTable, xmax: str) -> Sequence[Locker]:

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -90,7 +90,11 @@ class _InLoop:
         if self._given_up:
             ended = [*self._given_up]
             now = asyncio.get_running_loop().time()
-            await connection.execute(END_BACKENDS, [pid for pid, _ in ended], [now - at for _, at in ended])
+            # Where the role may not see who is connected none is found, as behind a pooler.
+            with suppress(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(
+                    END_BACKENDS, [pid for pid, _ in ended], [now - at for _, at in ended]
+                )
             del self._given_up[: len(ended)]
 
     def terminate(self) -> None:

@@ -17,9 +17,9 @@ def explain(
     told: Mapping[str, Any],
     table: TaskTable | None = None,
     shares: Sequence[SessionShare] = (),
-    lockers: Sequence[Locker] = (),
+    lockers: Sequence[Locker] | None = (),
 ) -> Why:
-    """The facts of `why` in `sql/tasks.alwaysup.sql`; without a table, of `around_task` alone."""
+    """The facts of `why` in `sql/tasks.alwaysup.sql`; without a table, of `around_task` alone. `lockers` is None where they are not shown."""
     holder = _holder(told)
     failures = [FailedAttempt(**each) for each in told["failures"]]
     if table is None:
@@ -47,7 +47,7 @@ def explain(
         in_front=told["in_front"],
         limits=limits,
         locked=told["locked"],
-        lockers=lockers,
+        lockers=lockers or (),
         failures=failures,
     )
 
@@ -80,7 +80,7 @@ def _story(
     holder: Holder | None,
     limits: Sequence[LimitUse],
     shares: Sequence[SessionShare],
-    lockers: Sequence[Locker],
+    lockers: Sequence[Locker] | None,
 ) -> tuple[State, list[str]]:
     locked = [_locked(lockers)] if told["locked"] else []
     named = [_named(holder)] if holder else []
@@ -166,7 +166,10 @@ def _of_kind(told: Mapping[str, Any], table: TaskTable, shares: Sequence[Session
         )
 
 
-def _locked(lockers: Sequence[Locker]) -> str:
+def _locked(lockers: Sequence[Locker] | None) -> str:
+    if lockers is None:
+        views = "pg_catalog.pg_locks, pg_catalog.pg_stat_activity, pg_catalog.pg_prepared_xacts"
+        return f"its row is locked, and by whom is left out, this role may not see it: GRANT SELECT ON {views} TO it"
     if not lockers:
         return "its row is locked, by somebody's transaction that could not be found any more"
     by = "by" if all(each.sure for each in lockers) else "perhaps by"

@@ -91,6 +91,18 @@ async def service(case: Case) -> AsyncIterator[Finding]:
 
 
 async def pooler(case: Case) -> AsyncIterator[Finding]:
+    row = await case.service.fetchrow(
+        "SELECT has_table_privilege('pg_catalog.pg_stat_activity', 'SELECT') AS sees, quote_ident(current_user) AS role"
+    )
+    assert row is not None
+    if not row["sees"]:
+        yield Finding(
+            severity="warning",
+            text=f"the role {row['role']} may not read pg_stat_activity: a call that was given up, as it did not answer, cannot be ended and keeps "
+            "what it has locked until it ends by itself",
+            remedy=f"GRANT SELECT ON pg_catalog.pg_stat_activity TO {row['role']}",
+            evidence={"role": row["role"]},
+        )
     """Connections of the service's kind: one that asks twice, and meanwhile others that take backends away."""
     backend = "SELECT pg_backend_pid()"
     async with AsyncExitStack() as stack:

@@ -117,6 +117,32 @@ async def test_the_backend_of_a_connection_that_was_lost_is_ended_too(database) 
         await admin.close()
 
 
+@pytest.mark.fault("N1")
+async def test_where_a_role_may_not_see_who_is_connected_the_next_call_is_made_all_the_same(database) -> None:
+    admin = await asyncpg.connect(database.admin_dsn)
+    opened: list[asyncpg.Connection] = []
+
+    async def connect() -> asyncpg.Connection:
+        opened.append(await asyncpg.connect(database.app_dsn))
+        return opened[-1]
+
+    try:
+        await admin.execute(EMAIL_TABLE)
+        await apply_mapping(admin, EMAILS, grant_to="app")
+        await admin.execute("REVOKE SELECT ON pg_catalog.pg_stat_activity FROM PUBLIC")
+        async with PostgresDatabase(connect, EMAILS) as emails:
+            lease = await emails.start_session(capacity=10, ttl=30)
+            await add_emails(admin, 1)
+            call = asyncio.create_task(emails.get_work(lease, limit=1))
+            await asyncio.sleep(0)
+            opened[0]._transport.abort()
+            with pytest.raises(DatabaseError):
+                await call
+            assert len((await emails.get_work(lease, limit=1)).tasks) == 1
+    finally:
+        await admin.close()
+
+
 @pytest.mark.fault("N2")
 async def test_who_is_cancelled_in_a_transaction_that_gets_no_answer_ends_at_once(database) -> None:
     """A ROLLBACK would wait for its answer for as long as the network takes to give up: its connection is ended instead."""

@@ -370,6 +370,25 @@ async def test_the_whole_table_is_locked(suite: Suite):
             await suite.database.why(key)
 
 
+async def test_where_it_may_not_see_who_is_connected_the_rest_is_told(suite: Suite):
+    key = await add_one(suite)
+    await suite.start()
+    views = "pg_catalog.pg_stat_activity, pg_catalog.pg_locks, pg_catalog.pg_prepared_xacts"
+    await suite._admin.execute(f"REVOKE SELECT ON {views} FROM PUBLIC")
+    async with stranger(suite, LOCKED.format(key)):
+        found = await suite.database.why(key)
+        assert (found.state, found.locked, found.lockers) == ("waiting", True, ())
+        assert found.attempts == 0
+        left_out, _, grant = found.why.partition(", this role may not see it: ")
+        assert left_out == "its row is locked, and by whom is left out"
+    async with stranger(suite, "LOCK TABLE public.email"):
+        with pytest.raises(DatabaseError, match="the whole table is locked by somebody's transaction"):
+            await suite.database.why(key)
+    async with stranger(suite, LOCKED.format(key)):
+        await suite._admin.execute(grant.replace("TO it", f"TO {APP_ROLE}"))
+        assert "by pid" in (await suite.database.why(key)).why
+
+
 async def test_nothing_is_changed_and_no_lock_stays(suite: Suite):
     key, session = await add_one(suite), await suite.start()
     await suite.claim(session)

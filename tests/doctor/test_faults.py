@@ -41,6 +41,7 @@ FAULTS = {
     "commits that are lost": (f"{ROLE} synchronous_commit = off", "service", "warning", r"a crash of the server takes back the last claims"),
     "statement timeout": (f"{ROLE} statement_timeout = '1s'", "service", "warning", r"statement_timeout of the role app is 1000 ms: a call that waits its 2 s"),
     "idle session timeout": (f"{ROLE} idle_session_timeout = '5s'", "service", "warning", r"is 5000 ms: connections are closed between two keepalives"),
+    "who is connected": ("REVOKE SELECT ON pg_catalog.pg_stat_activity FROM PUBLIC; GRANT SELECT ON pg_catalog.pg_stat_activity TO surgeon", "service", "warning", r"the role app may not read pg_stat_activity: a call that was given up, as it did not answer, cannot be ended"),
     "autovacuum off for the table": ("ALTER TABLE public.email SET (autovacuum_enabled = off)", "vacuum", "warning", r"autovacuum is off for public\.email"),
     "never analyzed": ("ALTER TABLE public.email ALTER body SET STORAGE EXTERNAL;INSERT INTO public.email (address, sent_at) SELECT 'a', now() FROM generate_series(1, 12000)", "vacuum", "warning", r"public\.email has 12,000 rows and was never analyzed"),
     "dead rows": ("INSERT INTO public.email (address) SELECT 'a' FROM generate_series(1, 12000); DELETE FROM public.email", "vacuum", "warning", r"public\.email has 12,000 dead rows beside 0 that live"),

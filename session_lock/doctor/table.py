@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 
 from session_lock.asking import lockers_of_table
 from session_lock.doctor.case import Case, hurried
-from session_lock.findings import Finding
+from session_lock.findings import Finding, Severity
 from session_lock.migrations import check
 from session_lock.migrations.partitions import OF_THE_TABLE
+from session_lock.names import quote_literal
 
 FEW = 10_000
 """Rows that are nothing to speak of."""
@@ -28,8 +29,10 @@ async def installation(case: Case) -> AsyncIterator[Finding]:
             text="the functions are written by hand, so what is installed cannot be compared, nor the table looked at",
         )
         return
+    about = {"mapping": case.table.name, "table": case.table.table}
     for each in await check(case.connection, case.table, role=case.role):
-        yield Finding(severity="note" if each.note else "error", text=each.text, remedy=each.remedy)
+        severity: Severity = "note" if each.note else "error"
+        yield Finding(severity=severity, text=each.text, remedy=each.remedy, evidence=about)
 
 
 @hurried
@@ -40,9 +43,12 @@ async def locks(case: Case) -> AsyncIterator[Finding]:
         yield Finding(
             severity="error",
             text=f"the whole table {case.table.table} is locked by {who}: no task can be claimed or finished",
-            remedy=f"SELECT pg_terminate_backend({who.pid})",
+            remedy=f"SELECT pg_terminate_backend({who.pid})"
+            if who.prepared is None
+            else f"ROLLBACK PREPARED {quote_literal(who.prepared)} (or COMMIT PREPARED, if whoever prepared it says so)",
             evidence={
                 "pid": who.pid,
+                "prepared": who.prepared,
                 "application_name": who.application_name,
                 "role": who.role,
                 "since": who.since,

@@ -69,7 +69,13 @@ async def service(case: Case) -> AsyncIterator[Finding]:
     try:
         await meet(case.service, case.wanted, None)
     except SessionLockError as error:
-        yield Finding(severity="error", text=f"no Runner starts: {error}")
+        text, _, remedy = str(error).partition("; ")
+        yield Finding(
+            severity="error",
+            text=f"no Runner starts: {text}",
+            remedy=remedy.replace("run: ", "run ", 1),
+            evidence={"error": type(error).__name__},
+        )
     rows = await case.service.fetch(
         "SELECT name, setting, unit, quote_ident(current_user) AS role, quote_ident(current_database()) AS database"
         " FROM pg_catalog.pg_settings WHERE name = ANY ($1)",
@@ -85,12 +91,6 @@ async def service(case: Case) -> AsyncIterator[Finding]:
                 remedy=f"ALTER ROLE {row['role']} IN DATABASE {row['database']} SET {each.name} = {each.advised}",
                 evidence={"name": each.name, "setting": row["setting"], "role": row["role"]},
             )
-
-
-# Through what ------------------------------------------------------------------------------------------
-
-
-async def pooler(case: Case) -> AsyncIterator[Finding]:
     row = await case.service.fetchrow(
         "SELECT has_table_privilege('pg_catalog.pg_stat_activity', 'SELECT') AS sees, quote_ident(current_user) AS role"
     )
@@ -103,6 +103,12 @@ async def pooler(case: Case) -> AsyncIterator[Finding]:
             remedy=f"GRANT SELECT ON pg_catalog.pg_stat_activity TO {row['role']}",
             evidence={"role": row["role"]},
         )
+
+
+# Through what ------------------------------------------------------------------------------------------
+
+
+async def pooler(case: Case) -> AsyncIterator[Finding]:
     """Connections of the service's kind: one that asks twice, and meanwhile others that take backends away."""
     backend = "SELECT pg_backend_pid()"
     async with AsyncExitStack() as stack:
@@ -168,6 +174,7 @@ async def wake_ups(case: Case) -> AsyncIterator[Finding]:
             severity="warning",
             text=f"no wake-up is heard, so new tasks wait for the next poll: {said(error)}",
             remedy="give PostgresDatabase(listen=) the DSN of the server itself",
+            evidence={"error": type(error).__name__},
         )
     used = await case.service.fetchval("SELECT pg_notification_queue_usage()")
     if used > FULL:

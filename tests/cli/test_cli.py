@@ -842,7 +842,7 @@ async def test_doctor_before_anything_is_installed_commands_no_terminal(cli, adm
         assert await cli("doctor", "MAPPING") == 2
     await other.close()
     assert cli.out.startswith("error: no Runner starts: database ")
-    assert f"; run: session-lock install {cli.module}:emails --grant-to ROLE" in cli.out
+    assert f"\n  run session-lock install {cli.module}:emails --grant-to ROLE\n" in cli.out
     assert "run session-lock install" in cli.out
     assert all(line.isprintable() for line in cli.out.splitlines())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
 import re
@@ -95,6 +96,20 @@ def test_all_looks_and_all_that_they_say_are_listed() -> None:
     for text in said:
         if not any(each in text for each in passed_on):
             assert any(all(piece in text for piece in phrase) for phrase in phrases), text
+
+
+def test_each_finding_has_its_evidence_and_what_mends_it() -> None:
+    """But what could not be looked at, which is said in words."""
+    calls = [
+        {keyword.arg: keyword.value for keyword in node.keywords}
+        for module in (plan, server, table, way, work)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding"
+    ]
+    assert len(calls) > 25
+    for call in calls:
+        if not (isinstance(severity := call["severity"], ast.Constant) and severity.value == "unseen"):
+            assert {"evidence", "remedy"} <= call.keys(), ast.unparse(call["text"])
 
 
 def test_the_limits() -> None:

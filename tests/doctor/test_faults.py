@@ -269,6 +269,22 @@ async def test_the_table_is_locked(patient: Patient):
     assert await patient.is_well()
 
 
+async def test_a_prepared_transaction_has_locked_the_table(patient: Patient):
+    """It has no connection that could be ended."""
+    await patient.admin.execute(
+        "BEGIN; LOCK TABLE public.email IN ACCESS EXCLUSIVE MODE; PREPARE TRANSACTION 'it''s'"
+    )
+    try:
+        found = await patient.found()
+        assert (found[0].look, found[0].severity) == ("locks", "error")
+        assert 'is locked by the prepared transaction "it\'s" (role postgres, ' in found[0].text
+        assert found[0].evidence["prepared"] == "it's"
+    finally:
+        await patient.admin.execute("ROLLBACK PREPARED 'it''s'")
+    assert found[0].remedy.startswith("ROLLBACK PREPARED 'it''s' (or ")
+    assert await patient.is_well()
+
+
 # How work is found ------------------------------------------------------------------------------------------
 
 WIDE = "INSERT INTO public.email (address, body) SELECT 'a', repeat('x', 1800) FROM generate_series(1, 6000)"

@@ -749,6 +749,30 @@ async def test_why_shows_what_went_wrong_to_who_may_read_it_and_commands_no_term
     assert "red" not in cli.out
 
 
+async def test_why_says_of_how_many_attempts_where_it_is_told_the_settings(cli, admin):
+    (cli.folder / f"{cli.module}.py").write_text(
+        f"{JOBS}\nfrom session_lock import Retry, Settings\n"
+        "few = Settings(retry=Retry(max_attempts=5))\nretry = Retry(max_attempts=7, on={ValueError: Retry(max_attempts=1)})\n"
+        "endless = Retry(max_attempts=None)\n"
+    )
+    await cli("install", "MAPPING", "--yes")
+    await add_emails(admin, 1)
+    await admin.execute("UPDATE public.email SET attempts = 2, claim_token = 3")
+    for name, attempts in (
+        ("few", "2 of 5"),
+        ("retry", "2 of 7 (other numbers after some errors)"),
+        ("endless", "2 of any number"),
+    ):
+        assert await cli("why", "MAPPING", "1", "--settings", f"{cli.module}:{name}") == 0
+        assert f"  attempts  {attempts}, claim token 3\n" in cli.out
+    for wrong, said in (
+        ("number", "is of type int: name the Settings of the Runners, or their Retry"),
+        ("none", "has no 'none'"),
+    ):
+        assert await cli("why", "MAPPING", "1", "--settings", f"{cli.module}:{wrong}") == 2
+        assert said in cli.err
+
+
 async def test_why_shows_limits_versions_and_when_it_is_due(cli, admin):
     (cli.folder / f"{cli.module}.py").write_text(
         f"{JOBS}\nfrom session_lock import Limit, Rate\n"

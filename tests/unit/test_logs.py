@@ -196,9 +196,9 @@ def test_what_is_said_of_a_session_has_its_fields() -> None:
 
 def test_the_loggers_are_those_of_the_reference() -> None:
     named = {
-        name
-        for path in FOLDER.glob("*.py")
-        for name in re.findall(r'getLogger\("([^"]+)"\)', path.read_text())
+        name.strip('"')
+        for path in FOLDER.rglob("*.py")
+        for name in re.findall(r"getLogger\((.+?)\)", path.read_text())
     }
     assert named == set(LOGGERS)
     assert all(name.startswith("session_lock.") for name in named)

@@ -17,7 +17,7 @@ from session_lock.sqlstate import is_driver_error
 from session_lock.table import TaskTable
 from session_lock.wording import describe
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("session_lock.status")
 
 LOOK_EVERY = 0.8
 """Seconds, so that with the look itself and what a browser needs what is new is seen within one."""
@@ -167,7 +167,7 @@ class Reader:
         except Exception as error:
             if is_driver_error(error):
                 return sentence(error, f"status ({self.name})", self.table)
-            log.exception("a look at %s failed", self.name)
+            logger.exception("a look at %s failed", self.name)
             return f"a look failed, which should not be ({describe(error)}): the log has more"
 
     def _note(self, found: Overview | str) -> None:

@@ -218,7 +218,7 @@ def docs(session: nox.Session) -> None:
     """The documentation site, in build/site, strictly; every link in it is followed."""
     session.install(
         "-e",
-        ".[aiohttp,alembic,django,fastapi,status]",
+        ".[aiohttp,alembic,django,fastapi,litestar,starlette,status]",
         "zensical<0.1",
         "mkdocstrings-python",
         "linkchecker",

@@ -27,7 +27,17 @@ API = {
     "For migrations": ["session_lock.migrations"],
     "For frameworks": [
         f"session_lock.contrib.{name}"
-        for name in ("asgi", "aiohttp", "lifespan", "django", "alembic", "status")
+        for name in (
+            "starlette",
+            "fastapi",
+            "litestar",
+            "aiohttp",
+            "asgi",
+            "lifespan",
+            "django",
+            "alembic",
+            "status",
+        )
     ],
     "For tests": ["session_lock.testing"],
 }

@@ -6,6 +6,7 @@ import asyncpg
 from litestar import Litestar, Request, post
 
 from session_lock import PostgresDatabase, Runner, TaskTable, each
+from session_lock.contrib.litestar import lifespan
 
 # CREATE TABLE mail (id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, address text, sent_at timestamptz)
 mails = TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at = now()", columns=["address"])
@@ -17,13 +18,14 @@ async def send(task):
 
 
 @asynccontextmanager
-async def lifespan(app):
-    dsn = os.environ["DATABASE_URL"]
-    async with (
-        asyncpg.create_pool(dsn, min_size=1) as app.state.pool,
-        PostgresDatabase(dsn, mails) as database,
-        Runner(database, each(send)),
-    ):
+async def runner():
+    async with PostgresDatabase(os.environ["DATABASE_URL"], mails) as database:
+        yield Runner(database, each(send))
+
+
+@asynccontextmanager
+async def pool(app):
+    async with asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=1) as app.state.pool:
         yield
 
 
@@ -33,4 +35,4 @@ async def post_mail(request: Request) -> dict[str, int]:
     return {"id": await request.app.state.pool.fetchval(query, request.query_params["address"])}
 
 
-app = Litestar([post_mail], lifespan=[lifespan])
+app = Litestar([post_mail], lifespan=[pool, lifespan(runner)])

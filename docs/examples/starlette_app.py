@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from session_lock import PostgresDatabase, Runner, TaskTable, each
+from session_lock.contrib.starlette import lifespan
 
 # CREATE TABLE mail (id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, address text, sent_at timestamptz)
 mails = TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at = now()", columns=["address"])
@@ -19,20 +20,25 @@ async def send(task):
 
 
 @asynccontextmanager
-async def lifespan(app):
-    dsn = os.environ["DATABASE_URL"]
-    async with (
-        asyncpg.create_pool(dsn, min_size=1) as app.state.pool,
-        PostgresDatabase(dsn, mails) as database,
-        Runner(database, each(send)),
-    ):
+async def runner():
+    async with PostgresDatabase(os.environ["DATABASE_URL"], mails) as database:
+        yield Runner(database, each(send))
+
+
+tasks = lifespan(runner)
+
+
+@asynccontextmanager
+async def serving(app):
+    async with asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=1) as app.state.pool, tasks(app):
         yield
 
 
 async def post_mail(request):
     query = "INSERT INTO mail (address) VALUES ($1) RETURNING id"
     id_ = await request.app.state.pool.fetchval(query, request.query_params["address"])
+    request.app.state.runner.wake()  # look now, not at the next poll
     return JSONResponse({"id": id_}, status_code=202)
 
 
-app = Starlette(routes=[Route("/mails", post_mail, methods=["POST"])], lifespan=lifespan)
+app = Starlette(routes=[Route("/mails", post_mail, methods=["POST"])], lifespan=serving)

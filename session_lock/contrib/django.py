@@ -7,20 +7,17 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+from session_lock.contrib.running import needs
 from session_lock.errors import SettingsError
 from session_lock.migrations import install, remove
 from session_lock.migrations.synchronous import Work, on_django
 from session_lock.table import TaskTable
 
-try:
+with needs("Django", "4.2"):
     from django.db import close_old_connections, router
     from django.db.migrations.operations.base import Operation
     from django.db.migrations.serializer import BaseSerializer
     from django.db.migrations.writer import MigrationWriter
-except ImportError as error:
-    raise SettingsError(
-        "session_lock.contrib.django needs Django: pip install 'session-lock[django]'"
-    ) from error
 
 __all__ = ["InstallTaskTable", "fresh_connections"]
 

@@ -75,5 +75,5 @@ def test_a_missing_django_is_said_in_a_sentence() -> None:
     code = "import sys; sys.modules['django'] = None; import session_lock.contrib.django"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.stderr.splitlines()[-1] == (
-        "session_lock.errors.SettingsError: session_lock.contrib.django needs Django: pip install 'session-lock[django]'"
+        "session_lock.errors.SettingsError: session_lock.contrib.django needs Django 4.2 or later: pip install 'session-lock[django]'"
     )

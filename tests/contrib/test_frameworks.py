@@ -40,8 +40,19 @@ def module(*words: str) -> Callable[[int], list[str]]:
 
 
 KINDS = [
+    Kind("fastapi_jobs_app", module("uvicorn", "--port", "{port}", "fastapi_jobs_app:app")),
+    Kind(
+        "aiohttp_jobs_app",
+        module("aiohttp.web", "-H", "127.0.0.1", "-P", "{port}", "aiohttp_jobs_app:make_app"),
+    ),
     Kind("starlette_app", module("uvicorn", "--port", "{port}", "starlette_app:app")),
     Kind("litestar_app", module("granian", "--interface", "asgi", "--port", "{port}", "litestar_app:app")),
+    Kind(
+        "starlette_app",
+        lambda _: [SESSION_LOCK, "run", "starlette_app:runner"],
+        listens=False,
+        under="session-lock",
+    ),
     Kind(
         "django_app",
         module("gunicorn", "-k", "asgi", "--bind", "127.0.0.1:{port}", "django_app:application"),

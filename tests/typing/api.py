@@ -1,11 +1,16 @@
 """Never run: what a type checker infers of the API as users write it (`nox -s types`)."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypedDict, assert_type
 
 import asyncpg
+from aiohttp import web
+from fastapi import APIRouter, FastAPI
+from litestar import Litestar
+from starlette.applications import Starlette
 
 from session_lock import (
     Batch,
@@ -22,6 +27,7 @@ from session_lock import (
     Why,
     each,
 )
+from session_lock.contrib import aiohttp, fastapi, litestar, starlette
 from session_lock.testing import Faults, MemoryDatabase, assert_each_once
 
 
@@ -116,3 +122,20 @@ async def main() -> None:
     group.add(Runner(find, send))
     await group.remove(runner)
     await group.run()
+
+
+@asynccontextmanager
+async def make() -> AsyncIterator[Runner[Email]]:
+    async with typed:
+        yield Runner(typed, send)
+
+
+def serve() -> None:
+    started = starlette.lifespan(make)
+    assert_type(started, Callable[[Starlette], AbstractAsyncContextManager[None]])
+    Starlette(lifespan=started)
+    FastAPI(lifespan=fastapi.lifespan(make)).include_router(APIRouter())
+    Litestar(lifespan=[litestar.lifespan(lambda: Runner(typed, send))])
+    app = web.Application()
+    app.cleanup_ctx.append(aiohttp.lifespan(RunnerGroup()))
+    assert_type(app[aiohttp.RUNNER], Runner[Any] | RunnerGroup)

@@ -6,14 +6,10 @@ refused, and what `session-lock sql copy` writes serves there.
 
 from __future__ import annotations
 
-from session_lock.errors import SettingsError
+from session_lock.contrib.running import needs
 
-try:
+with needs("Alembic", "1.18"):
     from session_lock.contrib.alembic.autogenerate import with_task_tables
     from session_lock.contrib.alembic.operations import InstallTaskTable, RemoveTaskTable
-except ImportError as error:
-    raise SettingsError(
-        "session_lock.contrib.alembic needs Alembic 1.18 or later: pip install 'session-lock[alembic]'"
-    ) from error
 
 __all__ = ["InstallTaskTable", "RemoveTaskTable", "with_task_tables"]

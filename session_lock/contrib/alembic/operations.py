@@ -43,9 +43,11 @@ class InstallTaskTable(MigrateOperation):
         operations.invoke(cls(table, grant_to=grant_to))
 
     def reverse(self) -> MigrateOperation:
+        """What stands in `downgrade()`: the removal of what is new; nothing, where an earlier version may be at work."""
         return RemoveTaskTable(self.table) if self.is_new else LeaveTaskTable()
 
     def to_diff_tuple(self) -> tuple[str, TaskTable]:
+        """As `alembic check` names it."""
         return "install_task_table", self.table
 
 
@@ -68,9 +70,11 @@ class RemoveTaskTable(MigrateOperation):
         operations.invoke(cls(table))
 
     def reverse(self) -> MigrateOperation:
+        """The installation, which is what it takes back."""
         return InstallTaskTable(self.table)
 
     def to_diff_tuple(self) -> tuple[str, TaskTable]:
+        """As `alembic check` names it."""
         return "remove_task_table", self.table
 
 

@@ -7,7 +7,10 @@ what is live `watching` (one reader for all who look at a mapping), `source` (it
 
 from __future__ import annotations
 
+from session_lock.contrib.running import check_version
+
 try:
+    check_version("the status page", "starlette", "0.37.2", extra="status")
     from session_lock.contrib.status.app import StatusPage, status_app
 except ModuleNotFoundError as missing:
     if (missing.name or "").partition(".")[0] != "starlette":

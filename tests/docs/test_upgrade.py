@@ -7,15 +7,15 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from session_lock.embedded import find_bin_dir
 from session_lock.schema import SCHEMA_VERSION
 from tests.conftest import APP_ROLE
 from tests.contrib.service import until
@@ -83,18 +83,35 @@ class Place:
     admin: asyncpg.Connection
     env: dict[str, str]
 
+    @property
+    def dsn(self) -> str:
+        return self.env["DATABASE_URL"]
+
     def environment(self, *, new: bool) -> dict[str, str]:
         paths = [str(self.folder), *([str(self.folder / "next")] if new else [str(ROOT)])]
         return self.env | {"PYTHONPATH": os.pathsep.join(paths)}
 
-    def run(self, command: str, *, new: bool) -> tuple[int, str]:
+    async def run(self, command: str, *, new: bool) -> tuple[int, str]:
         words = command.split()
         assert words[0] == "session-lock"
-        done = subprocess.run(
-            [*COMMAND, *words[1:]], cwd=self.folder, env=self.environment(new=new),
-            capture_output=True, text=True, timeout=60,
+        return await self.program(*COMMAND, *words[1:], new=new)
+
+    async def must(self, *words: str, **env: str) -> str:
+        """Beside the new version."""
+        code, said = await self.program(*words, new=True, **env)
+        assert code == 0, said
+        return said
+
+    async def program(self, *words: str, new: bool, **env: str) -> tuple[int, str]:
+        """Beside what is fed, so that it has a load to do with."""
+        process = await asyncio.create_subprocess_exec(
+            *words, cwd=self.folder, env=self.environment(new=new) | env,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-        return done.returncode, done.stdout + done.stderr
+        async with asyncio.timeout(60):
+            said, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, said.decode()
 
     async def start(self, *, new: bool) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -127,34 +144,146 @@ async def place(database, tmp_path: Path) -> AsyncIterator[Place]:
     await admin.close()
 
 
-@pytest.mark.timeout(120)
-async def test_two_versions_work_side_by_side_while_one_replaces_the_other(place: Place) -> None:
+# Step 3 by each of the tools that pages name: what the new version renders, or its operation, run by the tool itself
+
+
+async def by_the_command(place: Place, install: str) -> None:
+    code, said = await place.run(install, new=True)
+    assert code == 0, said
+
+
+async def by_psql(place: Place, _install: str) -> None:
+    """What `up`, `index` and `always` print, each as a file."""
+    psql = str(find_bin_dir() / "psql")
+    for kind in ("up", "index", "always"):
+        grants = f" --grant-to {APP_ROLE}" if kind == "always" else ""
+        code, said = await place.run(f"session-lock sql {kind} jobs:mails{grants}", new=True)
+        assert code == 0, said
+        file = place.folder / f"{kind}.sql"
+        file.write_text(said)
+        await place.must(psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", place.dsn, "-f", str(file))
+
+
+async def by_dbmate(place: Place, _install: str) -> None:
+    """The files of both versions, one after the other: those of the second are more migrations."""
+    (place.folder / "migrations").mkdir()
+    for start, new in ((20261129120000, False), (20261130120000, True)):
+        copy = f"session-lock sql copy migrations --start {start} --dbmate --grant-to {APP_ROLE} jobs:mails"
+        code, said = await place.run(copy, new=new)
+        assert code == 0, said
+        url = f"{place.dsn}?sslmode=disable"
+        await place.must("dbmate", "--url", url, "-d", "migrations", "--no-dump-schema", "up")
+
+
+async def by_alembic(place: Place, _install: str) -> None:
+    """Autogenerate finds what the newer library wants, and makes the migration."""
+    (place.folder / "env.py").write_text(ALEMBIC_ENV)
+    (place.folder / "script.py.mako").write_text(ALEMBIC_REVISION)
+    (place.folder / "versions").mkdir()
+    url = place.dsn.replace("postgresql:", "postgresql+psycopg:").replace("%", "%%")
+    ini = f"[alembic]\nscript_location = {place.folder}\nsqlalchemy.url = {url}\n"
+    (place.folder / "alembic.ini").write_text(ini)
+    alembic = [sys.executable, "-m", "alembic"]
+    await place.must(*alembic, "revision", "--autogenerate", "-m", "upgraded")
+    (file,) = (place.folder / "versions").glob("*.py")
+    assert "op.install_task_table(" in file.read_text()
+    await place.must(*alembic, "upgrade", "head")
+    assert "No new upgrade operations detected" in await place.must(*alembic, "check")
+
+
+async def by_django(place: Place, _install: str) -> None:
+    migrations = place.folder / "shop" / "migrations"
+    migrations.mkdir(parents=True)
+    for folder in (migrations, migrations.parent):
+        (folder / "__init__.py").touch()
+    (migrations / "0001_upgraded.py").write_text(DJANGO_MIGRATION)
+    (place.folder / "settings.py").write_text(DJANGO_SETTINGS)
+    migrate = [sys.executable, "-m", "django", "migrate"]
+    for target in ([], ["shop", "zero"], []):  # the way back from an update leaves all as it is
+        await place.must(*migrate, *target, DJANGO_SETTINGS_MODULE="settings")
+
+
+TOOLS = [by_the_command, by_psql, by_dbmate, by_alembic, by_django]
+
+ALEMBIC_ENV = f"""
+from alembic import context
+from jobs import mails
+from sqlalchemy import MetaData, create_engine
+from session_lock.contrib.alembic import with_task_tables
+
+metadata = with_task_tables(MetaData(), mails, grant_to={APP_ROLE!r})
+engine = create_engine(context.config.get_main_option("sqlalchemy.url"))
+with engine.connect() as connection:
+    context.configure(
+        connection=connection, target_metadata=metadata,
+        include_name=lambda name, kind, _: kind != "table" or name not in ("mail", "audit"),
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+ALEMBIC_REVISION = """
+from alembic import op
+${imports if imports else ""}
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+
+
+def upgrade():
+    ${upgrades if upgrades else "pass"}
+
+
+def downgrade():
+    ${downgrades if downgrades else "pass"}
+"""
+DJANGO_MIGRATION = f"""
+from django.db import migrations
+from jobs import mails
+from session_lock.contrib.django import InstallTaskTable
+
+class Migration(migrations.Migration):
+    atomic = False
+    operations = [InstallTaskTable(mails, update=True, grant_to={APP_ROLE!r})]
+"""
+DJANGO_SETTINGS = """
+import os
+from urllib.parse import unquote, urlsplit
+
+at = urlsplit(os.environ["DATABASE_URL"])
+DATABASES = {"default": {
+    "ENGINE": "django.db.backends.postgresql", "NAME": at.path[1:], "USER": at.username,
+    "PASSWORD": unquote(at.password), "HOST": at.hostname, "PORT": at.port,
+}}
+INSTALLED_APPS = ["shop"]
+"""
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("bring", TOOLS)
+async def test_two_versions_work_side_by_side_while_one_replaces_the_other(
+    place: Place, bring: Callable[[Place, str], Awaitable[None]]
+) -> None:
+    if bring is by_dbmate and shutil.which("dbmate") is None:
+        pytest.skip("there is no dbmate: npm install dbmate")
     page = Page("upgrade.md")
     commands = re.findall(r"(?ms)^ *```sh\n(.*?)^ *```$", page.text)
     check, install, prune = (each.strip().replace("myservice", APP_ROLE) for each in commands)
-    assert place.run(install, new=False)[0] == 0
+    assert (await place.run(install, new=False))[0] == 0
     await place.admin.execute(AUDIT)
     processes = [await place.start(new=False)]
     feeding = asyncio.create_task(place.feed())
     try:
         await until(lambda: place.begun(1), "the old one does not start")
 
-        code, said = place.run("session-lock run jobs:runner", new=True)
-        wanted = f"is of version {SCHEMA_VERSION}, this library needs {NEXT}; run: session-lock install "
-        assert (code, wanted in said) == (2, True), said
-        assert wanted.split(";")[0].replace(f"{SCHEMA_VERSION},", "2,").replace(f"{NEXT}", "3") in page.text
-
-        code, said = place.run(check, new=True)
-        assert code == 1, said
-        assert f"has version {SCHEMA_VERSION}, older than this library's {NEXT}" in said
-        code, said = place.run(install, new=True)
-        assert code == 0, said
-        assert place.run(check, new=True)[0] == 0
-        code, said = place.run(check, new=False)
-        assert (code, f"version {NEXT}, newer than this library's {SCHEMA_VERSION}" in said) == (0, True), (
-            said
-        )
-        assert place.run(install, new=False)[0] == 0  # as an old instance might that starts late
+        if bring is by_the_command:
+            await the_new_one_does_not_start_yet(place, page, check)
+        before = await place.admin.fetchval("SELECT count(*) FROM audit")
+        await bring(place, install)
+        assert not feeding.done()
+        assert await place.admin.fetchval("SELECT count(*) FROM audit") > before, "nothing was done meanwhile"
+        assert (await place.run(check, new=True))[0] == 0
+        if bring is by_the_command:
+            await the_old_one_leaves_it_alone(place, check, install)
         assert (await place.admin.fetchrow("SELECT * FROM session_lock.schema_version()"))["version"] == NEXT
 
         bodies = await place.admin.fetch("SELECT prosrc FROM pg_proc WHERE proname LIKE 'get_work_mail%'")
@@ -186,7 +315,24 @@ async def test_two_versions_work_side_by_side_while_one_replaces_the_other(place
     )
     assert (finished, twice) == (tasks, 0)
     assert await place.admin.fetchval("SELECT count(*) FROM session_lock.failure") == 0
-    assert place.run(prune, new=True)[0] == 0
+    assert (await place.run(prune, new=True))[0] == 0
+
+
+async def the_new_one_does_not_start_yet(place: Place, page: Page, check: str) -> None:
+    code, said = await place.run("session-lock run jobs:runner", new=True)
+    wanted = f"is of version {SCHEMA_VERSION}, this library needs {NEXT}; run: session-lock install "
+    assert (code, wanted in said) == (2, True), said
+    assert wanted.split(";")[0].replace(f"{SCHEMA_VERSION},", "2,").replace(f"{NEXT}", "3") in page.text
+
+    code, said = await place.run(check, new=True)
+    assert code == 1, said
+    assert f"has version {SCHEMA_VERSION}, older than this library's {NEXT}" in said
+
+
+async def the_old_one_leaves_it_alone(place: Place, check: str, install: str) -> None:
+    code, said = await place.run(check, new=False)
+    assert (code, f"version {NEXT}, newer than this library's {SCHEMA_VERSION}" in said) == (0, True), said
+    assert (await place.run(install, new=False))[0] == 0  # as an old instance might that starts late
 
 
 async def works(place: Place, count: int) -> bool:

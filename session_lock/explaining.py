@@ -50,10 +50,12 @@ class SessionShare:
 
     @property
     def live(self) -> bool:
+        """Whether it has not ended, and its lease has not run out."""
         return self.state in {"live", "draining"}
 
     @property
     def draining(self) -> bool:
+        """Whether it takes no more tasks."""
         return self.state == "draining"
 
     @property

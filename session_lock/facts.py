@@ -157,6 +157,7 @@ class Why:
     """The newest first; no more than 20 are kept."""
 
     def as_json(self) -> dict[str, Any]:
+        """What `session-lock why --json` prints: all of the above by their names, for `json.dumps`; times are seconds."""
         return asdict(self)
 
 

@@ -37,4 +37,5 @@ class Finding:
     """Which look has found it."""
 
     def as_json(self) -> dict[str, Any]:
+        """One element of what `session-lock doctor --json` prints: all of the above by their names, for `json.dumps`."""
         return asdict(self)

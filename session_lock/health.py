@@ -63,6 +63,7 @@ class Health:
         return (self,)
 
     def as_json(self) -> dict[str, Any]:
+        """All of the above and `live` by their names, for `json.dumps`; times are seconds."""
         return {"live": self.live, **asdict(self)}
 
 
@@ -87,6 +88,7 @@ class GroupHealth:
         return not self.runners or any(each.live for each in self.runners)
 
     def as_json(self) -> dict[str, Any]:
+        """`live` and `ready`, and each of the Runners as by its `as_json()`, for `json.dumps`."""
         return {"live": self.live, "ready": self.ready, "runners": [each.as_json() for each in self.runners]}
 
 

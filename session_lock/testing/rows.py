@@ -79,17 +79,21 @@ class MemoryTask(Generic[T]):
 
     @property
     def pending(self) -> bool:
+        """Neither finished nor discarded."""
         return self.closed is None
 
     @property
     def locked(self) -> bool:
+        """By a transaction that is open."""
         return self.locked_by is not None and self.locked_by.open
 
     @property
     def order(self) -> tuple[float, Any]:
+        """By what it is claimed: when it is due, then its key."""
         return self.available_at, self.key
 
     def due(self, now: float) -> bool:
+        """Whether it is pending, and may be claimed at `now`, in seconds of the loop's clock."""
         return self.pending and self.available_at <= now
 
     @property
@@ -103,9 +107,11 @@ class MemoryTask(Generic[T]):
         del self.failures[:-FAILURES_KEPT]
 
     def take_attempt_back(self) -> None:
+        """The one that was counted last does not count."""
         self.attempts = max(0, self.attempts - 1)
 
     def refusal(self, hook: Callable[[TaskKey, T], str | None] | None) -> str | None:
+        """Why its row, as `hook` says, refuses to be closed; None: it does not."""
         return None if hook is None or isinstance(self.data, Exception) else hook(self.key, self.data)
 
 
@@ -142,9 +148,11 @@ class MemorySession:
     transactions: list[MemoryTransaction] = field(default_factory=list, repr=False)
 
     def live(self, now: float) -> bool:
+        """Whether it has not ended, and its lease runs at `now`, in seconds of the loop's clock."""
         return not self.ended and self.expires_at > now
 
     def state(self, now: float) -> str:
+        """live, draining, expired or ended, at `now`, in seconds of the loop's clock."""
         if self.ended:
             return "ended"
         if not self.live(now):
@@ -158,6 +166,7 @@ class MemorySession:
 
     @property
     def in_transaction(self) -> bool:
+        """Whether one of its finishing transactions is open."""
         return any(transaction.open for transaction in self.transactions)
 
 

@@ -145,6 +145,7 @@ class MemoryTable(Generic[T]):
 
     @property
     def discarded(self) -> list[TaskKey]:
+        """The keys of what was given up, in the order in which it was claimed."""
         return [row.key for row in self._in_order(self._tasks.values()) if row.closed is Closed.DISCARDED]
 
     @property

@@ -93,6 +93,14 @@ async def test_thumbnails(database: TestDatabase, tmp_path: Path) -> None:
     )
 
 
+async def test_on_a_server_of_its_own(tmp_path: Path) -> None:
+    Image.new("RGB", (640, 400)).save(tmp_path / "image.png")
+    async with running_process(
+        sys.executable, "thumbnails.py", str(tmp_path), cwd=APPS, DATABASE_URL=""
+    ) as process:
+        assert await ended(process) == "1 made\n"
+
+
 async def test_webhooks(database: TestDatabase) -> None:
     async with started(database, "webhooks.py") as process:
         said = await ended(process)

@@ -31,6 +31,8 @@ from django.core.asgi import get_asgi_application
 from django.db import migrations, models
 from django.db.models import Q
 from django.db.models.functions import Now
+from fastapi import FastAPI
+from litestar import Litestar
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -39,6 +41,7 @@ import session_lock.migrations
 from session_lock import Duties, Duty, PostgresDatabase, Runner, Settings, TaskTable, each, every, queue
 from session_lock.duties import DUTIES
 from session_lock.migrations import install
+from session_lock.planning import DutyDatabase
 from session_lock.testing import Faults, MemoryDatabase, run_until_idle, run_virtual
 from tests.conftest import TestDatabase, fresh_database
 from tests.contrib.kinds import django_connection, set_up_django
@@ -158,9 +161,26 @@ def test_it_has_a_docstring_with_an_example(public: Public) -> None:
         assert max(map(len, code.splitlines())) <= 130
 
 
+@pytest.mark.parametrize("public", [each for each in PUBLIC if inspect.isclass(each.value)], ids=str)
+def test_each_of_its_methods_says_what_it_does(public: Public) -> None:
+    """The verbs of a database are told by the protocol, and what asyncio asks of a loop is told by asyncio."""
+    told_elsewhere = {
+        name for name in dir(DutyDatabase) if getattr(getattr(DutyDatabase, name), "__doc__", None)
+    }
+    told_elsewhere |= set(dir(asyncio.AbstractEventLoop))
+    silent = []
+    for name in set(dir(public.value)) - told_elsewhere:
+        member = inspect.getattr_static(public.value, name)
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        ours = inspect.isfunction(function) and function.__module__.startswith("session_lock")
+        if ours and not name.startswith("_") and not inspect.getdoc(getattr(public.value, name)):
+            silent.append(name)
+    assert silent == []
+
+
 def test_no_module_is_passed_over() -> None:
     folder = Path(session_lock.__path__[0], "contrib")
-    found = {path.stem for path in folder.iterdir()} - {"__init__", "__pycache__", "probing"}
+    found = {path.stem for path in folder.iterdir()} - {"__init__", "__pycache__", "probing", "running"}
     assert {f"session_lock.contrib.{name}" for name in found} <= set(MODULES)
 
 
@@ -231,6 +251,8 @@ def given(public: Public) -> dict[str, Any]:
     }
     frameworks = {
         "web": web,
+        "FastAPI": FastAPI,
+        "Litestar": Litestar,
         "Starlette": Starlette,
         "Mount": Mount,
         "get_asgi_application": get_asgi_application,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import logging
 import signal
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from session_lock.block import RunningBlock
 from session_lock.cli.common import Commands, load
 from session_lock.errors import SettingsError
+
+logger = logging.getLogger("session_lock.cli")
 
 REMEDY = "a Runner, a RunnerGroup, or a function with @asynccontextmanager that yields one"
 
@@ -32,13 +35,25 @@ def _run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO)  # unless the module has set its own up
     signals: list[int] = []
     try:
-        asyncio.run(_until_signal(arguments.runner, found, signals))
+        with asyncio.Runner(loop_factory=_new_event_loop) as loop:
+            loop.run(_until_signal(arguments.runner, found, signals))
     except asyncio.CancelledError:
         if not signals:  # it comes from what is run
             raise
         if signals[0] == signal.SIGINT:
             raise KeyboardInterrupt from None
     return 0
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, where it is installed."""
+    try:
+        uvloop: Any = importlib.import_module("uvloop")
+    except ImportError:
+        return asyncio.new_event_loop()
+    logger.info("the event loop is that of uvloop %s", uvloop.__version__)
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 async def _until_signal(name: str, found: Any, signals: list[int]) -> None:

@@ -72,6 +72,7 @@ async def end_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+@pytest.mark.fault("P2")
 @pytest.mark.parametrize(
     ("name", "number", "status"), [("plain", signal.SIGTERM, 0), ("group", signal.SIGINT, 130)]
 )
@@ -92,6 +93,7 @@ async def test_a_signal_is_a_graceful_stop(database, admin, tmp_path, name, numb
     assert await admin.fetchval("SELECT ended_at < expires_at FROM session_lock.session")
 
 
+@pytest.mark.fault("P2")
 async def test_a_second_signal_cancels_what_runs(database, admin, tmp_path):
     await install(admin, EMAILS, grant_to=APP_ROLE)
     await add_emails(admin, 1)
@@ -110,6 +112,34 @@ async def test_a_second_signal_cancels_what_runs(database, admin, tmp_path):
         code, out, _ = await end_of(process)
     assert (code, out) == (0, "cancelled\n")
     assert await admin.fetchval("SELECT session_id IS NULL AND sent_at IS NULL FROM email")
+
+
+UVLOOP = """
+import asyncio
+__version__ = "9.9"
+
+def new_event_loop():
+    print("a loop of uvloop's", flush=True)
+    return asyncio.new_event_loop()
+"""
+
+
+async def test_the_event_loop_of_uvloop_is_used_where_it_is_installed_and_the_log_says_so(
+    database, admin, tmp_path
+):
+    await install(admin, EMAILS, grant_to=APP_ROLE)
+    await add_emails(admin, 1)
+    (tmp_path / "uvloop.py").write_text(UVLOOP)
+
+    async def finished() -> bool:
+        return await admin.fetchval("SELECT sent_at IS NOT NULL FROM email")
+
+    with running(database, tmp_path, "running:runner", PYTHONPATH=f"{tmp_path}:{ROOT}") as process:
+        await until(finished, "the task is not finished")
+        process.send_signal(signal.SIGTERM)
+        code, out, err = await end_of(process)
+    assert (code, out) == (0, "a loop of uvloop's\n")
+    assert "INFO:session_lock.cli:the event loop is that of uvloop 9.9" in err
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,10 @@ def unsafe(tree: ast.AST) -> list[str]:
 
 
 IMPORTS = {
-    "_session_lock_pytest.py": 1, "session_lock/cli/__init__.py": 1, "session_lock/cli/common.py": 2, "session_lock/cli/top/command.py": 1,
+    "_session_lock_pytest.py": 1, "session_lock/cli/__init__.py": 1, "session_lock/cli/common.py": 2, "session_lock/cli/run.py": 1, "session_lock/cli/top/command.py": 1,
     "session_lock/postgres.py": 1, "session_lock/schedules.py": 1,
 }  # fmt: skip
-"""The module that the command line names, and Django for one of its modules; the demo, `top` and the parser of cron, which are extras; `doctor`, when it is asked; the
+"""The module that the command line names, and Django for one of its modules; the demo, `top` and the parser of cron, which are extras; uvloop, where it is installed; `doctor`, when it is asked; the
 fixtures for pytest, when a test asks for one."""
 
 

@@ -17,10 +17,11 @@ def a_quiet_half_hour() -> list[Sample]:
         part = "before" if minute <= 9 else "beside" if minute <= 18 else "after"
         heap = SIZE * (3 if part == "beside" else 3.1 if part == "after" else 1)
         dead = 200_000 if part == "beside" else 20_000
+        age = 2000 * minute if part == "beside" else 10_000
         samples.append(
             Sample(
                 at=60.0 * minute, part=part, looks=[0.002] * 98 + [0.01] * 2, resident=30_000_000, heap=int(heap), indexes=SIZE,
-                dead=dead, vacuums=minute, xid_age=minute, mxid_age=minute, multixacts=minute, pending=30, tasks=9_000 * minute,
+                dead=dead, vacuums=minute, xid_age=age, mxid_age=age, multixacts=3_000 * minute, pending=30, tasks=9_000 * minute,
                 dead_sessions=10,
             )
         )  # fmt: skip
@@ -43,6 +44,8 @@ def test_a_quiet_half_hour_is_well() -> None:
         ({"indexes": 2 * SIZE}, ("after",), "the size of its indexes has grown 2.00 times"),
         ({"dead": 100_000}, ("after",), "100000 dead rows are left"),
         ({"vacuums": 18}, ("after",), "no autovacuum has come"),
+        ({"xid_age": 36_000}, ("after",), "the table's oldest transaction is 36000 old"),
+        ({"mxid_age": 36_001}, ("after",), "the table's oldest multixact is 36001 old"),
         ({"pending": 5_000}, ("after",), "does not keep up"),
     ],
 )

@@ -78,6 +78,14 @@ def judge(samples: Sequence[Sample]) -> list[str]:
     lately = end.tasks - max((each.tasks for each in samples if each.at <= end.at - ROUNDS), default=0)
     if end.dead > VERSIONS * lately:
         wrong.append(f"{end.dead} dead rows are left, after two rounds of autovacuum with {lately} tasks")
+    if end.xid_age >= grown.xid_age:
+        wrong.append(
+            f"freezing does not keep up: the table's oldest transaction is {end.xid_age} old, beside the snapshot {grown.xid_age}"
+        )
+    if end.mxid_age > end.multixacts - grown.multixacts:
+        wrong.append(
+            f"freezing does not keep up: the table's oldest multixact is {end.mxid_age} old, of before the snapshot was given up"
+        )
     if end.vacuums == grown.vacuums:
         wrong.append("no autovacuum has come after the snapshot")
     if end.pending > 5 * median(sample.pending for sample in samples if sample.part == "before") + 1000:
@@ -86,16 +94,16 @@ def judge(samples: Sequence[Sample]) -> list[str]:
 
 
 def table(samples: Sequence[Sample]) -> str:
-    """For people, in Markdown."""
+    """For people, in Markdown. Ages are those of the oldest in the table."""
     lines = [
-        "| part | tasks | looks | p50 ms | p99 ms | memory MB | table MB | indexes MB | dead rows | autovacuums | multixacts | xid age |",
-        "|---" * 12 + "|",
+        "| part | tasks | looks | p50 ms | p99 ms | memory MB | table MB | indexes MB | dead rows | autovacuums | multixacts | xid age | mxid age |",
+        "|---" * 13 + "|",
     ]
     for part in ("before", "beside", "after"):
         looks, end = looks_of(samples, part), last(samples, part)
         numbers = [
             end.tasks, len(looks), f"{1000 * median(looks):.2f}", f"{1000 * p99(looks):.2f}", f"{end.resident / 1e6:.1f}",
-            f"{end.heap / 1e6:.1f}", f"{end.indexes / 1e6:.1f}", end.dead, end.vacuums, end.multixacts, end.xid_age,
+            f"{end.heap / 1e6:.1f}", f"{end.indexes / 1e6:.1f}", end.dead, end.vacuums, end.multixacts, end.xid_age, end.mxid_age,
         ]  # fmt: skip
         lines.append(f"| {part} | {' | '.join(map(str, numbers))} |")
     return "\n".join(lines)

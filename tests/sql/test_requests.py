@@ -193,3 +193,51 @@ async def test_who_cancels_a_locked_task_is_told_so_and_does_not_wait(lab):
         waits, call = await lab.begin(people, cancel(lab, people, key))
         assert not waits
         assert await call == "locked"
+
+
+# What is asked of a mapping, and noted of its tasks -------------------------------------------------------------
+
+
+async def test_what_is_asked_of_one_mapping_is_not_asked_of_another(lab):
+    await lab.own_clock()
+    mine, other = await lab.runner(), await lab.runner(name="other")
+    ask = lab.admin.fetchval
+    assert not await ask("SELECT session_lock.drain_session('email', $1)", other.id)
+    assert not (await other.bump())["drain"]
+    assert await ask("SELECT session_lock.pause_mapping('email')")
+    assert not await ask("SELECT session_lock.resume_mapping('other')")
+    assert (await mine.bump())["pause"]
+    assert await ask("SELECT session_lock.resume_mapping('email')")
+
+
+async def test_the_clock_of_leases_says_who_can_be_asked_and_when_that_was(lab):
+    await lab.own_clock()
+    gone = await lab.runner(ttl=30)
+    await lab.advance(60)
+    assert not await lab.admin.fetchval("SELECT session_lock.drain_session('email', $1)", gone.id)
+    await lab.admin.execute("SELECT session_lock.pause_mapping('email')")
+    assert await lab.admin.fetchval("SELECT at > now() + interval '50 seconds' FROM session_lock.pause")
+
+
+async def note_expired(lab, name, key, times):
+    for attempt in range(1, times + 1):
+        await lab.admin.execute(
+            "SELECT session_lock.note_expired($1, ARRAY[$2], ARRAY[$3::integer], ARRAY[7::bigint], now())",
+            name,
+            key,
+            attempt,
+        )
+
+
+async def test_of_each_task_its_own_newest_failures_are_kept_and_count(lab):
+    for name, key, times in (("other", "1", 3), ("email", "2", 2), ("email", "1", 25), ("other", "1", 3)):
+        await note_expired(lab, name, key, times)
+    await note_expired(lab, "email", "1", 1)
+    await note_expired(lab, "email", "2", 4)
+    rows = await lab.admin.fetch(
+        "SELECT name, task_key, count(*) FROM session_lock.failure GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    assert [tuple(row) for row in rows] == [("email", "1", 20), ("email", "2", 6), ("other", "1", 6)]
+    await lab.admin.execute("UPDATE session_lock.failure SET error = 'it failed' WHERE name = 'email'")
+    for name, key, suspect in (("email", "1", False), ("other", "1", True), ("other", "2", False)):
+        assert await lab.admin.fetchval("SELECT session_lock.is_suspect($1, $2)", name, key) is suspect

@@ -1,6 +1,6 @@
 """How near the defaults of `Settings` come to the best of some others, for taskers that take a millisecond, a tenth of a second and ten seconds.
 
-    python -m tests.benchmarks.defaults [rounds]
+    python -m tests.benchmarks.defaults [rounds] [beginnings of columns ..]
 
 One setting at a time is another one. What counts is the throughput beside the ideal, in which all slots of all sessions are busy until the tasks
 run out. The tasks of the last column are no more than there are slots in two sessions: there whoever holds some that it has not begun
@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -94,10 +97,16 @@ async def measure_afresh(dsn: str, kind: Kind, settings: Settings) -> float:
         return await measure(fresh.admin_dsn, kind, settings)
 
 
-async def main(rounds: int) -> None:
+BESIDE_THE_BEST = "the defaults beside the best"
+
+
+async def main(rounds: int, kinds: Sequence[Kind]) -> None:
     figures: dict[tuple[str, str], list[float]] = {}
     with temp_postgres() as server:
-        for kind in KINDS * rounds:
+        connection = await asyncpg.connect(server.dsn)
+        version = (await connection.fetchval("SHOW server_version")).split()[0]
+        await connection.close()
+        for kind in [*kinds] * rounds:
             cells = [
                 measure_afresh(server.dsn, kind, Settings(start_jitter=0, **other))
                 for other in OTHERS.values()
@@ -106,16 +115,22 @@ async def main(rounds: int) -> None:
             found = await asyncio.gather(*cells) if at_once else [await cell for cell in cells]
             for name, figure in zip(OTHERS, found, strict=True):
                 figures.setdefault((kind.name, name), []).append(figure)
-    print(f"| | {' | '.join(kind.name for kind in KINDS)} |\n|{' --- |' * (len(KINDS) + 1)}")
+    print(
+        f"On {datetime.now(UTC):%Y-%m-%d}, PostgreSQL {version}, Python {platform.python_version()}, {os.cpu_count()} cores, "
+        f"medians of {rounds}:\n"
+    )
+    print(f"| | {' | '.join(kind.name for kind in kinds)} |\n|{' --- |' * (len(kinds) + 1)}")
     for name in OTHERS:
-        cells_ = [figures[kind.name, name] for kind in KINDS]
+        cells_ = [figures[kind.name, name] for kind in kinds]
         print(f"| {name} | {' | '.join(f'{median(c):.2f} ({min(c):.2f} to {max(c):.2f})' for c in cells_)} |")
     best = [
         median(figures[kind.name, "the defaults"]) / max(median(figures[kind.name, name]) for name in OTHERS)
-        for kind in KINDS
+        for kind in kinds
     ]
-    print(f"| the defaults beside the best | {' | '.join(f'{ratio:.2f}' for ratio in best)} |")
+    print(f"| {BESIDE_THE_BEST} | {' | '.join(f'{ratio:.2f}' for ratio in best)} |")
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 5))
+    given, *words = sys.argv[1:] or ["5"]
+    chosen = [kind for kind in KINDS if not words or kind.name.startswith(tuple(words))]
+    asyncio.run(main(int(given), chosen))

@@ -126,9 +126,15 @@ def c6(evidence: Evidence) -> list[str]:
 
 
 def c7(evidence: Evidence) -> list[str]:
-    """Wrong if no look has found them level."""
-    spreads = [max(held.values()) - min(held.values()) for held in evidence.shares if held]
-    if not spreads or min(spreads) <= evidence.batch:
+    """Wrong if no look has found them level: of those looks in which two or more held more than a batch, since of less all may be one's."""
+    spreads = [
+        max(held.values()) - min(held.values())
+        for held in evidence.shares
+        if len(held) > 1 and sum(held.values()) > evidence.batch
+    ]
+    if not spreads:
+        return ["no look has found more than a batch to be shared"] if evidence.shares else []
+    if min(spreads) <= evidence.batch:
         return []
     return [
         f"sessions that share hold {min(spreads)} tasks more than others, and a batch is {evidence.batch}"

@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 
 from session_lock import Batch, PostgresDatabase, Retry, Runner, Settings, Task, each
-from session_lock.session import Session, boottime
+from session_lock.session import Lease, Session, boottime
 from tests.chaos.forks import be_mother
 from tests.chaos.storm.ledger import Ledger
 from tests.chaos.storm.tables import CHORES
@@ -111,13 +111,47 @@ def tell_what_runs() -> None:
         task.print_stack(file=sys.stderr)
 
 
-async def main(dsn: str, way: str, folder: str, lease: float, broken: bool) -> None:
+# Libraries that are broken, for who wants to see that it is found ---------------------------------------------
+
+
+def believes() -> None:
+    """In its leases, for ever."""
+    Session.left = lambda self: 10.0  # type: ignore[method-assign]
+
+
+def leaks() -> None:
+    """An asyncio task with each session that it ends."""
+    end, left = PostgresDatabase.end_session, set[asyncio.Task[Any]]()
+
+    async def end_session(self: Any, *arguments: Any, **options: Any) -> None:
+        left.add(asyncio.create_task(asyncio.sleep(3600)))
+        await end(self, *arguments, **options)
+
+    PostgresDatabase.end_session = end_session  # type: ignore[method-assign]
+
+
+def tells() -> None:
+    """Of each session, to the log, by what it proves to be its own."""
+    start = PostgresDatabase.start_session
+
+    async def start_session(self: Any, **arguments: Any) -> Lease:
+        lease = await start(self, **arguments)
+        logging.getLogger("session_lock").info("session %d has %s", lease.id, lease.nonce)
+        return lease
+
+    PostgresDatabase.start_session = start_session  # type: ignore[method-assign, assignment]
+
+
+BROKEN = {broken.__name__: broken for broken in (believes, leaks, tells)}
+
+
+async def main(dsn: str, way: str, folder: str, lease: float, broken: str) -> None:
     log = os.open(Path(folder) / f"{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
     logging.basicConfig(level=logging.INFO)
     logging.getLogger("session_lock").setLevel(logging.DEBUG)
-    if broken:  # an instance that believes in its lease for ever
-        Session.left = lambda self: 10.0  # type: ignore[method-assign]
+    if broken:
+        BROKEN[broken]()
 
     async def connect() -> asyncpg.Connection:
         name = {"application_name": f"storm {way} {os.getpid()}"}

@@ -85,7 +85,7 @@ async def create(admin: asyncpg.Connection, mutations: Mapping[str, Mapping[str,
     for function, changes in mutations.items():
         query = (
             "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE starts_with(proname, $1)"
-            " AND pronamespace = 'session_lock'::regnamespace"
+            " AND pronamespace = 'session_lock'::regnamespace ORDER BY length(proname) LIMIT 1"
         )
         body = await admin.fetchval(query, function)
         for old, new in changes.items():

@@ -19,7 +19,7 @@ import pytest
 from tests.benchmarks.peers import __main__ as peers
 from tests.benchmarks.peers import sweep
 from tests.benchmarks.peers.driver import Peer
-from tests.benchmarks.peers.processes import PeerError
+from tests.benchmarks.peers.processes import PeerError, running
 
 ADAPTERS = Path(__file__).parent
 
@@ -267,3 +267,13 @@ async def test_a_sweep_takes_one_value_after_the_other_and_prints_what_there_is(
         "| batch=2 | 1 | 2,000 (2,000-2,000) |",
         "| batch=3 | 0 | - |",
     ]
+
+
+async def test_of_what_a_process_left_on_stderr_the_error_is_told_and_not_what_a_loop_had_left() -> None:
+    code = """
+import sys
+print("Traceback (most recent call last):\\n  File x\\na.b.DeadlockError: two at once\\nHINT:  See the log.\\ntask: <Task 7>", file=sys.stderr)
+sys.exit(1)
+"""
+    async with running(sys.executable, "-c", code, cwd=ADAPTERS, env=os.environ) as process:
+        assert await process.complaint() == "a.b.DeadlockError: two at once"

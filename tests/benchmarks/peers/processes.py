@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import re
 import signal
 import tempfile
 from asyncio.subprocess import PIPE
@@ -14,6 +16,12 @@ from pathlib import Path
 from typing import IO
 
 LONGEST_LINE = 1 << 24
+
+RAISED = re.compile(r"(\w+\.)*\w*(Error|Exception|Interrupt)(: |$)")
+"""The line of a traceback that says what it was."""
+
+BESIDE = re.compile(r"\w+: ")
+"""What may follow it: hints of the server, and what a loop had left."""
 
 
 class PeerError(Exception):
@@ -53,9 +61,11 @@ class Process:
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").splitlines()
         lines = [line for line in said if line.strip() and not line.startswith("hint:")]
-        # The last that is not indented, be it of a traceback or of uv, and what belongs to it.
-        last = max((number for number, line in enumerate(lines) if not line.startswith(" ")), default=0)
-        told = " ".join(line.strip() for line in lines[last:]).removeprefix("error: ")
+        # What was raised; else the last that is not indented. And what belongs to it.
+        begin = [number for number, line in enumerate(lines) if not line.startswith(" ")]
+        last = max([number for number in begin if RAISED.match(lines[number])] or begin, default=0)
+        belongs = itertools.takewhile(lambda line: not BESIDE.match(line), lines[last + 1 :])
+        told = " ".join(line.strip() for line in [*lines[last : last + 1], *belongs]).removeprefix("error: ")
         return "" if code == 0 else told or f"it ended with status {code}"
 
 

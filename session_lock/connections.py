@@ -95,7 +95,8 @@ class _InLoop:
                 await connection.execute(
                     END_BACKENDS, [pid for pid, _ in ended], [now - at for _, at in ended]
                 )
-            del self._given_up[: len(ended)]
+            # Others may have been given up meanwhile, or ended beside this.
+            self._given_up = [each for each in self._given_up if each not in ended]
 
     def terminate(self) -> None:
         while self._idle:

@@ -12,6 +12,7 @@ from typing import Any
 from session_lock.block import RunningBlock
 from session_lock.cli.common import Commands, load
 from session_lock.errors import SettingsError
+from session_lock.wording import describe
 
 logger = logging.getLogger("session_lock.cli")
 
@@ -46,13 +47,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, where it is installed."""
+    """uvloop's, where it is installed, and the module has no policy of its own."""
+    if type(asyncio.get_event_loop_policy()) is not asyncio.DefaultEventLoopPolicy:
+        return asyncio.new_event_loop()
     try:
         uvloop: Any = importlib.import_module("uvloop")
-    except ImportError:
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    except ModuleNotFoundError:
+        return asyncio.new_event_loop()
+    except Exception as error:  # noqa: BLE001 (as one that is older than this Python)
+        logger.warning("the event loop is not that of uvloop, which fails: %s", describe(error))
         return asyncio.new_event_loop()
     logger.info("the event loop is that of uvloop %s", uvloop.__version__)
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
 
 

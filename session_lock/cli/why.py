@@ -40,7 +40,8 @@ def _why(arguments: argparse.Namespace) -> int:
     retry = load_retry(arguments.settings) if arguments.settings else None
     found = with_database(arguments, lambda connection, table: why(connection, table, arguments.key))
     if arguments.json:
-        say(json.dumps(found.as_json(), indent=2))
+        most = {} if retry is None else {"max_attempts": retry.max_attempts}
+        say(json.dumps(found.as_json() | most, indent=2))
     else:
         for text in sentences(found):
             say(text)

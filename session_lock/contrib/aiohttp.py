@@ -43,7 +43,7 @@ def lifespan(runner: Given) -> Callable[[web.Application], AsyncIterator[None]]:
     running = once(runner)
 
     async def context(app: web.Application) -> AsyncIterator[None]:
-        async with running() as app[RUNNER]:
+        async with running(app) as app[RUNNER]:
             yield
 
     return context

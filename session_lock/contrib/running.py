@@ -29,7 +29,9 @@ def needs(framework: str, least: str) -> Iterator[None]:
     check_version(module, framework, least, extra=extra)
     try:
         yield
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != extra:  # it is there, and something else is not
+            raise
         raise _unfit(module, framework, least, extra) from error
 
 
@@ -62,32 +64,42 @@ def in_state(given: Given) -> Callable[[Any], AbstractAsyncContextManager[None]]
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        async with running() as app.state.runner:
+        async with running(app) as app.state.runner:
             yield
 
     return lifespan
 
 
-def once(given: Given) -> Callable[[], AbstractAsyncContextManager[Probed]]:
-    """A block in which the Runner runs. `SettingsError` for whoever enters it while it lasts: a second Runner is not what anybody meant."""
+_served: set[int] = set()
+"""The ids of the apps that have a Runner now."""
+
+
+def once(given: Given) -> Callable[[Any], AbstractAsyncContextManager[Probed]]:
+    """A block in which the Runner runs, for an app. `SettingsError` for whoever enters it while it lasts, as a second Runner is not what anybody
+    meant; and for an app that has another one, which would be found no more.
+    """
     if not isinstance(given, RunningBlock) and not callable(given):
         raise SettingsError(f"lifespan takes {KINDS}, not {type(given).__name__}")
     live = False
 
     @asynccontextmanager
-    async def running() -> AsyncIterator[Probed]:
+    async def running(app: Any) -> AsyncIterator[Probed]:
         nonlocal live
         if live:
             raise SettingsError(
                 "this app is started twice in one process, so one process would have two Runners: mount or include it once"
             )
+        if id(app) in _served:
+            raise SettingsError("this app has a Runner already: give it both in one RunnerGroup")
         live = True
+        _served.add(id(app))
         try:
             async with AsyncExitStack() as stack:
                 runner = await _made(given, stack)
                 yield await stack.enter_async_context(runner)
         finally:
             live = False
+            _served.discard(id(app))
 
     return running
 

@@ -765,6 +765,8 @@ async def test_why_says_of_how_many_attempts_where_it_is_told_the_settings(cli, 
     ):
         assert await cli("why", "MAPPING", "1", "--settings", f"{cli.module}:{name}") == 0
         assert f"  attempts  {attempts}, claim token 3\n" in cli.out
+    assert await cli("why", "MAPPING", "1", "--settings", f"{cli.module}:few", "--json") == 0
+    assert json.loads(cli.out)["max_attempts"] == 5
     for wrong, said in (
         ("number", "is of type int: name the Settings of the Runners, or their Retry"),
         ("none", "has no 'none'"),

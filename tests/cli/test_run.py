@@ -54,8 +54,10 @@ async def admin(database: TestDatabase) -> AsyncIterator[asyncpg.Connection]:
 
 
 @contextmanager
-def running(database: TestDatabase, folder: Path, name: str, **more: str) -> Iterator[subprocess.Popen[str]]:
-    (folder / "running.py").write_text(MODULE)
+def running(
+    database: TestDatabase, folder: Path, name: str, module: str = MODULE, **more: str
+) -> Iterator[subprocess.Popen[str]]:
+    (folder / "running.py").write_text(module)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DATABASE_URL": database.app_dsn, **more}
     command = [Path(sys.executable).with_name("session-lock"), "run", name]
     pipe = subprocess.PIPE
@@ -140,6 +142,47 @@ async def test_the_event_loop_of_uvloop_is_used_where_it_is_installed_and_the_lo
         code, out, err = await end_of(process)
     assert (code, out) == (0, "a loop of uvloop's\n")
     assert "INFO:session_lock.cli:the event loop is that of uvloop 9.9" in err
+
+
+POLICY = """
+import asyncio
+
+class Policy(asyncio.DefaultEventLoopPolicy):
+    pass
+
+asyncio.set_event_loop_policy(Policy())
+"""
+
+
+@pytest.mark.parametrize(
+    ("uvloop", "module", "said"),
+    [
+        (
+            "raise AttributeError('too new a Python')", "",
+            "WARNING:session_lock.cli:the event loop is not that of uvloop, which fails: AttributeError: too new a Python",
+        ),
+        (UVLOOP, POLICY, ""),
+    ],
+    ids=["fails", "a policy"],
+)  # fmt: skip
+async def test_the_event_loop_is_that_of_asyncio_where_uvloop_fails_or_the_module_has_a_policy(
+    database, admin, tmp_path, uvloop, module, said
+):
+    await install(admin, EMAILS, grant_to=APP_ROLE)
+    await add_emails(admin, 1)
+    (tmp_path / "uvloop.py").write_text(uvloop)
+
+    async def finished() -> bool:
+        return await admin.fetchval("SELECT sent_at IS NOT NULL FROM email")
+
+    path = f"{tmp_path}:{ROOT}"
+    with running(database, tmp_path, "running:runner", MODULE + module, PYTHONPATH=path) as process:
+        await until(finished, "the task is not finished")
+        process.send_signal(signal.SIGTERM)
+        code, out, err = await end_of(process)
+    assert (code, out) == (0, "")
+    assert said in err
+    assert "is that of uvloop" not in err
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,19 @@ async def test_an_app_that_is_mounted_twice_is_refused(framework: Any, serve: Ca
         await serve(lifespan, 1)
 
 
+async def test_an_app_has_one_runner_and_a_second_one_is_refused() -> None:
+    app = App()
+    for _ in range(2):
+        async with running.in_state(runner)(app):
+            first = app.state.runner
+            with pytest.raises(
+                SettingsError, match="^this app has a Runner already: give it both in one RunnerGroup$"
+            ):
+                async with running.in_state(runner)(app):
+                    pass
+            assert app.state.runner is first
+
+
 # A framework that will not do ----------------------------------------------------------------------------------
 
 
@@ -200,6 +213,11 @@ def test_a_framework_that_is_missing_is_named_with_its_extra(extra: str) -> None
         rf"pip install 'session-lock\[{extra}\]'",
         imported(f"session_lock.contrib.{extra}", f"sys.modules[{extra!r}] = None"),
     )
+
+
+def test_what_a_framework_misses_itself_is_told_as_it_is() -> None:
+    said = imported("session_lock.contrib.aiohttp", "sys.modules['yarl'] = None")
+    assert said == "ModuleNotFoundError: import of yarl halted; None in sys.modules"
 
 
 @pytest.mark.parametrize("extra", FRAMEWORKS)

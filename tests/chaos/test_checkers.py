@@ -135,13 +135,6 @@ SEEDED = {
     ),
     "C5": Seeded(["one", "one"], part_who_has_begun, {}, broken="believes"),
     "C6": Seeded(["batch"], kill_it, {"sessions_of": {"SET ended_at = p_now FROM expired": "SET idle = s.idle FROM expired"}}),
-    "C7": Seeded(
-        ["batch", "batch"], share_what_is_scarce,
-        {
-            "share": {"SELECT s.share FROM": "SELECT CASE WHEN p_id = p_ids[1] THEN p_tasks ELSE 0 END::integer FROM"},
-            "get_work_": {"(p_over_share OR my.until IS NOT NULL)": "(my.until IS NOT NULL)"},
-        },
-    ),
     "C8": Seeded(["batch"], kill_it, {"sessions_of": {"s.expires_at <= p_now": "s.expires_at + interval '3 seconds' <= p_now"}}),
     "C9": Seeded(["batch"], only_work, {}, broken="leaks"),
     "C11": Seeded(["batch"], only_work, {}, broken="tells"),
@@ -226,10 +219,17 @@ AGAIN_AND_AGAIN = """
   PERFORM session_lock.note_look("""
 
 SEEDED_BESIDE = {
+    "C7": Seeded(
+        ["batch", "batch"], share_what_is_scarce,
+        {
+            "share": {"SELECT s.share FROM": "SELECT CASE WHEN p_id = p_ids[1] THEN p_tasks ELSE 0 END::integer FROM"},
+            "get_work_": {"(p_over_share OR my.until IS NOT NULL)": "(my.until IS NOT NULL)"},
+        },
+    ),
     "C10": Seeded(["batch"], much_work, {"get_work_": {"\n  PERFORM session_lock.note_look(": AGAIN_AND_AGAIN}}),
     "C12": Seeded(["batch"], kill_it, {"bump_session": {"v_expires <= v_now": "1 / (p_running - p_running) > 0"}}),
 }  # fmt: skip
-"""These look at a whole server, which is one of its own then."""
+"""These look at a whole server, or at who is the first to look: so it is one of their own."""
 
 
 @pytest.mark.parametrize("checker", SEEDED_BESIDE)
@@ -244,7 +244,7 @@ async def test_what_is_wrong_with_a_server_is_found(tmp_path: Path, checker: str
             ways=seeded.ways, server=server, mutations=seeded.mutations if is_broken else {},
         ) as it:  # fmt: skip
             async with asyncio.timeout(40):
-                await until_sessions(it, 1)
+                await until_sessions(it, len(seeded.ways))
                 await seeded.happens(it)
             await asyncio.sleep(it.lease)
             evidence = await it.end()

@@ -9,14 +9,11 @@ import logging
 import signal
 from typing import Any
 
-from session_lock.block import RunningBlock
 from session_lock.cli.common import Commands, load
-from session_lock.errors import SettingsError
+from session_lock.contrib.running import KINDS, made
 from session_lock.wording import describe
 
 logger = logging.getLogger("session_lock.cli")
-
-REMEDY = "a Runner, a RunnerGroup, or a function with @asynccontextmanager that yields one"
 
 
 def add_parser(commands: Commands) -> None:
@@ -26,13 +23,13 @@ def add_parser(commands: Commands) -> None:
     starter.add_argument(
         "runner",
         metavar="MODULE:ATTR",
-        help=f"{REMEDY}, such as myapp.jobs:runner",
+        help=f"{KINDS}, such as myapp.jobs:runner",
     )
     starter.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    found = load(arguments.runner, "a Runner", lambda _: f"write one there: {REMEDY}")
+    found = load(arguments.runner, "a Runner", lambda _: f"write one there: {KINDS}")
     logging.basicConfig(level=logging.INFO)  # unless the module has set its own up
     signals: list[int] = []
     try:
@@ -73,13 +70,11 @@ async def _until_signal(name: str, found: Any, signals: list[int]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, hear, number)
-    made = found() if callable(found) else found
-    if isinstance(made, RunningBlock):
-        await made.run()
-        return
-    if not hasattr(made, "__aenter__"):
-        raise SettingsError(f"{name} gives a {type(made).__name__}: write {REMEDY}")
-    async with made as runner:
-        if not isinstance(runner, RunningBlock):
-            raise SettingsError(f"{name} yields a {type(runner).__name__}: yield a Runner or a RunnerGroup")
+
+    def refusal(kind: str, yielded: bool) -> str:
+        if yielded:
+            return f"{name} yields a {kind}: yield a Runner or a RunnerGroup"
+        return f"{name} gives a {kind}: write {KINDS}"
+
+    async with made(found, refusal) as runner:
         await runner.run()

@@ -82,6 +82,9 @@ def once(given: Given) -> Callable[[Any], AbstractAsyncContextManager[Probed]]:
         raise SettingsError(f"lifespan takes {KINDS}, not {type(given).__name__}")
     live = False
 
+    def refusal(kind: str, _yielded: bool) -> str:
+        return f"lifespan was given what makes a {kind}: write {KINDS}"
+
     @asynccontextmanager
     async def running(app: Any) -> AsyncIterator[Probed]:
         nonlocal live
@@ -94,9 +97,8 @@ def once(given: Given) -> Callable[[Any], AbstractAsyncContextManager[Probed]]:
         live = True
         _served.add(id(app))
         try:
-            async with AsyncExitStack() as stack:
-                runner = await _made(given, stack)
-                yield await stack.enter_async_context(runner)
+            async with made(given, refusal) as runner, runner:
+                yield runner
         finally:
             live = False
             _served.discard(id(app))
@@ -104,13 +106,18 @@ def once(given: Given) -> Callable[[Any], AbstractAsyncContextManager[Probed]]:
     return running
 
 
-async def _made(given: Given, stack: AsyncExitStack) -> Probed:
-    """The Runner itself; what is around it ends with the stack."""
-    made: Any = given if isinstance(given, RunningBlock) else given()
-    if hasattr(made, "__aenter__") and not isinstance(made, RunningBlock):
-        made = await stack.enter_async_context(made)
-    if not isinstance(made, RunningBlock):
-        if inspect.iscoroutine(made):
-            made.close()  # or Python warns that nobody has awaited it
-        raise SettingsError(f"lifespan was given what makes a {type(made).__name__}: write {KINDS}")
-    return made  # type: ignore[return-value]
+@asynccontextmanager
+async def made(given: Any, refusal: Callable[[str, bool], str]) -> AsyncIterator[Probed]:
+    """The Runner that is given, or made or yielded by what is given, which lasts as long as the block. `SettingsError` if that is none, in the
+    words of `refusal`, which is told of what type it is, and whether it was yielded.
+    """
+    found = given() if callable(given) else given
+    async with AsyncExitStack() as stack:
+        yielded = hasattr(found, "__aenter__") and not isinstance(found, RunningBlock)
+        if yielded:
+            found = await stack.enter_async_context(found)
+        if not isinstance(found, RunningBlock):
+            if inspect.iscoroutine(found):
+                found.close()  # or Python warns that nobody has awaited it
+            raise SettingsError(refusal(type(found).__name__, yielded))
+        yield found  # type: ignore[misc]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
@@ -40,12 +41,12 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
     clock = asyncio.get_running_loop().time
     whence = Whence(settings.poll_interval)
     unsettled = False  # it has had no room since it was last idle
-    held_back_since: float | None = None  # free slots, and the share lets them have nothing, since then
+    patient_until = math.inf  # there are free slots, and the share lets them have nothing
 
     while hold.ending is None:
         room = await _room(hold)
         if room == 0:
-            held_back_since = None
+            patient_until = math.inf
             continue
 
         at_once, along = hold.at_once(), hold.along()
@@ -53,7 +54,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         stretch = whence.begin(clock(), asked=hold.asked.is_set(), sure=sure)
         hold.asked.clear()  # who asks from here on may have seen what this look does not
         hold.room.clear()
-        over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
+        over_share = clock() >= patient_until
         if along and whence.walks(stretch):  # what is finished does not wait for that
             room, along = max(1, room - along), 0
             sure = min(sure, room)
@@ -67,24 +68,26 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
             continue
         whence.found(work, stretch, (sure, room), clock(), clock() - began_at)
         unsettled = unsettled or len(work.tasks) == room
+        spent = work.share is not None and work.share <= held + len(work.tasks)  # the rest is for others
         if work.tasks:
-            held_back_since = None
-            await _let_slots_begin()
-            continue
-        if work.share is None or work.share > held or at_once == 0:
-            # A session that was merely idle keeps to its share: what comes next is for all. (From a position none is told.)
-            held_back_since = None if stretch == WHOLE else held_back_since
-        elif held_back_since is None:
-            held_back_since = clock()
-        wake_at = [clock() + _poll_interval(hold, work), whence.again_at]
-        if held_back_since is not None:
-            wake_at.append(held_back_since + settings.patience)
+            patient_until = math.inf
+            await _let_slots_begin(hold)
+            if not spent:
+                continue
+        if spent and len(work.tasks) < at_once:
+            patient_until = min(patient_until, clock() + settings.patience)
+        elif (
+            stretch == WHOLE
+        ):  # a session that was merely idle keeps to its share: what comes next is for all
+            patient_until = math.inf
+        wake_at = [clock() + _poll_interval(hold, work), whence.again_at, patient_until]
         if unsettled and stretch == WHOLE:
             wake_at.append(clock() + SETTLED_AFTER)
             unsettled = False
         # Room alone is no reason to look again; unless there may be tasks that could not begin, or that the share held back.
-        held_back = at_once == 0 or (work.share is not None and work.share <= held)
-        await _wait(hold.room if held_back else hold.asked, hold, max(min(wake_at) - clock(), 0.001))
+        await _wait(
+            hold.room if spent or at_once == 0 else hold.asked, hold, max(min(wake_at) - clock(), 0.001)
+        )
 
 
 async def _room(hold: Hold[T]) -> int:
@@ -202,9 +205,12 @@ async def _get_work(hold: Hold[T], room: int, stretch: Stretch, along: int, **sc
     return work
 
 
-async def _let_slots_begin() -> None:
+async def _let_slots_begin(hold: Hold[Any]) -> None:
+    held = len(hold.held)
     for _ in range(SLOTS_FIRST):
         await asyncio.sleep(0)
+    if len(hold.held) == held:  # that they have begun is no room for more
+        hold.room.clear()
 
 
 def _poll_interval(hold: Hold[Any], work: Work[Any]) -> float:

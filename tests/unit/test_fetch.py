@@ -200,6 +200,38 @@ async def test_free_slots_take_more_than_their_share_after_patience_if_the_other
     assert len([at for at, _ in tasker.begun if at < 1]) == 3
 
 
+class Dear(Faulty):
+    """Where each look from the start takes long."""
+
+    async def get_work(self, lease: Any, **options: Any) -> Any:
+        work = await super().get_work(lease, **options)
+        return work if work.walked is None else replace(work, walked=0.1)
+
+
+@virtual
+async def test_where_looks_from_the_start_take_long_it_takes_its_part_from_a_position_and_the_rest_after_its_patience() -> (
+    None
+):
+    database = Dear(MemoryDatabase(rows(0)))
+    await database.start_session(capacity=10, ttl=1000, label="looks for nothing", app_version="")
+    tasker = Sleeper(0)
+    slow = settings(batch_size=1, concurrency=10, tasks_per_session=10, poll_interval=10, patience=4)
+    async with running(Runner(database, tasker, slow)):
+        for key in range(60):  # by and by, as by them it has its position, and where it was a while ago
+            database.add(key, CANARY)
+            await asyncio.sleep(0.5)
+        tasker.seconds, came = 60, now()
+        for key in range(100, 110):
+            database.add(key, CANARY)
+        await asyncio.sleep(3.5)
+        began = [at - came for at, keys in tasker.begun if keys[0] >= 100]
+        assert (len(began), max(began) < 0.1) == (5, True)
+        await asyncio.sleep(3)
+    began = [at - came for at, keys in tasker.begun if keys[0] >= 100]
+    assert (len(began), max(began)) == (10, pytest.approx(4, abs=0.1))
+    assert all(call["position"] for call in database.arguments("get_work")[-3:])
+
+
 @virtual
 async def test_a_session_that_was_idle_for_long_keeps_to_its_share_of_what_comes() -> None:
     database = table(0)

@@ -58,6 +58,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         stretch = whence.begin(clock(), asked=hold.asked.is_set(), sure=sure)
         hold.asked.clear()  # who asks from here on may have seen what this look does not
         hold.room.clear()
+        hold.may_begin.clear()
         over_share = clock() >= patient_until
         if along and whence.walks(stretch):  # what is finished does not wait for that
             room, along = max(1, room - along), 0
@@ -74,24 +75,21 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         unsettled = unsettled or len(work.tasks) == room
         spent = work.share is not None and work.share <= held + len(work.tasks)  # the rest is for others
         if work.tasks:
+            await _let_slots_begin()
+        if work.tasks and (not spent or stretch == WHOLE):
             patient_until = math.inf
-            await _let_slots_begin(hold)
-            if not spent:
-                continue
+            continue
         if spent and len(work.tasks) < at_once:
             patient_until = min(patient_until, clock() + settings.patience)
-        elif (
-            stretch == WHOLE
-        ):  # a session that was merely idle keeps to its share: what comes next is for all
+        elif stretch.end is None:  # who was merely idle keeps to its share: what comes next is for all
             patient_until = math.inf
         wake_at = [clock() + _poll_interval(hold, work), whence.again_at, patient_until]
         if unsettled and stretch == WHOLE:
             wake_at.append(clock() + SETTLED_AFTER)
             unsettled = False
         # Room alone is no reason to look again; unless there may be tasks that could not begin, or that the share held back.
-        await _wait(
-            hold.room if spent or at_once == 0 else hold.asked, hold, max(min(wake_at) - clock(), 0.001)
-        )
+        held_back = spent or at_once == 0 or patient_until < math.inf
+        await _wait(hold.may_begin if held_back else hold.asked, hold, max(min(wake_at) - clock(), 0.001))
 
 
 async def _room(hold: Hold[T]) -> int:
@@ -196,7 +194,7 @@ async def _get_work(hold: Hold[T], room: int, stretch: Stretch, along: int, **sc
     if work.tasks:
         hold.begins_since = woken_at
         hold.telemetry.consumed(len(work.tasks))
-    if work.share is not None or stretch == WHOLE:
+    if stretch == WHOLE or (work.share is not None and work.walked is not None):  # else it is of a part
         hold.share = work.share
     hold.is_alone = work.sharing == 1
     if work.share is not None:
@@ -204,17 +202,14 @@ async def _get_work(hold: Hold[T], room: int, stretch: Stretch, along: int, **sc
     elif work.tasks:
         hold.scarcity.ended()
     if work.limited and hold.freed:  # what held it back may be gone: this look did not see that
-        hold.asked.set()
+        hold.look()
     hold.take(work.tasks)
     return work
 
 
-async def _let_slots_begin(hold: Hold[Any]) -> None:
-    held = len(hold.held)
+async def _let_slots_begin() -> None:
     for _ in range(SLOTS_FIRST):
         await asyncio.sleep(0)
-    if len(hold.held) == held:  # that they have begun is no room for more
-        hold.room.clear()
 
 
 def _poll_interval(hold: Hold[Any], work: Work[Any]) -> float:

@@ -76,6 +76,7 @@ class HeldTasks(Holder, Generic[T]):
         self.last_recording = asyncio.Event()  # no more outcomes will come
         self.ready_or_ending = asyncio.Event()
         self.room = asyncio.Event()  # there may be room for more tasks
+        self.may_begin = asyncio.Event()  # that is, for such as could begin at once
         self.healed = asyncio.Event()  # the breaker has closed
         self._most_attempts = settings.retry.most_attempts
         self._decode_failed = False
@@ -105,7 +106,11 @@ class HeldTasks(Holder, Generic[T]):
     def _place_is_free(self) -> None:
         """In the group, whoever had it."""
         if self.scarcity.others_wait:
-            self.room.set()
+            self._has_room()
+
+    def _has_room(self) -> None:
+        self.room.set()
+        self.may_begin.set()
 
     def take(self, work: Sequence[ClaimedTask[T]]) -> None:
         """Claimed tasks enter. If one of them is to be run alone, the others go back: they shall lose no attempt by it."""
@@ -193,7 +198,7 @@ class HeldTasks(Holder, Generic[T]):
     def _not_lone(self, tasks: Iterable[Task[Any]]) -> None:
         if any(task is self.lone for task in tasks):
             self.lone = None
-            self.room.set()
+            self._has_room()
         self.ready_or_ending.set()  # one that waits to be alone may be so now
 
     # and are settled ---------------------------------------------------------------------------------------
@@ -272,7 +277,7 @@ class HeldTasks(Holder, Generic[T]):
     def call_ended(self, batch: Batch[T]) -> None:
         """The tasker is done with a batch, whose tasks all have their verdicts."""
         self.busy -= 1
-        self.room.set()
+        self._has_room()
         self._not_lone(batch)
         # A lone task that waits shall find these recorded.
         self._lone_until = self._loop.time() + self.settings.call_timeout
@@ -287,7 +292,7 @@ class HeldTasks(Holder, Generic[T]):
             if task not in self._begun:
                 self._settled.discard(task)
         self.telemetry.forget(tasks)
-        self.room.set()
+        self._has_room()
         self.ready_or_ending.set()
 
     def stop_recording(self) -> None:

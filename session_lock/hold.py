@@ -191,7 +191,14 @@ class Hold(Room[T]):
             )
             self.ending = ending
             self.drain_until = asyncio.get_running_loop().time() + self.settings.drain_timeout
-            for event in (self.ready_or_ending, self.room, self.asked, self.healed, self.beat_now):
+            for event in (
+                self.ready_or_ending,
+                self.room,
+                self.may_begin,
+                self.asked,
+                self.healed,
+                self.beat_now,
+            ):
                 event.set()
             self.give_back()
         if ending is Ending.LOST:
@@ -254,7 +261,7 @@ class Hold(Room[T]):
     def look(self) -> None:
         """Fetch now, whatever the poll interval says."""
         self.asked.set()
-        self.room.set()
+        self._has_room()
 
     # What a Task can ask (tasks.Holder) ------------------------------------------------------------------------
 

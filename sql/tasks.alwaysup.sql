@@ -105,7 +105,9 @@ DECLARE
   total      bigint;
   enough     bigint;
   tasks      bigint;
-  others     bigint;  -- of these: how many it does not hold itself
+  free       bigint;  -- of these
+  others     bigint;  -- how many they hold
+  part       bigint;
   counted    integer;
   many       bigint;
   share      integer;
@@ -171,9 +173,10 @@ BEGIN
   --   there, held ones included, counted no further than it takes to allow all that is wanted. More than 1000 are counted by
   --   one session for all, once in a second; as is plenty for all, where that is more than 200. Alone, or after its patience,
   --   a session takes what it has room for. Nothing is claimed ahead where there is not plenty for all, or somebody has had
-  --   nothing to do within the last second. From a position on not all is counted, and least of all what others hold: is that too
-  --   little, a session takes its part of what it does not hold, rounded up (and what it can begin at once of what lies before
-  --   p_until, which is not counted, and where not each task is for all).
+  --   nothing to do within the last second. From a position on not all is counted: is that too little, the others hold what is seen,
+  --   or as many as they ran at their last keepalives, if that is more. As that may have changed, a session takes at least its part
+  --   of what is free, rounded up. (Of what lies before p_until, which is not counted, and where not each task is for all, it
+  --   takes what it can begin at once.)
   my.since := session_lock.clock();
   my.want := CASE WHEN p_id = ANY (my.sharing) THEN least(p_limit, my.capacity - my.holds) ELSE 0 END;
   IF p_at_once < my.want AND cardinality(my.sharing) > 1 AND session_lock.asked_lately(my.sharing, my.clock) THEN
@@ -194,10 +197,12 @@ BEGIN
       IF __picks__ THEN
         my.tasks := session_lock.possible__set__(my.many, my.clock, my.version);
       ELSE
-        SELECT count(*), count(*) FILTER (WHERE NOT task.mine) INTO my.tasks, my.others
+        SELECT count(*), count(*) FILTER (WHERE task.holder IS NULL OR task.holder = ANY (my.ended)),
+               count(*) FILTER (WHERE task.holder <> my.id AND task.holder <> ALL (my.ended))
+          INTO my.tasks, my.free, my.others
           FROM (
             -- for each part of the order
-            SELECT t.__session_id__ IS NOT DISTINCT FROM my.id AS mine
+            SELECT t.__session_id__ AS holder
               FROM __table__ AS t
              WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ AND __from_position__
             -- as far as here
@@ -209,10 +214,14 @@ BEGIN
         my.many := NULL;
       END IF;
     END IF;
-    IF NOT my.from_start AND NOT __picks__ AND my.tasks < my.enough THEN
-      my.others := coalesce(my.others, my.tasks);
-      IF my.others > 0 AND NOT __has_accepts__ THEN
-        my.share := my.holds + ceil(my.others::numeric * my.capacity / my.total);
+    IF my.free IS NOT NULL AND NOT my.from_start AND my.tasks < my.enough THEN
+      IF my.free > 0 AND NOT __has_accepts__ THEN
+        my.others := greatest(my.others, (
+          SELECT sum(s.running) FROM session_lock.session AS s WHERE s.id = ANY (my.sharing) AND s.id <> p_id
+        ));
+        my.part := greatest(session_lock.share(p_id, my.sharing, my.capacities, my.holds + my.free + my.others) - my.holds,
+                            ceil(my.free::numeric * my.capacity / my.total));
+        my.share := CASE WHEN my.part < my.free THEN my.holds + my.part END;
       END IF;
       my.want := least(my.want, my.share - my.holds, p_at_once);
     ELSIF my.tasks > 0 AND my.tasks < my.enough THEN

@@ -103,11 +103,15 @@ class MemoryShares(MemorySessions[T]):
         if onward is not None and not self._limits.rules.any:  # not all of it is seen
             if len(onward) >= enough:
                 return want, None
-            others = sum(row.session_id != session.id for row in onward)
-            if others == 0 or self._accepts.asks:
+            held_by = Counter(row.session_id for row in onward)
+            free = sum(n for id_, n in held_by.items() if id_ is None or self._sessions[id_].ended)
+            if free == 0 or self._accepts.asks:
                 return begun, None
-            part = -(-others * session.capacity // total)
-            return min(begun, part), held + part
+            seen = len(onward) - free - held_by[session.id]
+            running = sum(self._sessions[id_].running for id_ in sharing if id_ != session.id)
+            share = divide(held + free + max(seen, running), sharing)[session.id]
+            part = max(share - held, -(-free * session.capacity // total))
+            return min(begun, part), held + part if part < free else None
         tasks = min(enough, self._limits.possible(due))
         if tasks in {0, enough}:  # nothing to share, or plenty
             return want, None

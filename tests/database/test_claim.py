@@ -281,19 +281,52 @@ async def test_a_look_to_a_position_leaves_what_is_behind_it_and_says_how_long_i
     assert keys(await suite.work(lease, 6, held=keys(piece), until=second.position)) == added[:1]
 
 
-async def test_where_too_few_are_counted_from_a_position_on_its_part_of_what_others_may_have_is_given(
-    suite: Suite,
-):
+async def test_where_too_few_are_counted_from_a_position_on_its_part_of_what_is_free_is_given(suite: Suite):
     added = await suite.add(10)
     mine, _ = await suite.start(capacity=8), await suite.start(capacity=8)
     first = await suite.work(mine, 1)
     assert keys(first) == added[:1]
-    # Half of nine, rounded up, whatever it holds; and what it holds itself is not counted.
+    # Half of nine, rounded up, whatever it holds; and then of the four that are left.
     onward = await suite.work(mine, 7, held=keys(first), position=first.position, at_once=7, over_share=False)
     assert (keys(onward), onward.share) == (added[1:6], 6)
     held = [*keys(first), *keys(onward)]
     again = await suite.work(mine, 2, held=held, position=first.position, at_once=2, over_share=False)
     assert (keys(again), again.share) == (added[6:8], 8)
+
+
+@pytest.mark.parametrize(
+    ("running", "expected"),
+    [(0, 4), (5, 6), (6, 7), (8, 8), (100, 8)],  # of 8, as it holds one; with 8 none are left to others
+)
+async def test_what_others_ran_at_their_last_keepalives_counts_from_a_position_on(
+    suite: Suite, running: int, expected: int
+):
+    added = await suite.add(9)
+    mine, other = await suite.start(capacity=16), await suite.start(capacity=16)
+    first = await suite.work(mine, 1)
+    await suite.database.bump_session(other, ttl=30, draining=False, running=running)
+    onward = await suite.work(
+        mine, 15, held=keys(first), position=first.position, at_once=15, over_share=False
+    )
+    share = None if expected == 8 else 1 + expected
+    assert (keys(onward), onward.share) == (added[1 : 1 + expected], share)
+
+
+async def test_what_others_hold_from_a_position_on_is_not_counted_twice_and_that_of_the_ended_is_free(
+    suite: Suite,
+):
+    await suite.add(10)
+    mine, other, third = [await suite.start(capacity=16) for _ in range(3)]
+    first = await suite.work(mine, 1)
+    of_other = await suite.work(other, 2)
+    await suite.work(third, 3)
+    await suite.database.bump_session(other, ttl=30, draining=False, running=2)
+    await suite.database.end_session(third, [])
+    # 7 are free, and of all 10 the other one holds 2.
+    onward = await suite.work(
+        mine, 15, held=keys(first), position=first.position, at_once=15, over_share=False
+    )
+    assert (len(of_other.tasks), len(onward.tasks), onward.share) == (2, 4, 5)
 
 
 async def test_nothing_is_told_of_a_part_where_from_a_position_on_there_is_only_what_it_holds(suite: Suite):

@@ -242,9 +242,7 @@ async def test_where_looks_from_the_start_take_long_it_takes_its_part_from_a_pos
     tasker = Sleeper(0)
     slow = settings(batch_size=1, concurrency=10, tasks_per_session=10, poll_interval=10, patience=4)
     async with running(Runner(database, tasker, slow)):
-        for key in range(60):  # by and by, as by them it has its position, and where it was a while ago
-            database.add(key, CANARY)
-            await asyncio.sleep(0.5)
+        await by_and_by(database)
         tasker.seconds, came = 60, now()
         for key in range(100, 110):
             database.add(key, CANARY)
@@ -255,6 +253,82 @@ async def test_where_looks_from_the_start_take_long_it_takes_its_part_from_a_pos
     began = [at - came for at, keys in tasker.begun if keys[0] >= 100]
     assert (len(began), max(began)) == (10, pytest.approx(4, abs=0.1))
     assert all(call["position"] for call in database.arguments("get_work")[-3:])
+
+
+async def by_and_by(database: Faulty, tasks: int = 60) -> None:
+    """So that sessions have positions, and others of a while ago."""
+    for key in range(tasks):
+        database.add(key, CANARY)
+        await asyncio.sleep(0.5)
+
+
+@virtual
+async def test_bursts_are_shared_from_a_position_on_and_nobody_looks_again_and_again_for_the_part_of_others() -> (
+    None
+):
+    database = Dear(MemoryDatabase(rows(0)))
+    taskers = [Sleeper(0), Sleeper(0)]
+    first, second = (Runner(database, tasker, settings(batch_size=1, concurrency=10)) for tasker in taskers)
+    async with running(first), running(second):
+        await by_and_by(database, 120)
+        for tasker in taskers:
+            tasker.seconds = 100
+        looked = database.count("get_work")
+        for burst in range(1, 4):
+            for key in range(4):
+                database.add(1000 * burst + key, CANARY)
+            await asyncio.sleep(3)
+        await asyncio.sleep(20)
+        assert database.count("get_work") - looked < 100
+        assert [sum(keys[0] >= 1000 for _, keys in tasker.begun) for tasker in taskers] == [6, 6]
+
+
+@pytest.mark.parametrize(("running_there", "longest"), [(0, 1.0), (10, 0.0)])
+@virtual
+async def test_free_slots_beside_full_sessions_wait_for_their_patience_at_most_from_a_position_on(
+    running_there: int, longest: float
+) -> None:
+    """And not at all if these have said at their last keepalives that they are full. Each task that ends is a look for another one."""
+    database = Dear(MemoryDatabase(rows(0)))
+    for _ in range(4):
+        lease = await database.start_session(capacity=10, ttl=10_000, label="full", app_version="")
+        database.inner._sessions[lease.id].running = running_there
+    tasker, came = Sleeper(0), {}
+    config = settings(batch_size=1, concurrency=10, tasks_per_session=10)
+    async with running(Runner(database, tasker, config)):
+        await by_and_by(database)
+        tasker.seconds = 0.5
+        for burst in range(1, 9):
+            for key in range(1000 * burst, 1000 * burst + 8):
+                database.add(key, CANARY)
+                came[key] = now()
+            await asyncio.sleep(2)
+        await asyncio.sleep(5)
+    waited = [at - came[key] for at, (key,) in tasker.begun if key in came]
+    assert (len(waited), max(waited)) == (64, pytest.approx(longest, abs=0.05))
+
+
+@virtual
+async def test_a_wake_up_during_a_look_that_brings_its_part_is_not_lost() -> None:
+    class Late(Dear):
+        async def get_work(self, lease: Any, **options: Any) -> Any:
+            work = await super().get_work(lease, **options)
+            await asyncio.sleep(0.01)
+            return work
+
+    database = Late(MemoryDatabase(rows(0)))
+    await database.start_session(capacity=30, ttl=10_000, label="looks for nothing", app_version="")
+    tasker = Sleeper(0)
+    config = settings(batch_size=1, concurrency=30, tasks_per_session=30, poll_interval=60, patience=30)
+    async with running(Runner(database, tasker, config)):
+        await by_and_by(database)
+        tasker.seconds, came = 100, now()
+        for key in (1000, 1001):
+            database.add(key, CANARY)
+        await asyncio.sleep(0.005)
+        database.add(1002, CANARY)
+        await asyncio.sleep(1)
+        assert [keys[0] for at, keys in tasker.begun if at >= came] == [1000, 1001]
 
 
 @virtual

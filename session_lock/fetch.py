@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
@@ -29,6 +30,10 @@ logger = logging.getLogger("session_lock.fetch")
 SLOTS_FIRST = 3
 """Turns of the loop in which free slots begin with what a look has brought, before the next look takes the processor."""
 
+MANY = 100
+"""Sessions that look each once in an idle poll interval. More of them look as often together as these would: for what nobody was told of
+one of them is enough, and each look reads all sessions."""
+
 SETTLED_AFTER = 0.05
 """Seconds after it has become idle until a session looks once more: a quiet wake-up that was on its way when the session had
 no room was not sent."""
@@ -40,12 +45,12 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
     clock = asyncio.get_running_loop().time
     whence = Whence(settings.poll_interval)
     unsettled = False  # it has had no room since it was last idle
-    held_back_since: float | None = None  # free slots, and the share lets them have nothing, since then
+    patient_until = math.inf  # there are free slots, and the share lets them have nothing
 
     while hold.ending is None:
         room = await _room(hold)
         if room == 0:
-            held_back_since = None
+            patient_until = math.inf
             continue
 
         at_once, along = hold.at_once(), hold.along()
@@ -53,7 +58,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         stretch = whence.begin(clock(), asked=hold.asked.is_set(), sure=sure)
         hold.asked.clear()  # who asks from here on may have seen what this look does not
         hold.room.clear()
-        over_share = held_back_since is not None and clock() - held_back_since >= settings.patience
+        over_share = clock() >= patient_until
         if along and whence.walks(stretch):  # what is finished does not wait for that
             room, along = max(1, room - along), 0
             sure = min(sure, room)
@@ -67,24 +72,26 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
             continue
         whence.found(work, stretch, (sure, room), clock(), clock() - began_at)
         unsettled = unsettled or len(work.tasks) == room
+        spent = work.share is not None and work.share <= held + len(work.tasks)  # the rest is for others
         if work.tasks:
-            held_back_since = None
-            await _let_slots_begin()
-            continue
-        if work.share is None or work.share > held or at_once == 0:
-            # A session that was merely idle keeps to its share: what comes next is for all. (From a position none is told.)
-            held_back_since = None if stretch == WHOLE else held_back_since
-        elif held_back_since is None:
-            held_back_since = clock()
-        wake_at = [clock() + _poll_interval(hold, work), whence.again_at]
-        if held_back_since is not None:
-            wake_at.append(held_back_since + settings.patience)
+            patient_until = math.inf
+            await _let_slots_begin(hold)
+            if not spent:
+                continue
+        if spent and len(work.tasks) < at_once:
+            patient_until = min(patient_until, clock() + settings.patience)
+        elif (
+            stretch == WHOLE
+        ):  # a session that was merely idle keeps to its share: what comes next is for all
+            patient_until = math.inf
+        wake_at = [clock() + _poll_interval(hold, work), whence.again_at, patient_until]
         if unsettled and stretch == WHOLE:
             wake_at.append(clock() + SETTLED_AFTER)
             unsettled = False
         # Room alone is no reason to look again; unless there may be tasks that could not begin, or that the share held back.
-        held_back = at_once == 0 or (work.share is not None and work.share <= held)
-        await _wait(hold.room if held_back else hold.asked, hold, max(min(wake_at) - clock(), 0.001))
+        await _wait(
+            hold.room if spent or at_once == 0 else hold.asked, hold, max(min(wake_at) - clock(), 0.001)
+        )
 
 
 async def _room(hold: Hold[T]) -> int:
@@ -202,16 +209,19 @@ async def _get_work(hold: Hold[T], room: int, stretch: Stretch, along: int, **sc
     return work
 
 
-async def _let_slots_begin() -> None:
+async def _let_slots_begin(hold: Hold[Any]) -> None:
+    held = len(hold.held)
     for _ in range(SLOTS_FIRST):
         await asyncio.sleep(0)
+    if len(hold.held) == held:  # that they have begun is no room for more
+        hold.room.clear()
 
 
 def _poll_interval(hold: Hold[Any], work: Work[Any]) -> float:
     """Seconds until the next look, if nobody says anything before."""
     seconds = hold.settings.poll_interval
     if work.heard and hold.hears is not None and hold.hears():
-        seconds = max(seconds, hold.settings.idle_poll_interval)
+        seconds = max(seconds, hold.settings.idle_poll_interval * max(1.0, work.sharing / MANY))
     return seconds * random.uniform(0.8, 1.2)
 
 

@@ -105,6 +105,7 @@ DECLARE
   total      bigint;
   enough     bigint;
   tasks      bigint;
+  others     bigint;  -- of these: how many it does not hold itself
   counted    integer;
   many       bigint;
   share      integer;
@@ -170,8 +171,9 @@ BEGIN
   --   there, held ones included, counted no further than it takes to allow all that is wanted. More than 1000 are counted by
   --   one session for all, once in a second; as is plenty for all, where that is more than 200. Alone, or after its patience,
   --   a session takes what it has room for. Nothing is claimed ahead where there is not plenty for all, or somebody has had
-  --   nothing to do within the last second. From a position on not all is counted: is that too little, there is no share, and
-  --   a session takes what it can begin at once; so it does of what lies before p_until, which is not counted.
+  --   nothing to do within the last second. From a position on not all is counted, and least of all what others hold: is that too
+  --   little, a session takes its part of what it does not hold, rounded up (and what it can begin at once of what lies before
+  --   p_until, which is not counted, and where not each task is for all).
   my.since := session_lock.clock();
   my.want := CASE WHEN p_id = ANY (my.sharing) THEN least(p_limit, my.capacity - my.holds) ELSE 0 END;
   IF p_at_once < my.want AND cardinality(my.sharing) > 1 AND session_lock.asked_lately(my.sharing, my.clock) THEN
@@ -192,10 +194,12 @@ BEGIN
       IF __picks__ THEN
         my.tasks := session_lock.possible__set__(my.many, my.clock, my.version);
       ELSE
-        SELECT count(*) INTO my.tasks
+        SELECT count(*), count(*) FILTER (WHERE NOT task.mine) INTO my.tasks, my.others
           FROM (
             -- for each part of the order
-            SELECT 1 FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ AND __from_position__
+            SELECT t.__session_id__ IS NOT DISTINCT FROM my.id AS mine
+              FROM __table__ AS t
+             WHERE (__pending__) AND t.__available_at__ <= my.clock AND __acceptable__ AND __from_position__
             -- as far as here
             LIMIT my.many
           ) AS task;
@@ -206,7 +210,11 @@ BEGIN
       END IF;
     END IF;
     IF NOT my.from_start AND NOT __picks__ AND my.tasks < my.enough THEN
-      my.want := least(my.want, p_at_once);
+      my.others := coalesce(my.others, my.tasks);
+      IF my.others > 0 AND NOT __has_accepts__ THEN
+        my.share := my.holds + ceil(my.others::numeric * my.capacity / my.total);
+      END IF;
+      my.want := least(my.want, my.share - my.holds, p_at_once);
     ELSIF my.tasks > 0 AND my.tasks < my.enough THEN
       IF __has_accepts__ AND NOT __picks__ THEN  -- each task is for those alone that may be given it
         my.share := coalesce((

@@ -89,10 +89,10 @@ class MemoryShares(MemorySessions[T]):
     ) -> tuple[int, int | None]:
         """How many tasks to claim, of those that are due (`onward`: only of these), and the share, if it was worked out."""
         want = max(0, min(limit, session.capacity - held)) if session.id in sharing else 0
-        others = len(sharing) > 1
-        if others and any(abs(now - self._sessions[id_].asked_at) <= ASKED_LATELY for id_ in sharing):
+        shared = len(sharing) > 1
+        if shared and any(abs(now - self._sessions[id_].asked_at) <= ASKED_LATELY for id_ in sharing):
             want = want if at_once is None else min(want, at_once)
-        if want == 0 or not others:
+        if want == 0 or not shared:
             return want, None
         begun = want if at_once is None else min(want, at_once)
         if over_share:
@@ -101,7 +101,13 @@ class MemoryShares(MemorySessions[T]):
         # To claim ahead there must be plenty for all.
         enough = total if begun < want else min(total, -(-(held + want) * total // session.capacity))
         if onward is not None and not self._limits.rules.any:  # not all of it is seen
-            return want if len(onward) >= enough else begun, None
+            if len(onward) >= enough:
+                return want, None
+            others = sum(row.session_id != session.id for row in onward)
+            if others == 0 or self._accepts.asks:
+                return begun, None
+            part = -(-others * session.capacity // total)
+            return min(begun, part), held + part
         tasks = min(enough, self._limits.possible(due))
         if tasks in {0, enough}:  # nothing to share, or plenty
             return want, None

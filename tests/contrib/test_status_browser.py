@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -72,19 +73,21 @@ async def test_it_is_painted_before_the_database_has_said_a_word(chromium: Brows
         assert painted < looked
 
 
+ROUNDS = int(os.environ.get("SESSION_LOCK_ROUNDS", "1"))
+
 BLANK = "<!doctype html><html lang=en><title>blank</title><p>There is nothing else here.</html>"
 """The least that a browser can paint: what is left of its time is its own."""
 
 
 async def test_how_soon_it_is_painted_beside_a_blank_page(chromium: Browser, there: Scene) -> None:
-    """To be looked at, with `-s`; how long it takes depends on what else the machine does."""
+    """To be looked at, with `-s` and SESSION_LOCK_ROUNDS=9; how long it takes depends on what else the machine does."""
     outer = FastAPI()
     outer.get("/blank")(lambda: HTMLResponse(BLANK))
     mounted = status_app({"mails": EMAILS}, there.dsn)
     outer.mount("/status", mounted)
     took: dict[str, list[float]] = {"blank": [], "status/m/mails/": []}
     async with lasting(mounted), served(outer, mounted) as url:
-        for _ in range(9):
+        for _ in range(ROUNDS):
             for address, painted in took.items():
                 async with chromium.page() as page:
                     await page.open(f"{url}{address}")
@@ -125,7 +128,7 @@ async def test_how_soon_what_is_committed_is_shown(
         await page.live()
         await page.evaluate(SHOWN)
         waiting = int(await page.text("[data-tile=waiting] .value"))
-        for number in range(8):
+        for number in range(2 * ROUNDS):
             await asyncio.sleep(random.uniform(1, 2))  # at whatever moment between two looks
             if number % 2 == 0:
                 what, statement = "a finished task", FINISH if number % 4 == 0 else REOPEN

@@ -281,18 +281,35 @@ async def test_a_look_to_a_position_leaves_what_is_behind_it_and_says_how_long_i
     assert keys(await suite.work(lease, 6, held=keys(piece), until=second.position)) == added[:1]
 
 
-async def test_where_too_few_are_counted_from_a_position_on_there_is_no_share_and_what_can_begin_is_given(
+async def test_where_too_few_are_counted_from_a_position_on_its_part_of_what_others_may_have_is_given(
     suite: Suite,
 ):
-    added = await suite.add(8)
+    added = await suite.add(10)
+    mine, _ = await suite.start(capacity=8), await suite.start(capacity=8)
+    first = await suite.work(mine, 1)
+    assert keys(first) == added[:1]
+    # Half of nine, rounded up, whatever it holds; and what it holds itself is not counted.
+    onward = await suite.work(mine, 7, held=keys(first), position=first.position, at_once=7, over_share=False)
+    assert (keys(onward), onward.share) == (added[1:6], 6)
+    held = [*keys(first), *keys(onward)]
+    again = await suite.work(mine, 2, held=held, position=first.position, at_once=2, over_share=False)
+    assert (keys(again), again.share) == (added[6:8], 8)
+
+
+async def test_nothing_is_told_of_a_part_where_from_a_position_on_there_is_only_what_it_holds(suite: Suite):
+    await suite.add(2)
     mine, _ = await suite.start(capacity=8), await suite.start(capacity=8)
     first = await suite.work(mine, 2)
-    assert keys(first) == added[:2]
     onward = await suite.work(mine, 6, held=keys(first), position=first.position, at_once=3, over_share=False)
-    assert (keys(onward), onward.share) == (added[2:5], None)
-    held = [*keys(first), *keys(onward)]
-    again = await suite.work(mine, 3, held=held, at_once=3, over_share=False)
-    assert (keys(again), again.share) == ([], 4)
+    assert (keys(onward), onward.share) == ([], None)
+
+
+async def test_after_its_patience_the_part_does_not_bind_a_session(suite: Suite):
+    added = await suite.add(8)
+    mine, _ = await suite.start(capacity=8), await suite.start(capacity=8)
+    first = await suite.work(mine, 1)
+    onward = await suite.work(mine, 7, held=keys(first), position=first.position, at_once=6, over_share=True)
+    assert (keys(onward), onward.share) == (added[1:7], None)
 
 
 async def test_a_call_that_claims_nothing_has_no_position(suite: Suite):

@@ -109,7 +109,7 @@ def what_runs_is_moved(patch: pytest.MonkeyPatch) -> None:
         (checks.balance, slow_calls_count_as_fast, 3, 1),
         (checks.balance, who_stops_keeps_what_it_has_not_begun, 3, 1),
         (checks.idle, nobody_goes_beyond_its_share, 3, 0),
-        (checks.movement, all_claim_ahead_where_work_is_scarce, 8, 21),
+        (checks.movement, all_claim_ahead_where_work_is_scarce, 8, 153),
         (checks.loss, the_dead_are_not_ended, 3, 1),
         (checks.loss, what_runs_is_moved, 3, 0),
         (checks.loss, what_runs_is_given_to_others, 3, 0),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +39,29 @@ async def test_between_looks_that_bring_nothing_lies_a_poll_interval_with_a_fift
     gaps = [later - earlier for earlier, later in zip(looks, looks[1:], strict=False)]
     assert 8 <= min(gaps) < 8.4
     assert 11.6 < max(gaps) <= 12.01
+
+
+class Told(Faulty):
+    """One of many sessions, which is told of all that comes."""
+
+    sharing = 1
+
+    @asynccontextmanager
+    async def listening(self, *_: Any, **__: Any) -> AsyncIterator[Callable[[], bool]]:
+        yield lambda: True
+
+    async def get_work(self, lease: Any, **options: Any) -> Any:
+        return replace(await super().get_work(lease, **options), heard=True, sharing=self.sharing)
+
+
+@virtual
+async def test_more_than_a_hundred_that_are_told_look_together_as_often_as_a_hundred_would() -> None:
+    for sharing, seconds in ((1, 3), (100, 3), (1000, 30)):
+        database = Told(MemoryDatabase(rows(0)))
+        database.sharing = sharing
+        async with running(Runner(database, do_all, settings(idle_poll_interval=3))):
+            await asyncio.sleep(1200)
+        assert 1200 / seconds == pytest.approx(len(database.times("get_work")), rel=0.1)
 
 
 @virtual
@@ -198,6 +223,38 @@ async def test_free_slots_take_more_than_their_share_after_patience_if_the_other
     assert [call["over_share"] for call in database.arguments("get_work")].count(True) == 1
     # Its share of 4, and then, as it is done with these at once, of the 2 that are left.
     assert len([at for at, _ in tasker.begun if at < 1]) == 3
+
+
+class Dear(Faulty):
+    """Where each look from the start takes long."""
+
+    async def get_work(self, lease: Any, **options: Any) -> Any:
+        work = await super().get_work(lease, **options)
+        return work if work.walked is None else replace(work, walked=0.1)
+
+
+@virtual
+async def test_where_looks_from_the_start_take_long_it_takes_its_part_from_a_position_and_the_rest_after_its_patience() -> (
+    None
+):
+    database = Dear(MemoryDatabase(rows(0)))
+    await database.start_session(capacity=10, ttl=1000, label="looks for nothing", app_version="")
+    tasker = Sleeper(0)
+    slow = settings(batch_size=1, concurrency=10, tasks_per_session=10, poll_interval=10, patience=4)
+    async with running(Runner(database, tasker, slow)):
+        for key in range(60):  # by and by, as by them it has its position, and where it was a while ago
+            database.add(key, CANARY)
+            await asyncio.sleep(0.5)
+        tasker.seconds, came = 60, now()
+        for key in range(100, 110):
+            database.add(key, CANARY)
+        await asyncio.sleep(3.5)
+        began = [at - came for at, keys in tasker.begun if keys[0] >= 100]
+        assert (len(began), max(began) < 0.1) == (5, True)
+        await asyncio.sleep(3)
+    began = [at - came for at, keys in tasker.begun if keys[0] >= 100]
+    assert (len(began), max(began)) == (10, pytest.approx(4, abs=0.1))
+    assert all(call["position"] for call in database.arguments("get_work")[-3:])
 
 
 @virtual

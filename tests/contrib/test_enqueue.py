@@ -184,6 +184,26 @@ async def test_one_that_is_finished_meanwhile_is_no_duplicate(
     assert result.key > one.key
 
 
+async def test_one_that_is_finished_when_it_was_found_to_be_pending_is_no_duplicate(
+    admin: asyncpg.Connection, two: Any
+):
+    """It is asked for again, and what was added beside it is not added again."""
+    first, second = two
+    await enqueue(first, JOBS, 1, dedup_key="k")
+    await admin.execute(
+        "CREATE FUNCTION public.gate() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END';"
+        "CREATE TRIGGER gate AFTER INSERT ON jobs FOR EACH STATEMENT EXECUTE FUNCTION public.gate()"
+    )
+    async with admin.transaction():
+        await admin.execute("SELECT pg_advisory_xact_lock(7)")
+        other = asyncio.create_task(enqueue_many(second, JOBS, [NewTask(2, dedup_key="k"), 3]))
+        await until_waited_for(admin)
+        await admin.execute("UPDATE jobs SET finished_at = now()")
+    result, free = await other
+    assert (result.duplicate, free.duplicate) == (False, False)
+    assert [row["payload"] for row in await rows(admin)] == ["1", "2", "3"]
+
+
 async def test_a_snapshot_from_before_the_finish(admin: asyncpg.Connection, two: Any):
     first, second = two
     one = await enqueue(first, JOBS, 1, dedup_key="k")
@@ -229,10 +249,37 @@ async def test_the_same_keys_in_two_orders(admin: asyncpg.Connection, two: Any):
     ]  # fmt: skip
 
 
+async def test_it_is_due_from_when_it_is_added_and_not_from_when_its_transaction_began(
+    admin: asyncpg.Connection,
+):
+    for add in (lambda: enqueue(admin, JOBS, 1), lambda: enqueue_many(admin, JOBS, [2] * COPY_FROM)):
+        async with admin.transaction():
+            await admin.execute("SELECT now()")
+            await add()
+            late = "SELECT bool_and(created_at > now() AND available_at > now()) FROM jobs WHERE xmin = pg_current_xact_id()::xid"
+            assert await admin.fetchval(late)
+
+
+async def test_who_has_room_is_woken_by_one_that_is_new_and_by_no_duplicate(admin: asyncpg.Connection):
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    await admin.execute(
+        "INSERT INTO session_lock.session (name, capacity, started_at, expires_at, idle)"
+        " VALUES ('jobs', 1, now(), now() + interval '1 hour', true)"
+    )
+    await admin.add_listener("session_lock", lambda *told: heard.put_nowait(told[-1]))
+    await enqueue(admin, JOBS, 1, dedup_key="k")
+    assert await asyncio.wait_for(heard.get(), 10) == "jobs"
+    await enqueue(admin, JOBS, 1, dedup_key="k")
+    await admin.execute("SELECT")
+    assert heard.empty()
+
+
 async def test_discarded_is_not_pending(admin: asyncpg.Connection, two: Any):
     one = await enqueue(two[0], JOBS, 1, dedup_key="k")
     await admin.execute("UPDATE jobs SET discarded_at = now()")
-    assert await enqueue(two[0], JOBS, 1, dedup_key="k") != one
+    other = await enqueue(two[0], JOBS, 1, dedup_key="k")
+    assert other != one
+    assert await enqueue(two[0], JOBS, 1, dedup_key="k") == Enqueued(key=other.key, duplicate=True)
 
 
 async def test_a_trigger_that_keeps_tasks_out_is_told_of(admin: asyncpg.Connection, two: Any):

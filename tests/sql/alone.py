@@ -12,6 +12,8 @@ from typing import Any
 
 import asyncpg
 
+from tests.sql import asked
+from tests.sql.asked import ASKED
 from tests.sql.crossing import own_scene
 from tests.sql.scene import Change, Scene
 from tests.sql.schedule import Work
@@ -31,7 +33,7 @@ TIMES = {
 }
 
 
-CLEAN_UP = "DROP TRIGGER stubborn ON public.email; DROP FUNCTION public.stubborn"
+CLEAN_UP = "DROP TRIGGER stubborn ON public.email; DROP FUNCTION IF EXISTS public.stubborn"
 
 
 async def alone(scene: Scene, names: str) -> list[str]:
@@ -47,7 +49,7 @@ async def alone(scene: Scene, names: str) -> list[str]:
     try:
         for name in names.split("; "):
             heard.clear()
-            statement = {**STATEMENTS, **ALONE}[name]
+            statement = {**STATEMENTS, **ALONE, **ASKED}[name]
             if statement.later:
                 await scene.lab.advance(statement.later)
             before = len(await scene.audit())
@@ -212,9 +214,14 @@ SEQUENCES = [
 
 def right() -> dict[str, list[str]]:
     """What `alone.txt` says, by the names of the plays."""
+    return read_right("alone.txt")
+
+
+def read_right(file: str) -> dict[str, list[str]]:
+    """A file of plays, each followed by what comes of it."""
     found: dict[str, list[str]] = {}
     lines: list[str] = []
-    for line in Path(__file__).with_name("alone.txt").read_text(encoding="utf-8").splitlines():
+    for line in Path(__file__).with_name(file).read_text(encoding="utf-8").splitlines():
         if line.startswith("    "):
             lines.append(line.strip())
         else:
@@ -224,7 +231,7 @@ def right() -> dict[str, list[str]]:
 
 def plays() -> list[str]:
     alone = [name for name in [*STATEMENTS, *ALONE] if not name.startswith("leave")]
-    return [*alone, *SEQUENCES]
+    return [*alone, *SEQUENCES, *asked.SEQUENCES]
 
 
 async def main() -> None:

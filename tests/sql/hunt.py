@@ -1,7 +1,7 @@
 """Hunts every mutant of our SQL (`mutants.py`) down, and writes the table of what has killed it: `nox -s mutants`.
 
-First what killed it last time, by the table; then what statements do alone, then the crossings (of a lock), then the tests of the
-SQL as shipped.
+First what killed it last time, by the table; then what statements do alone, then the crossings (of a lock); of a claim under limits
+the plays of `limited.txt`, of duties those of `planned.txt`; then the tests of the SQL as shipped.
 A mutant that lives is proven equal to the original in `EQUAL`, or the tests have a hole. `--part 1/4` hunts a fourth of them,
 names as arguments these: the table keeps what it says of the others.
 """
@@ -23,18 +23,34 @@ from pathlib import Path
 import asyncpg
 
 from session_lock.catalog import read_shape
+from session_lock.duties import DUTIES as DUTY_RUNS
+from session_lock.migrations import install
 from session_lock.schema import fill, holes
 from tests.conftest import TestDatabase, fresh_database, prepare_template, running_server
+from tests.sql import limited, planned
 from tests.sql.alone import alone, right
 from tests.sql.crossing import each_pair_once, play, points_of
 from tests.sql.equal import EQUAL
-from tests.sql.mutants import SourceMutant, mutants
+from tests.sql.mutants import DUTIES, LIMITS, NOT_MUTATED, QUEUE, SourceMutant, mutants
+from tests.sql.planned import Plan
 from tests.sql.scene import Scene, open_scene
 from tests.sql.schedule import open_lab
+from tests.sql.stage import Stage, open_stage
 from tests.support import EMAILS
 
 TABLE = Path("docs/reference/sql-mutants.md")
-TESTS = [
+TESTS = {
+    LIMITS: ["tests/database/test_limits.py", "tests/sql/test_limit_schedules.py"],
+    DUTIES: ["tests/duties/test_planning.py"],
+    QUEUE: ["tests/cli/test_queue.py", "tests/contrib/test_enqueue.py"],
+}
+BESIDE = {QUEUE}
+"""The scene has none of it."""
+
+NOT_IN_SCENE = {"clock", "limit_transaction"}
+"""The scene has a clock of its own; and a transaction that is limited too much takes its connections away."""
+
+OTHER_TESTS = [
     "tests/sql/test_schedules.py",
     "tests/sql/test_position.py",
     "tests/sql/test_requests.py",
@@ -63,18 +79,29 @@ class Field:
 
     scene: Scene
     words: dict[str, str]
+    stage: Stage
+    plan: Plan
     crossings: list[str] = dataclass_field(default_factory=list)
 
-    async def put(self, function: str) -> None:
-        await self.scene.lab.admin.execute(fill(function, self.words))
+    async def put(self, file: str, function: str) -> None:
+        if file == LIMITS:
+            await self.stage.put(function)
+        elif file == DUTIES:
+            await self.plan.put(function)
+        elif file not in BESIDE:
+            await self.scene.lab.admin.execute(fill(function, self.words))
 
     async def sees(self, killer: str) -> bool:
-        """Whether a play alone, or a crossing, finds something not as it should be."""
+        """Whether a play alone, one under limits or of duties, or a crossing, finds something not as it should be."""
         kind, _, name = killer.partition(": ")
         try:
             async with asyncio.timeout(15):
                 if kind == "alone":
                     return await alone(self.scene, name) != right()[name]
+                if kind == "limited":
+                    return await limited.play(self.stage, name) != limited.right()[name]
+                if kind == "planned":
+                    return await self.plan.play(name) != planned.right()[name]
                 return bool((await play(self.scene, name)).wrongs)
         except (
             AssertionError,
@@ -88,13 +115,17 @@ class Field:
         names = sorted(right(), key=lambda name: not related(mutant, name))
         crossings = [f"crossing: {name}" for name in self.crossings if related(mutant, name)]
         every = [*(f"alone: {name}" for name in names), *(crossings if mutant.is_of_locks else [])]
-        await self.put(mutant.mutated_function)
+        if mutant.file == LIMITS:
+            every = [f"limited: {name}" for name in limited.right()]
+        elif mutant.file == DUTIES:
+            every = [f"planned: {name}" for name in planned.right()]
+        await self.put(mutant.file, mutant.mutated_function)
         for killer in [last, *every] if last else every:
             if await self.sees(killer):
                 break
         else:
             killer = ""
-        await self.put(mutant.shipped_function)
+        await self.put(mutant.file, mutant.shipped_function)
         if killer and await self.sees(killer):
             raise RuntimeError(f"{killer} sees a fault in the SQL as shipped")
         return killer
@@ -102,17 +133,21 @@ class Field:
 
 @asynccontextmanager
 async def field_on(database: TestDatabase) -> AsyncIterator[Field]:
-    async with open_lab(database) as lab, open_scene(lab, database.admin_dsn) as scene:
-        yield Field(scene, holes(EMAILS, await read_shape(lab.admin, EMAILS)))
+    async with open_lab(database) as lab:
+        await install(lab.admin, DUTY_RUNS)
+        async with open_scene(lab, database.admin_dsn) as scene:
+            stage = await open_stage(lab, database.admin_dsn)
+            plan = await planned.open_plan(lab, database.admin_dsn)
+            yield Field(scene, holes(EMAILS, await read_shape(lab.admin, EMAILS)), stage, plan)
 
 
 async def hunt(field: Field, dsn: str, mutant: SourceMutant, last: str) -> str:
     """What kills it, or an empty string."""
-    is_clock = mutant.function_name == "clock"  # which the scene replaces
-    if not is_clock and not last.startswith("tests/") and (found := await field.killer(mutant, last)):
+    by_tests_alone = mutant.function_name in NOT_IN_SCENE or mutant.file in BESIDE
+    if not by_tests_alone and not last.startswith("tests/") and (found := await field.killer(mutant, last)):
         return found
     return (last.startswith("tests/") and await failing(dsn, mutant, [last])) or await failing(
-        dsn, mutant, TESTS
+        dsn, mutant, TESTS.get(mutant.file, OTHER_TESTS)
     )
 
 
@@ -146,19 +181,21 @@ def table() -> dict[str, str]:
 def write_table(killed: Mapping[str, str], hunted: int, server: str) -> None:
     by = {
         kind: sum(each.startswith(kind) for each in killed.values())
-        for kind in ("alone", "crossing", "tests/", "equal")
+        for kind in ("alone", "limited", "planned", "crossing", "tests/", "equal")
     }
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text(
         "# Mutants of our SQL\n\n"
         f"Written by `nox -s mutants` on {datetime.now(UTC):%Y-%m-%d}, PostgreSQL {server}, Python {platform.python_version()}: {hunted} of the {len(killed)} were"
         " hunted in this run, the others in runs before. Do not edit.\n\n"
-        "A mutant is one small fault, made by a rule, in a function that locks, claims, settles or ends (`tests/sql/mutants.py`). What sees it\n"
-        "is in the second column: a statement alone (`tests/sql/alone.txt`), a crossing of two (`python -m tests.sql.crossing NAME`), or a\n"
-        "test. *equal*: nobody can tell it from the original, and why.\n\n"
-        f"{len(killed)} mutants: {by['alone']} killed by a statement alone, {by['crossing']} by a crossing, {by['tests/']} by a test;"
+        "A mutant is one small fault, made by a rule, in one of our functions (`tests/sql/mutants.py`). What sees it is in the second column: a\n"
+        "statement alone (`tests/sql/alone.txt`), a play under limits (`tests/sql/limited.txt`) or of duties\n"
+        "(`tests/sql/planned.txt`), a crossing of two (`python -m tests.sql.crossing NAME`), or a test. *equal*: nobody can tell it from the original, and why.\n\n"
+        f"{len(killed)} mutants: {by['alone']} killed by a statement alone, {by['limited']} by a play under limits, {by['planned']} by one of duties, {by['crossing']} by a crossing, {by['tests/']} by a test;"
         f" {by['equal']} equal to the original; {sum(not each for each in killed.values())} live.\n\n"
-        "| mutant | killed by |\n|---|---|\n"
+        "These functions have no mutants:\n\n"
+        + "".join(f"- `{name}` ({file}): {why}\n" for file, functions in NOT_MUTATED.items() for name, why in functions.items())
+        + "\n| mutant | killed by |\n|---|---|\n"
         + "".join(f"| `{_cell(name)}` | {_cell(f'`{killer}`' if not killer.startswith('equal') and killer else killer)} |\n" for name, killer in killed.items()),
         encoding="utf-8",
     )  # fmt: skip

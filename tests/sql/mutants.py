@@ -1,4 +1,4 @@
-"""Every small fault that can be made in the functions that lock, claim, settle and end: made by rules, from the sources themselves.
+"""Every small fault that can be made in our functions: made by rules, from the sources themselves.
 
 A mutant is one change of one function: a condition less, a weaker lock or none, no order, no LIMIT, the transaction's clock in place
 of the clock, a branch never or always taken, and so on. Its name says which: what is repeated in a function is numbered.
@@ -15,14 +15,39 @@ from functools import cache
 from session_lock.schema import source
 from tests.sql.schedule import SESSIONS, TASKS
 
+LIMITS, DUTIES, QUEUE = "tasks.limits.alwaysup.sql", "duties.alwaysup.sql", "queue.alwaysup.sql"
 MUTATED = {
     SESSIONS: (
         "clock", "start_session", "bump_session", "hold_session", "sessions_of", "sweep_sessions", "forget_cancelled",
+        "note_look", "seen_idle", "shares", "share", "tell_all", "pause_mapping", "resume_mapping", "drain_session", "ask_for_tasks",
+        "asked_lately", "wake", "wake_on_insert", "may_take", "sharing_with", "limit_transaction", "trim_failures", "note_expired",
+        "is_suspect",
     ),
     TASKS: (
         "standing", "get_work", "finish_tasks", "finish_in", "release_tasks", "end_session", "cancel_task", "retry_tasks",
     ),
+    LIMITS: ("possible", "pick"),
+    DUTIES: ("plan_duties", "forget_duties", "sharing_duty"),
+    QUEUE: ("enqueue", "enqueue_keys"),
 }  # fmt: skip
+
+NOTHING = "no condition, lock, order, bound or clock in it, so the rules make nothing of it"
+NOT_MUTATED = {
+    SESSIONS: {
+        "schema_version": NOTHING,
+        "whereabouts": NOTHING,
+        "adopt": NOTHING,
+        "tell": NOTHING,
+        "version_numbers": NOTHING,
+        "around_task": "for people who ask why: it only shows, and nothing is decided by it",
+    },
+    TASKS: {
+        "backlog": "for who measures: it only counts, and nothing is decided by it",
+        "shares": "for people who look: it only shows, and nothing is decided by it",
+        "why": "for people who ask why: it only shows, and nothing is decided by it; the row that it locks is passed over as any other",
+    },
+}
+"""The other functions, and why they are not: a test says that there are no more."""
 
 # How much a session takes, and when it is to look again: of this other tests see to it. It makes no difference to what is safe.
 HINTS = r"\(array_agg\(s\.counted.*?\[1\],|\n  IF counted IS NULL.*?END IF;|  -- 3 The share,.*?(?=  -- 4 )|  -- 6 There was room.*?(?=    my\.gone :=)|  PERFORM session_lock\.note_look.*?;\n|  my\.(since|walked) := .*?;\n|CASE WHEN my\.from_start THEN my\.walked.*?END|\n    PERFORM session_lock\.wake\(my\.name, true\);"
@@ -65,28 +90,30 @@ class SourceMutant:
 @cache
 def mutants() -> dict[str, SourceMutant]:
     """All of them by their names."""
-    found: dict[str, SourceMutant] = {}
-    for file, functions in MUTATED.items():
-        for function in functions:
-            begin, end = _function(file, function)
-            seen: set[tuple[int, int, str]] = set()
-            times: dict[str, int] = {}
-            hints = [match.span() for match in re.finditer(HINTS, source(file)[begin:end], re.DOTALL)]
-            body = source(file).index("$function$", begin) - begin
-            for what, at, to, new in _changes(_blank(source(file)[begin:end])):
-                if (
-                    at < body
-                    or (at, to, new) in seen
-                    or any(at_hint <= at < to_hint for at_hint, to_hint in hints)
-                ):
-                    continue
-                seen.add((at, to, new))
-                old = re.sub(r"\s+", " ", source(file)[begin + at : begin + to]).strip()
-                label = f"{function}: {what} `{old}`" if old else f"{function}: {what}"
-                times[label] = times.get(label, 0) + 1
-                name = label if times[label] == 1 else f"{label} ({times[label]})"
-                found[name] = SourceMutant(name, file, begin + at, begin + to, new, (begin, end))
-    return found
+    return {
+        mutant.name: mutant
+        for file, functions in MUTATED.items()
+        for function in functions
+        for mutant in mutants_of(file, function)
+    }
+
+
+def mutants_of(file: str, function: str) -> Iterator[SourceMutant]:
+    begin, end = _function(file, function)
+    seen: set[tuple[int, int, str]] = set()
+    times: dict[str, int] = {}
+    hints = [match.span() for match in re.finditer(HINTS, source(file)[begin:end], re.DOTALL)]
+    body = source(file).index("$function$", begin) - begin
+    for what, at, to, new in _changes(_blank(source(file)[begin:end])):
+        is_hint = any(at_hint <= at < to_hint for at_hint, to_hint in hints)
+        if at < body or (at, to, new) in seen or is_hint:
+            continue
+        seen.add((at, to, new))
+        old = re.sub(r"\s+", " ", source(file)[begin + at : begin + to]).strip()
+        label = f"{function}: {what} `{old}`" if old else f"{function}: {what}"
+        times[label] = times.get(label, 0) + 1
+        name = label if times[label] == 1 else f"{label} ({times[label]})"
+        yield SourceMutant(name, file, begin + at, begin + to, new, (begin, end))
 
 
 def _function(file: str, name: str) -> tuple[int, int]:
@@ -119,7 +146,7 @@ def _changes(text: str) -> Iterator[Change]:
 # What is left out in one piece, or stands for another: the name of the change, what it finds, what it makes of it.
 RULES = [
     ("no", r"\bORDER BY (?:t\.__key__|s\.id|__order_by__|u\.\w+|r\.rank|c\.rank)(?= *\n)", ""),
-    ("no", r"\bLIMIT (?!1\b)[\w.]+", ""),
+    ("no", r"\bLIMIT (?:CASE [^\n]*? END|(?!1\b)[\w.]+)", ""),
     ("not so", r"\bAS MATERIALIZED\b", "AS NOT MATERIALIZED"),
     ("now() for", r"session_lock\.clock\(\)|\bclock_timestamp\(\)", "now()"),
     ("its second alone, of", r"\bgreatest\((?:[^(),]+), ", "greatest("),
@@ -136,6 +163,10 @@ RULES = [
     ("nobody's:", r"ARRAY\(SELECT t\.__key__::text FROM __table__ AS t WHERE \(__pending__\) AND t\.__session_id__ = my\.id\)", "ARRAY[]::text[]"),
     ("only one look:", r"FOR v_round IN 1\.\.\d+ LOOP", "FOR v_round IN 1..1 LOOP"),
     ("the first alone, of", r"my\.held \|\| my\.keys", "my.held"),
+    ("nobody first by", r"remainder DESC, ", ""),
+    ("< for", r"(?<=rank )<=(?= remaining)|(?<= )<=(?= p_version)", "<"),
+    ("true for", r"(?<=<= p_version, )false|(?<=WHERE s\.id = p_id\), )false", "true"),
+    ("no", r"p_needed IS NULL OR ", ""),
     ("not set back:", r"\n *my\.start := NULL;", "\n    EXIT;"),
 ]  # fmt: skip
 
@@ -144,7 +175,7 @@ RULES = [
 
 CONDITION = r"(?<!END )\b(WHERE|HAVING|ON(?! CONFLICT)|ELSIF|IF|EXIT WHEN|CONTINUE WHEN)\b"
 GUARDS = r"\s*(?:THEN|;)\s*(?:--[^\n]*)?\s*(?:RAISE|RETURN)\b|;"
-END = r"\b(?:WHERE|ORDER BY|GROUP BY|FOR (?:NO KEY |KEY )?(?:UPDATE|SHARE)|LIMIT|RETURNING|HAVING|UNION|THEN|LOOP)\b|;|\$function\$"
+END = r"\b(?:WHERE|ORDER BY|GROUP BY|FOR (?:NO KEY |KEY )?(?:UPDATE|SHARE)|LIMIT|RETURNING|HAVING|UNION|THEN|LOOP|DO NOTHING|(?:LEFT |CROSS )?JOIN)\b|;|\$function\$"
 
 
 def _conditions(text: str) -> Iterator[Change]:

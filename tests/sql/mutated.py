@@ -15,7 +15,10 @@ if name := os.environ.get("SESSION_LOCK_MUTANT"):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without those that put in a fault of their own."""
+    """Without those that put in a fault of their own, or have no SQL."""
     items[:] = [
-        item for item in items if not getattr(getattr(item, "callspec", None), "params", {}).get("lab")
+        item
+        for item in items
+        if not (params := getattr(getattr(item, "callspec", None), "params", {})).get("lab")
+        and "memory" not in map(str, params.values())
     ]

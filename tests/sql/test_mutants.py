@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 
+from session_lock.schema import source, sql_root
 from tests.sql.equal import EQUAL
 from tests.sql.hunt import field_on, table
-from tests.sql.mutants import mutants
+from tests.sql.mutants import LIMITS, MUTATED, NOT_MUTATED, NOTHING, mutants, mutants_of
 
 
 def test_the_table_is_of_the_mutants_that_there_are_and_none_of_them_lives():
@@ -19,11 +21,28 @@ def test_the_table_is_of_the_mutants_that_there_are_and_none_of_them_lives():
     }
 
 
+def test_each_function_has_mutants_or_is_named_with_the_reason_why_it_has_none():
+    for path in sql_root().iterdir():
+        if not path.name.endswith(".alwaysup.sql"):
+            continue
+        there = re.findall(
+            r"^CREATE OR REPLACE FUNCTION session_lock\.(\w+?)(?:__set__)?\(", source(path.name), re.MULTILINE
+        )
+        left_out = NOT_MUTATED.get(path.name, {})
+        assert sorted(there) == sorted([*MUTATED.get(path.name, ()), *left_out]), path.name
+        for function in there:
+            made = [*mutants_of(path.name, function)]
+            assert bool(made) == (left_out.get(function) != NOTHING), function
+
+
 async def test_each_mutant_can_be_installed(database):
     """A mutant that the server refuses to create would be killed by anything."""
     async with field_on(database) as field:
         for mutant in mutants().values():
-            await field.put(mutant.mutated_function)
+            if mutant.file == LIMITS:
+                await field.stage.put(mutant.mutated_function, "each in parts")
+            else:
+                await field.put(mutant.file, mutant.mutated_function)
 
 
 async def test_a_sample_is_killed_again(database):
@@ -36,7 +55,7 @@ async def test_a_sample_is_killed_again(database):
     async with field_on(database) as field:
         for name, killer in islice(said.items(), 0, None, 5):
             mutant = mutants()[name]
-            await field.put(mutant.mutated_function)
+            await field.put(mutant.file, mutant.mutated_function)
             assert await field.sees(killer), name
-            await field.put(mutant.shipped_function)
+            await field.put(mutant.file, mutant.shipped_function)
             assert not await field.sees(killer), name

@@ -216,7 +216,7 @@ def _poll_interval(hold: Hold[Any], work: Work[Any]) -> float:
     """Seconds until the next look, if nobody says anything before."""
     seconds = hold.settings.poll_interval
     if work.heard and hold.hears is not None and hold.hears():
-        seconds = max(seconds, hold.settings.idle_poll_interval * max(1.0, work.sharing / MANY))
+        seconds = max(seconds, hold.settings.idle_poll_interval * max(1.0, (work.sharing or 1) / MANY))
     return seconds * random.uniform(0.8, 1.2)
 
 

@@ -20,17 +20,8 @@ from session_lock.scarcity import Scarcity
 from session_lock.session import Lease, Session
 from session_lock.settings import Settings
 from session_lock.tasks import (
-    Batch,
-    Discard,
-    Failure,
-    HandOver,
-    Holder,
-    Park,
-    Release,
-    Task,
-    TaskKey,
-    Verdict,
-)
+    Batch, Discard, Failure, HandOver, Holder, Park, Release, Task, TaskKey, Verdict,
+)  # fmt: skip
 from session_lock.telemetry import Telemetry
 from session_lock.turns import Turns
 from session_lock.waiting import wait_for
@@ -247,10 +238,8 @@ class HeldTasks(Holder, Generic[T]):
     def _succeeded(self) -> None:
         if self.breaker.succeeded():
             logger.warning(
-                "session %d has accomplished a task, and goes on as usual",
-                self.lease.id,
-                extra=self.about("running"),
-            )
+                "session %d has accomplished a task, and goes on as usual", self.lease.id, extra=self.about("running"),
+            )  # fmt: skip
             self._tell(self.healed)
 
     def keep(self, task: Task[Any], verdict: Verdict) -> bool:

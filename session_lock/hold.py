@@ -191,14 +191,8 @@ class Hold(Room[T]):
             )
             self.ending = ending
             self.drain_until = asyncio.get_running_loop().time() + self.settings.drain_timeout
-            for event in (
-                self.ready_or_ending,
-                self.room,
-                self.may_begin,
-                self.asked,
-                self.healed,
-                self.beat_now,
-            ):
+            self.look()
+            for event in (self.ready_or_ending, self.healed, self.beat_now):
                 event.set()
             self.give_back()
         if ending is Ending.LOST:

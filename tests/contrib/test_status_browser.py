@@ -128,7 +128,7 @@ async def test_how_soon_what_is_committed_is_shown(
         await page.live()
         await page.evaluate(SHOWN)
         waiting = int(await page.text("[data-tile=waiting] .value"))
-        for number in range(2 * ROUNDS):
+        for number in range(4 * ROUNDS):  # after four of them all is as it was
             await asyncio.sleep(random.uniform(1, 2))  # at whatever moment between two looks
             if number % 2 == 0:
                 what, statement = "a finished task", FINISH if number % 4 == 0 else REOPEN

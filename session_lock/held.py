@@ -32,13 +32,13 @@ from session_lock.tasks import (
     Verdict,
 )
 from session_lock.telemetry import Telemetry
-from session_lock.turns import Turns
+from session_lock.turns import Turn, Turns
 from session_lock.waiting import wait_for
 from session_lock.wording import describe
 
 T = TypeVar("T")
 
-logger = logging.getLogger("session_lock.runner")
+logger: logging.Logger = logging.getLogger("session_lock.runner")
 
 CANCELLED = Discard("cancelled on request")
 
@@ -54,37 +54,37 @@ class HeldTasks(Holder, Generic[T]):
     def __init__(
         self, lease: Lease, settings: Settings, *, breaker: Breaker, pace: Pace, turns: Turns, capacity: int
     ) -> None:
-        self.session = Session(lease)
+        self.session: Session = Session(lease)
         self._about: dict[str, object] = {"session_id": lease.id}
         self.settings = settings
         self.breaker = breaker
         self.pace = pace
-        self.scarcity = Scarcity(settings.poll_interval)
+        self.scarcity: Scarcity = Scarcity(settings.poll_interval)
         self.capacity = capacity
-        self.busy = 0  # slots that have a batch
+        self.busy: int = 0  # slots that have a batch
         self.limited = False  # the last look was held back by a limit, so a finish may let more through
         self.is_alone = False  # no other session was given work at the last look
         self.held: dict[TaskKey, Task[T]] = {}  # claimed and not yet recorded, in claim order
         self.ready: deque[Task[T]] = deque()  # of these: not begun
         self.running: dict[asyncio.Task[Any], Batch[T]] = {}  # of these: in a call of the tasker
-        self.outbox = Outbox[T]()  # of these: to be recorded
+        self.outbox: Outbox[T] = Outbox()  # of these: to be recorded
         self.abandoned: set[TaskKey] = set()  # of these: in a call that ignores its cancellation
         self.lone: Task[T] | None = None  # of these: to be run with nothing beside it
         self._begun: set[Task[T]] = set()  # in a call that has not ended, settled ones included
         self._settled: set[Task[T]] = set()  # that have a verdict, while they are held or begun
         self.overdue: set[asyncio.Task[Any]] = set()  # calls that go on after their time limit
-        self.last_recording = asyncio.Event()  # no more outcomes will come
-        self.ready_or_ending = asyncio.Event()
-        self.room = asyncio.Event()  # there may be room for more tasks
-        self.healed = asyncio.Event()  # the breaker has closed
+        self.last_recording: asyncio.Event = asyncio.Event()  # no more outcomes will come
+        self.ready_or_ending: asyncio.Event = asyncio.Event()
+        self.room: asyncio.Event = asyncio.Event()  # there may be room for more tasks
+        self.healed: asyncio.Event = asyncio.Event()  # the breaker has closed
         self._most_attempts = settings.retry.most_attempts
         self._decode_failed = False
         self._wary = False  # a task was run alone: claims come one by one, until one brings a usual task
         self._lone_until = 0.0  # a lone task waits no longer for records of the others
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self.turn = turns.join(self._may_begin, self.ready_or_ending.set, self._place_is_free)
-        self.try_again_at = self._loop.time()  # with an open breaker: no look before
+        self.turn: Turn = turns.join(self._may_begin, self.ready_or_ending.set, self._place_is_free)
+        self.try_again_at: float = self._loop.time()  # with an open breaker: no look before
         if breaker.open:
             self.try_again_at += breaker.pause()
 

@@ -88,7 +88,7 @@ async def snapshots(case: Case) -> AsyncIterator[Finding]:
             since=row["since"],
             sure=True,
         )
-        effects = []
+        effects: list[str] = []
         if row["transactions"] is not None:
             effects.append(
                 f"no row that has died in the last {row['transactions']:,} transactions can go ({dead:,} dead ones are in the tables of the mapping)"
@@ -145,7 +145,7 @@ async def slots(case: Case) -> AsyncIterator[Finding]:
         """
     )
     for row in rows:
-        effects = []
+        effects: list[str] = []
         if (row["kept"] or 0) >= KEPT:
             effects.append(
                 f"the server keeps {row['kept'] / (1 << 20):,.0f} MB of its log, and more with each task, until its disk is full"

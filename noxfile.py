@@ -33,11 +33,12 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy strict on the package, and what users' editors infer of its API by mypy and by pyright."""
+    """The package and what a user's editor infers of its API, both strictly, by mypy and by pyright; and no public name is without a type."""
     session.install("-e", ".[test]", *LINT)
     session.run("mypy")
-    session.run("mypy", "--strict", "tests/typing/api.py")
+    session.run("mypy", "--strict", "tests/typing")
     session.run("basedpyright")
+    session.run("basedpyright", "--verifytypes", "session_lock", "--ignoreexternal")
 
 
 @nox.session

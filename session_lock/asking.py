@@ -93,7 +93,7 @@ async def _lockers(connection: Connection, table: TaskTable, xmax: str) -> Seque
     if found := await _find(connection, BY_TRANSACTION, [xmax], sure=True):
         return found
     try:
-        rows = await connection.fetch(MEMBERS, xmax)
+        rows: Sequence[Any] = await connection.fetch(MEMBERS, xmax)
     except Exception as error:
         if not is_driver_error(error):
             raise

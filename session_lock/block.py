@@ -14,7 +14,7 @@ from session_lock.errors import SettingsError
 from session_lock.waiting import wait_through
 from session_lock.wording import describe
 
-logger = logging.getLogger("session_lock.runner")
+logger: logging.Logger = logging.getLogger("session_lock.runner")
 
 
 class RunningBlock(ABC):

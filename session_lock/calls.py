@@ -29,7 +29,7 @@ class Calls:
 
     def __init__(self, connect: Connect, wanted: Wanted) -> None:
         self._wanted = wanted
-        self.address = (connect, wanted.schema, wanted.name)
+        self.address: tuple[Connect, str, str] = (connect, wanted.schema, wanted.name)
         """Two with the same one lead to the same sessions."""
         self._place = place_of(connect)
         self._server: Server | None = None

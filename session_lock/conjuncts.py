@@ -29,7 +29,8 @@ def conjuncts(condition: str) -> tuple[str, ...]:
     `BETWEEN a AND b` stays together, as does what holds an OR outside of parentheses. It errs towards fewer parts.
     """
     text = condition.strip()
-    starts, ends, depth, between = [0], [], 0, False
+    starts, depth, between = [0], 0, False
+    ends: list[int] = []
     for kind, begin, end in _tokens(text):
         word = text[begin:end].upper() if kind == "word" else ""
         if kind == "open" or word == "CASE":

@@ -29,7 +29,7 @@ from session_lock.telemetry import MeterProvider, TracerProvider
 
 __all__ = ["DUTIES", "Due", "Duties", "Duty", "PostgresDuties", "cron", "duty_table", "every"]
 
-logger = logging.getLogger("session_lock.duties")
+logger: logging.Logger = logging.getLogger("session_lock.duties")
 
 Outcome: TypeAlias = Release | Discard | None
 DutyFunction: TypeAlias = Callable[[Task[Due]], Awaitable[Outcome] | Outcome]
@@ -119,9 +119,10 @@ class Duties(Runner[Due]):
             twice = next(name for name in names if names.count(name) > 1)
             raise SettingsError(f"two duties are called {twice!r}: a name says which is which for ever")
         self._own: PostgresDuties | None = None
+        planned: Any = database
         if not hasattr(database, "plan_duties"):
-            database = self._own = PostgresDuties(database)
-        self._planned = _Planned(cast("DutyDatabase", database), duties)
+            planned = self._own = PostgresDuties(planned)
+        self._planned = _Planned(planned, duties)
         if settings is None or (isinstance(settings, Settings) and settings.tasks_per_session is None):
             # No prefetch: a run that waits here could be under way elsewhere.
             settings = settings or Settings()

@@ -253,7 +253,7 @@ class _Postmaster:
     options: Mapping[str, Any]
     port: int = 0
     pid: int = 0
-    process: Popen[bytes] | None = None
+    process: Popen[Any] | None = None
 
     def start(self) -> None:
         """Start, and wait until connections are accepted. The first start tries ports until the server gets one."""
@@ -273,10 +273,10 @@ class _Postmaster:
         command = [str(self.programs / "postgres"), "-D", str(self.data), *settings]
         with self.log.open("ab") as log:
             before = log.tell()
-            self.process = Popen(command, stdout=log, stderr=log, **self.options)  # noqa: S603
-        self.pid = self.process.pid
+            process: Popen[Any] = Popen(command, stdout=log, stderr=log, **self.options)  # noqa: S603
+        self.process, self.pid = process, process.pid
         while not self._is_ready():
-            if self.process.poll() is not None or time.perf_counter() > deadline:
+            if process.poll() is not None or time.perf_counter() > deadline:
                 return b"\n".join(self.log.read_bytes()[before:].splitlines()[-20:]).decode(errors="replace")
             time.sleep(0.01)
         return None

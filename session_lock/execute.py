@@ -20,7 +20,7 @@ from session_lock.wording import story
 
 T = TypeVar("T")
 
-logger = logging.getLogger("session_lock.execute")
+logger: logging.Logger = logging.getLogger("session_lock.execute")
 
 LONGEST_TURN = 0.002
 """Seconds after which a slot gives the loop a turn, whose calls never wait for anything."""
@@ -219,7 +219,7 @@ def _accomplished(hold: Hold[T], batch: Batch[T], returned: object) -> BaseExcep
         if isinstance(raised, KeyboardInterrupt | SystemExit):
             hold.end(Ending.FAILED, raised)
     batched = set(batch)
-    own = [item for item in items if isinstance(item, Task) and item in batched]
+    own: list[Task[T]] = [item for item in items if isinstance(item, Task) and item in batched]
     once = dict.fromkeys(own)
     hold.accomplished(once)
     foreign, repeated = len(items) - len(own), len(own) - len(once)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol
 
 from session_lock.catalog import read_shape
 from session_lock.drivers import describe_kind, find
@@ -83,7 +83,6 @@ class Facts:
     paused: bool
 
 
-@runtime_checkable
 class Explaining(Protocol):
     """A database that can tell."""
 
@@ -101,8 +100,9 @@ async def shares(source: Any, table: TaskTable | None = None) -> Sequence[Sessio
     same = await shares(connection, mails)
     ```
     """
-    if isinstance(source, Explaining):
-        return await source.shares()
+    if hasattr(source, "shares"):
+        explaining: Explaining = source
+        return await explaining.shares()
     if not find(source, {("asyncpg", "Connection"): True, ("asyncpg", "PoolConnectionProxy"): True}):
         raise SettingsError(
             f"shares takes a PostgresDatabase, or a connection of asyncpg and a TaskTable, not {describe_kind(source)}"
@@ -169,4 +169,4 @@ def _why(one: Facts, sessions: Sequence[Facts]) -> str:  # noqa: C901 (one rule 
 def as_json(share: SessionShare) -> dict[str, Any]:
     """With what is worked out, for machines."""
     names = ("session", "label", "app_version", "state", "live", "draining", "capacity", "target", "held", "running", "unstarted", "why")  # fmt: skip
-    return cast("dict[str, Any]", {name: getattr(share, name) for name in names})
+    return {name: getattr(share, name) for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from session_lock.session import Lease
 from session_lock.wording import span
@@ -170,7 +170,6 @@ class Backlog(NamedTuple):
     """For how many seconds the oldest of these has been due; 0 if there is none."""
 
 
-@runtime_checkable
 class Counting(Protocol):
     """A `Database` that can tell what waits, now and then and where there is a meter. None: another session is told."""
 

@@ -25,7 +25,7 @@ from session_lock.wording import describe, level_of
 
 T = TypeVar("T")
 
-logger = logging.getLogger("session_lock.fetch")
+logger: logging.Logger = logging.getLogger("session_lock.fetch")
 
 SLOTS_FIRST = 3
 """Turns of the loop in which free slots begin with what a look has brought, before the next look takes the processor."""
@@ -166,7 +166,7 @@ async def _look(
 async def _get_work(hold: Hold[T], room: int, stretch: Stretch, along: int, **scarce: Any) -> Work[T]:
     """The look, and in the same call what is finished."""
     settlements = hold.outbox.take_along() if along else []
-    options = {
+    options: dict[str, Any] = {
         "limit": room, "held": [*hold.held], "position": stretch.start, "until": stretch.end,
         "finished": claims_of(task for task, _ in settlements), **scarce,
     }  # fmt: skip

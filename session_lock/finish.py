@@ -23,7 +23,7 @@ from session_lock.wording import describe, level_of
 
 T = TypeVar("T")
 
-logger = logging.getLogger("session_lock.finish")
+logger: logging.Logger = logging.getLogger("session_lock.finish")
 
 
 async def finish(hold: Hold[T]) -> None:

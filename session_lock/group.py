@@ -34,6 +34,8 @@ class RunnerGroup(RunningBlock):
     ```
     """
 
+    failed: BaseException | None
+
     def __init__(
         self,
         *runners: Runner[Any],

@@ -20,16 +20,25 @@ from session_lock.scarcity import Scarcity
 from session_lock.session import Lease, Session
 from session_lock.settings import Settings
 from session_lock.tasks import (
-    Batch, Discard, Failure, HandOver, Holder, Park, Release, Task, TaskKey, Verdict,
-)  # fmt: skip
+    Batch,
+    Discard,
+    Failure,
+    HandOver,
+    Holder,
+    Park,
+    Release,
+    Task,
+    TaskKey,
+    Verdict,
+)
 from session_lock.telemetry import Telemetry
-from session_lock.turns import Turns
+from session_lock.turns import Turn, Turns
 from session_lock.waiting import wait_for
 from session_lock.wording import describe
 
 T = TypeVar("T")
 
-logger = logging.getLogger("session_lock.runner")
+logger: logging.Logger = logging.getLogger("session_lock.runner")
 
 CANCELLED = Discard("cancelled on request")
 
@@ -45,38 +54,37 @@ class HeldTasks(Holder, Generic[T]):
     def __init__(
         self, lease: Lease, settings: Settings, *, breaker: Breaker, pace: Pace, turns: Turns, capacity: int
     ) -> None:
-        self.session = Session(lease)
+        self.session: Session = Session(lease)
         self._about: dict[str, object] = {"session_id": lease.id}
         self.settings = settings
-        self.breaker = breaker
-        self.pace = pace
-        self.scarcity = Scarcity(settings.poll_interval)
+        self.breaker, self.pace = breaker, pace
+        self.scarcity: Scarcity = Scarcity(settings.poll_interval)
         self.capacity = capacity
-        self.busy = 0  # slots that have a batch
+        self.busy: int = 0  # slots that have a batch
         self.limited = False  # the last look was held back by a limit, so a finish may let more through
         self.is_alone = False  # no other session was given work at the last look
         self.held: dict[TaskKey, Task[T]] = {}  # claimed and not yet recorded, in claim order
         self.ready: deque[Task[T]] = deque()  # of these: not begun
         self.running: dict[asyncio.Task[Any], Batch[T]] = {}  # of these: in a call of the tasker
-        self.outbox = Outbox[T]()  # of these: to be recorded
+        self.outbox: Outbox[T] = Outbox()  # of these: to be recorded
         self.abandoned: set[TaskKey] = set()  # of these: in a call that ignores its cancellation
         self.lone: Task[T] | None = None  # of these: to be run with nothing beside it
         self._begun: set[Task[T]] = set()  # in a call that has not ended, settled ones included
         self._settled: set[Task[T]] = set()  # that have a verdict, while they are held or begun
         self.overdue: set[asyncio.Task[Any]] = set()  # calls that go on after their time limit
-        self.last_recording = asyncio.Event()  # no more outcomes will come
-        self.ready_or_ending = asyncio.Event()
-        self.room = asyncio.Event()  # there may be room for more tasks
-        self.may_begin = asyncio.Event()  # that is, for such as could begin at once
-        self.healed = asyncio.Event()  # the breaker has closed
+        self.last_recording: asyncio.Event = asyncio.Event()  # no more outcomes will come
+        self.ready_or_ending: asyncio.Event = asyncio.Event()
+        self.room: asyncio.Event = asyncio.Event()  # there may be room for more tasks
+        self.may_begin: asyncio.Event = asyncio.Event()  # that is, for such as could begin at once
+        self.healed: asyncio.Event = asyncio.Event()  # the breaker has closed
         self._most_attempts = settings.retry.most_attempts
         self._decode_failed = False
         self._wary = False  # a task was run alone: claims come one by one, until one brings a usual task
         self._lone_until = 0.0  # a lone task waits no longer for records of the others
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self.turn = turns.join(self._may_begin, self.ready_or_ending.set, self._place_is_free)
-        self.try_again_at = self._loop.time()  # with an open breaker: no look before
+        self.turn: Turn = turns.join(self._may_begin, self.ready_or_ending.set, self._place_is_free)
+        self.try_again_at: float = self._loop.time()  # with an open breaker: no look before
         if breaker.open:
             self.try_again_at += breaker.pause()
 
@@ -124,8 +132,7 @@ class HeldTasks(Holder, Generic[T]):
         claim = claimed.claim
         data: Any = claimed.data
         task = Task(claim.key, data, claimed.attempt, claim.token, self.lease.id, self, claimed.traceparent)
-        older = self.held.get(claim.key)
-        if older is not None and older in self.ready:
+        if (older := self.held.get(claim.key)) is not None and older in self.ready:
             self.ready.remove(older)
         self.held[claim.key] = task
         if claimed.cancelled:
@@ -212,8 +219,7 @@ class HeldTasks(Holder, Generic[T]):
         if not self.keep(task, self.after_failure(task, story, error)) or isinstance(error, LOST):
             return
         self.telemetry.failed(error)
-        opened = self.breaker.failed(task.key)
-        if opened:
+        if opened := self.breaker.failed(task.key):
             logger.error(
                 "%d different tasks of session %d in a row have failed: from now on it takes one at a time, until one succeeds",
                 self.settings.breaker_failures, self.lease.id, extra=self.about("sick"),

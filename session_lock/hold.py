@@ -32,7 +32,7 @@ from session_lock.watch import Guard
 T = TypeVar("T")
 R = TypeVar("R")
 
-logger = logging.getLogger("session_lock.runner")
+logger: logging.Logger = logging.getLogger("session_lock.runner")
 
 
 class Ending(Enum):
@@ -74,25 +74,25 @@ class Hold(Room[T]):
         self.renewed(sent_at, lease.left)
 
         self.ending: Ending | None = None
-        self.drain_until = 0.0  # with an ending: the loop's time at which the running calls are cancelled
+        self.drain_until: float = 0.0  # with an ending: the loop's time at which running calls are cancelled
         self.failure: BaseException | None = None  # what run() raises when the lease has ended
-        self.paused = False
+        self.paused: bool = False
         self.share: int | None = None  # as the last look was told
         self.backlog: Backlog | None = None  # if this session is told
         self.woken_at: float | None = None  # the loop's time of a wake-up since when no look has begun
         self.begins_since: float | None = None  # and of one that has led to tasks, of which none was begun
         self.freed = False  # something was recorded since the last look began
         self.failed_looks = 0  # calls of get_work in a row that failed
-        self.asked = asyncio.Event()  # somebody asks for a look at once
+        self.asked: asyncio.Event = asyncio.Event()  # somebody asks for a look at once
         self.hears: Callable[[], bool] | None = None  # whether wake-ups come through; None: nobody knows
-        self.beat_now = asyncio.Event()
-        self.replaced = asyncio.Event()  # another object stands for the database now
-        self.in_doubt = asyncio.Event()  # the database has not answered: it may be elsewhere
+        self.beat_now: asyncio.Event = asyncio.Event()
+        self.replaced: asyncio.Event = asyncio.Event()  # another object stands for the database now
+        self.in_doubt: asyncio.Event = asyncio.Event()  # the database has not answered: it may be elsewhere
         self.failed_finds = 0  # questions to the finder in a row that failed
         self.cancelling: set[asyncio.Task[Any]] = set()  # calls that we have cancelled
         self.cancel_keys: set[str] = set()  # tasks whose cancellation was asked for
-        self.call_name = f"session_lock tasker, session {lease.id}"
-        self.slots = Waiters()  # wait for calls; in the end no longer
+        self.call_name: str = f"session_lock tasker, session {lease.id}"
+        self.slots: Waiters = Waiters()  # wait for calls; in the end no longer
         self._is_ending_calls = False
 
     # The lease -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from session_lock.telemetry import words
 from session_lock.waiting import wait_for
 from session_lock.wording import level_of
 
-logger = logging.getLogger("session_lock.keepalive")
+logger: logging.Logger = logging.getLogger("session_lock.keepalive")
 
 
 RETRY_AFTER = 0.2

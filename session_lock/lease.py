@@ -22,7 +22,7 @@ from session_lock.wording import describe
 
 T = TypeVar("T")
 
-logger = logging.getLogger("session_lock.runner")
+logger: logging.Logger = logging.getLogger("session_lock.runner")
 
 
 async def live(

@@ -19,7 +19,7 @@ from session_lock.names import quote_name
 from session_lock.waiting import wait_for, wait_through
 from session_lock.wording import describe, level_of
 
-logger = logging.getLogger("session_lock.listener")
+logger: logging.Logger = logging.getLogger("session_lock.listener")
 
 PROBE_INTERVAL = 5.0
 """Seconds between two probes of whether the connection still hears. Varied by a tenth."""
@@ -124,7 +124,7 @@ class Listener:
         self._probe_channel = ""
         self._echo: asyncio.Future[int] | None = None  # the pid of the backend that a probe went through
         self._failures = 0
-        self.hears = False
+        self.hears: bool = False
         """Whether notifications come through, as far as is known: the last probe was heard."""
 
     # Those who share it ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from session_lock.telemetry import words
 from session_lock.telemetry.words import Metric
 from session_lock.wording import level_of
 
-logger = logging.getLogger("session_lock.telemetry")
+logger: logging.Logger = logging.getLogger("session_lock.telemetry")
 
 INTERVAL = 15.0
 """Seconds between two questions for the backlog."""
@@ -34,12 +34,17 @@ def figures(hold: Hold[Any]) -> dict[Metric, float]:
     return told
 
 
+def _counting(database: Any) -> Counting | None:
+    """One that hands the question on can tell as well, which `isinstance` does not see from Python 3.12 on."""
+    return database if hasattr(database, "backlog") else None
+
+
 async def measure(hold: Hold[Any]) -> None:
     """Ask for the backlog now and then, if there is a meter and the database can tell."""
     failures = 0
-    while hold.telemetry.measures and isinstance(hold.database, Counting):
+    while hold.telemetry.measures and (counting := _counting(hold.database)) is not None:
         try:
-            hold.backlog = await hold.in_time("backlog", hold.database.backlog(hold.lease))
+            hold.backlog = await hold.in_time("backlog", counting.backlog(hold.lease))
             failures = 0
         except SchemaError:
             return  # functions of an older version, or by hand

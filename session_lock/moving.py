@@ -15,7 +15,7 @@ from session_lock.wording import level_of
 
 T = TypeVar("T")
 
-logger = logging.getLogger("session_lock.runner")
+logger: logging.Logger = logging.getLogger("session_lock.runner")
 
 BETWEEN = 1.0
 """Seconds between two questions that `follow` asks, at least."""

@@ -63,7 +63,7 @@ def parts_of_look(table: TaskTable, shape: Shape) -> list[tuple[str, str]]:
         for number, (name, descending) in enumerate(table.order)
     ]
     runs = [list(run) for _, run in groupby(columns, key=lambda column: column.descending)]
-    parts = []
+    parts: list[tuple[str, str]] = []
     for last in reversed(range(len(runs))):
         before, run = [column for each in runs[:last] for column in each], runs[last]
         equal = [f"{_names(each)} = {_row(c.since('my.start') for c in each)}" for each in runs[:last]]

@@ -27,7 +27,7 @@ class Outbox(Generic[T]):
     """Who takes verdicts out records them, or puts them back. Verdicts may be put in from any thread."""
 
     def __init__(self) -> None:
-        self.filled = asyncio.Event()
+        self.filled: asyncio.Event = asyncio.Event()
         """There is something to take, or to wait for in another way."""
         self._finished: deque[Settlement[T]] = deque()
         self._others: deque[Settlement[T]] = deque()

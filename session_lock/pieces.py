@@ -54,7 +54,7 @@ class Pieces:
 
     def __init__(self, poll_interval: float) -> None:
         self._poll_interval = poll_interval
-        self.at = -math.inf  # when the last one began
+        self.at: float = -math.inf  # when the last one began
         self._round_at = -math.inf  # when the last round began
         self._rests_until = -math.inf
         self._took = 0.0  # seconds: the last one

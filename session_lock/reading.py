@@ -32,7 +32,7 @@ class Reader(Generic[T]):
         self._table = table
         self._decode = decode
         self._key = key
-        self.columns = selected(table, ENVELOPE)
+        self.columns: str = selected(table, ENVELOPE)
         """What to read of `get_work`."""
 
     def key(self, key: Any) -> TaskKey:
@@ -79,7 +79,7 @@ class Reader(Generic[T]):
         names = self._table.columns if self._table else tuple(rows[0].keys())[begin:]
         as_they_are = self._decode is cast("object", dict)  # the commonest: the columns are the data
         traced = TRACEPARENT in names
-        tasks = []
+        tasks: list[ClaimedTask[T]] = []
         for row in rows:
             claim = self._claim(row)
             try:

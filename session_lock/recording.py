@@ -19,7 +19,7 @@ from session_lock.wording import text_of
 
 T = TypeVar("T")
 
-logger = logging.getLogger("session_lock.finish")
+logger: logging.Logger = logging.getLogger("session_lock.finish")
 
 ERROR_LENGTH = 4000
 """Characters of an error that are kept."""

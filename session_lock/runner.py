@@ -29,7 +29,7 @@ from session_lock.wording import describe, level_of
 
 T = TypeVar("T")
 
-logger = logging.getLogger("session_lock.runner")
+logger: logging.Logger = logging.getLogger("session_lock.runner")
 
 
 class Runner(RunningBlock, Generic[T]):
@@ -62,7 +62,7 @@ class Runner(RunningBlock, Generic[T]):
         check_on_failure(on_failure)
         if settings is not None and not isinstance(settings, Settings):
             raise SettingsError(f"settings is a Settings, not {type(settings).__name__}")
-        self.settings = settings or Settings()
+        self.settings: Settings = settings or Settings()
         if self.settings.on_stuck == "kill":
             check_watchdog()
         if not callable(database) and not hasattr(database, "get_work"):

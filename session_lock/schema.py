@@ -280,7 +280,7 @@ def output_names(columns: Sequence[str]) -> list[tuple[str, str]]:
     """(column, its name in the result of get_work): its own, unless the result has one of that name already."""
     reserved = {*ENVELOPE, *ARGUMENTS}
     taken = {*reserved, *columns}
-    named = []
+    named: list[tuple[str, str]] = []
     for column in columns:
         name = column
         while name in reserved or re.fullmatch(r"\$\d+", name) or (name != column and name in taken):

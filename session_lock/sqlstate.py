@@ -135,13 +135,13 @@ class Told:
 
 def read(error: BaseException) -> Told:
     """Of the innermost error with a SQLSTATE: SQLAlchemy wraps a driver's in two of its own, Django in one."""
-    told, seen = error, {id(error)}
-    inner: BaseException | None = error
-    while inner is not None:
+    told, inner, seen = error, error, {id(error)}
+    while True:
         wrapped = getattr(inner, "orig", None)
-        inner = wrapped if isinstance(wrapped, BaseException) else inner.__cause__
-        if inner is None or id(inner) in seen:
+        within = wrapped if isinstance(wrapped, BaseException) else inner.__cause__
+        if within is None or id(within) in seen:
             break
+        inner = within
         seen.add(id(inner))
         if inner is wrapped or _state(inner):
             told = inner

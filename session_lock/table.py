@@ -53,6 +53,19 @@ def claim_columns(names: Mapping[str, str]) -> ClaimColumns:
     return ClaimColumns(**names)
 
 
+class _ClaimColumnsOrMapping:
+    """What type checkers are told of a field: it may be given as a mapping, and is `ClaimColumns` ever after."""
+
+    def __get__(self, table: object, kind: type | None = None) -> ClaimColumns:
+        raise NotImplementedError
+
+    def __set__(self, table: object, given: ClaimColumns | Mapping[str, str]) -> None: ...
+
+
+def _as_they_are() -> Any:
+    return ClaimColumns()
+
+
 @dataclass(frozen=True, slots=True)
 class TaskTable:
     """A mapping: the rows of a table that are things to do, and what makes them done.
@@ -90,8 +103,8 @@ class TaskTable:
     order_by: Sequence[str] = ()
     """Columns with an optional ` DESC`; the key is appended. Defaults to `available_at`: first come, first served."""
 
-    claim_columns: ClaimColumns = field(default_factory=ClaimColumns)
-    """The names of the four columns that are added."""
+    claim_columns: _ClaimColumnsOrMapping = field(default_factory=_as_they_are)
+    """The names of the four columns that are added: `ClaimColumns`, or a mapping of those that are to have another one."""
 
     limits: Sequence[AnyLimit] = ()
     """`Limit` and `Rate`: how many tasks may be held at once, or started in a time. Defaults to none."""
@@ -146,8 +159,9 @@ class TaskTable:
             if isinstance(value, str):
                 raise SettingsError(f"{attribute} is a sequence of names; write {attribute}=({value!r},)")
             object.__setattr__(self, attribute, tuple(value))
-        if isinstance(self.claim_columns, Mapping):
-            object.__setattr__(self, "claim_columns", claim_columns(self.claim_columns))
+        given: Any = self.claim_columns
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "claim_columns", claim_columns(given))
         object.__setattr__(self, "name", self.name or split_name(self.table)[1])
         object.__setattr__(self, "columns", self.columns or (self.key,))
         self._check_names()

@@ -104,13 +104,13 @@ def is_synchronous(function: Any) -> bool:
         function = function.func
     if not inspect.isroutine(function) and not inspect.iscoroutinefunction(function):
         function = type(function).__call__
-    while not inspect.iscoroutinefunction(function):
-        if getattr(function, "__name__", "") == "<lambda>":
-            return False
-        if not hasattr(function, "__wrapped__"):
-            return True
-        function = function.__wrapped__
-    return False
+    return _does_the_work(function)
+
+
+def _does_the_work(function: Any) -> bool:
+    if inspect.iscoroutinefunction(function) or getattr(function, "__name__", "") == "<lambda>":
+        return False
+    return not hasattr(function, "__wrapped__") or _does_the_work(function.__wrapped__)
 
 
 def awaitable(result: Any) -> Awaitable[Any]:
@@ -136,7 +136,7 @@ def in_thread(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]
     async def call(argument: Any) -> Any:
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
-        thread = loop.run_in_executor(threads, context.run, _carried, function, argument)
+        thread = loop.run_in_executor(threads, lambda: context.run(_carried, function, argument))
         cancelled: asyncio.CancelledError | None = None
         while not thread.done():
             try:

@@ -27,7 +27,7 @@ from session_lock.tasker import thread_of
 from session_lock.watchdog import NEVER, Watchdog
 from session_lock.wording import describe, level_of
 
-logger = logging.getLogger("session_lock.watch")
+logger: logging.Logger = logging.getLogger("session_lock.watch")
 
 LOOK_EVERY = 0.25
 """Seconds between two looks, at most."""
@@ -49,7 +49,7 @@ class Guard:
     """When the process is to end, by `lease_clock`."""
 
     def __init__(self, watch: Watch | None = None) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._watch = watch
 
     def extend(self, deadline: float) -> None:
@@ -77,6 +77,8 @@ class Guard:
 
 class Fence(Guard):
     """Knows the lease's deadline and its calls as well, and goes when all of these have ended."""
+
+    exit_at: float
 
     def __init__(self, watch: Watch, watchdog: Watchdog | None) -> None:
         super().__init__(watch)
@@ -145,7 +147,7 @@ class Watch:
     """The thread, and those that it watches over."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         self._lock = threading.Lock()
         self._guards: set[Guard] = set()
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}

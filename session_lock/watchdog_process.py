@@ -25,7 +25,7 @@ def watch(board: "memoryview[float]", parent: int) -> bool:
     return True
 
 
-if __name__ == "__main__":
+def main() -> None:
     for deaf_to in (
         signal.SIGHUP,
         signal.SIGINT,
@@ -38,3 +38,7 @@ if __name__ == "__main__":
         signal.pidfd_send_signal(handle, signal.SIGKILL)
         told = f"session_lock: process {pid} ran tasks past the deadline of their lease, and was killed by its watchdog\n"
         os.write(2, told.encode())
+
+
+if __name__ == "__main__":
+    main()

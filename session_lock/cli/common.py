@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
@@ -135,7 +136,7 @@ def load_mapping(name: str) -> TaskTable:
     return found
 
 
-def _mappings_in(module: Any) -> str:
+def _mappings_in(module: ModuleType) -> str:
     names = sorted(name for name, value in vars(module).items() if isinstance(value, TaskTable))
     return f"its mappings are {', '.join(names)}" if names else "it has no mapping, define a TaskTable there"
 

@@ -13,7 +13,7 @@ from session_lock.cli.common import Commands, load
 from session_lock.contrib.running import KINDS, made
 from session_lock.wording import describe
 
-logger = logging.getLogger("session_lock.cli")
+logger: logging.Logger = logging.getLogger("session_lock.cli")
 
 
 def add_parser(commands: Commands) -> None:

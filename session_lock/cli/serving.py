@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from session_lock.errors import SettingsError
@@ -19,8 +20,8 @@ HASTE = 1
 
 def is_installed() -> bool:
     try:
-        import starlette  # noqa: F401, PLC0415 (an extra: asked for here alone)
-        import uvicorn  # noqa: F401, PLC0415
+        for name in ("starlette", "uvicorn"):
+            import_module(name)
     except ImportError:
         return False
     return True

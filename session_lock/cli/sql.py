@@ -206,7 +206,7 @@ def _files(
         *((title, text, None) for title, text in _index_files(slug, table, shape)),
         (f"{slug}_always", (*shipped(table, "alwaysup"), *mapping_files(table, "alwaysup")), None),
     )
-    files = {}
+    files: dict[str, str] = {}
     for number, (title, up, down) in enumerate(steps, start):
         role = grant_to if title == f"{slug}_always" else None
         files[f"{number:04}_session_lock_{title}.up.sql"] = (
@@ -219,7 +219,7 @@ def _files(
 
 def _for_dbmate(files: dict[str, str]) -> dict[str, str]:
     """Each up and down in one file. What is to be built concurrently asks for no transaction."""
-    joined = {}
+    joined: dict[str, str] = {}
     for name, text in files.items():
         stem, _, rest = name.partition(".")
         if rest == "up.sql":

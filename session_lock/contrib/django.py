@@ -52,7 +52,7 @@ def fresh_connections(tasker: Callable[[W], R]) -> Callable[[W], R]:
     return called
 
 
-class InstallTaskTable(Operation):  # type: ignore[misc]
+class InstallTaskTable(Operation):
     """What `session-lock install` does, as an operation of a migration; by the library that is there when it runs.
 
     Write the mapping itself into the migration (`print(mails)` shows it), which is to stay as it is when the mapping changes. A table
@@ -84,15 +84,15 @@ class InstallTaskTable(Operation):  # type: ignore[misc]
         self.table = table
         self.update = update
         self.grant_to = grant_to
-        self.hints = hints or {}
+        self.hints: dict[str, Any] = hints or {}
 
     def state_forwards(self, app_label: str, state: Any) -> None:
         """The four columns are in no model, and Django leaves alone what it does not know."""
 
-    def database_forwards(self, app_label: str, schema_editor: Any, *_states: Any) -> None:
+    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:  # noqa: ARG002 (Django's)
         self._do(app_label, schema_editor, lambda own: install(own, self.table, grant_to=self.grant_to))
 
-    def database_backwards(self, app_label: str, schema_editor: Any, *_states: Any) -> None:
+    def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:  # noqa: ARG002 (Django's)
         if not self.update:
             self._do(app_label, schema_editor, lambda own: remove(own, self.table))
 
@@ -104,7 +104,7 @@ class InstallTaskTable(Operation):  # type: ignore[misc]
             on_django(schema_editor.connection, work)
 
 
-class _TaskTableSerializer(BaseSerializer):  # type: ignore[misc]
+class _TaskTableSerializer(BaseSerializer):
     """For squashmigrations, which writes operations anew."""
 
     def serialize(self) -> tuple[str, set[str]]:

@@ -12,7 +12,7 @@ from session_lock.wording import describe
 
 __all__ = ["with_lifespan"]
 
-logger = logging.getLogger("session_lock.contrib")
+logger: logging.Logger = logging.getLogger("session_lock.contrib")
 
 
 def with_lifespan(app: App, running: Callable[[], AbstractAsyncContextManager[object]]) -> App:

@@ -111,7 +111,7 @@ async def made(given: Any, refusal: Callable[[str, bool], str]) -> AsyncIterator
     """The Runner that is given, or made or yielded by what is given, which lasts as long as the block. `SettingsError` if that is none, in the
     words of `refusal`, which is told of what type it is, and whether it was yielded.
     """
-    found = given() if callable(given) else given
+    found: Any = given() if callable(given) else given
     async with AsyncExitStack() as stack:
         yielded = hasattr(found, "__aenter__") and not isinstance(found, RunningBlock)
         if yielded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from session_lock.doctor.case import Case, hurried
+from session_lock.doctor.case import Case, ending, hurried
 from session_lock.facts import Locker
 from session_lock.findings import Finding
 from session_lock.migrations.partitions import OF_THE_TABLE
@@ -88,7 +88,7 @@ async def snapshots(case: Case) -> AsyncIterator[Finding]:
             since=row["since"],
             sure=True,
         )
-        effects = []
+        effects: list[str] = []
         if row["transactions"] is not None:
             effects.append(
                 f"no row that has died in the last {row['transactions']:,} transactions can go ({dead:,} dead ones are in the tables of the mapping)"
@@ -99,7 +99,7 @@ async def snapshots(case: Case) -> AsyncIterator[Finding]:
             yield Finding(
                 severity="warning",
                 text=f"{who}: {', and '.join(effects)}",
-                remedy=f"SELECT pg_terminate_backend({row['pid']})",
+                remedy=await ending(case.connection, row["pid"]),
                 evidence={**row, "dead_rows": dead},
             )
     if not await case.connection.fetchval("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
@@ -145,7 +145,7 @@ async def slots(case: Case) -> AsyncIterator[Finding]:
         """
     )
     for row in rows:
-        effects = []
+        effects: list[str] = []
         if (row["kept"] or 0) >= KEPT:
             effects.append(
                 f"the server keeps {row['kept'] / (1 << 20):,.0f} MB of its log, and more with each task, until its disk is full"

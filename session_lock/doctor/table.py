@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from session_lock.asking import lockers_of_table
-from session_lock.doctor.case import Case, hurried
+from session_lock.doctor.case import Case, ending, hurried
 from session_lock.findings import Finding, Severity
 from session_lock.migrations import check
 from session_lock.migrations.partitions import OF_THE_TABLE
@@ -43,7 +43,7 @@ async def locks(case: Case) -> AsyncIterator[Finding]:
         yield Finding(
             severity="error",
             text=f"the whole table {case.table.table} is locked by {who}: no task can be claimed or finished",
-            remedy=f"SELECT pg_terminate_backend({who.pid})"
+            remedy=await ending(case.connection, who.pid)
             if who.prepared is None
             else f"ROLLBACK PREPARED {quote_literal(who.prepared)} (or COMMIT PREPARED, if whoever prepared it says so)",
             evidence={

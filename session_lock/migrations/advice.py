@@ -106,7 +106,7 @@ async def _triggers(connection: Connection, table: TaskTable) -> list[Difference
         *table.qualified,
     )
     others = [column for column in columns if column["name"] not in ours and not column["generated"]]
-    found = []
+    found: list[Difference] = []
     for row in rows:
         if (row["of_columns"] and not ours & set(row["of_columns"])) or (
             row["has_when"] and "IS DISTINCT FROM" in row["definition"]
@@ -173,7 +173,7 @@ async def _indexes(connection: Connection, table: TaskTable, examined: Examined)
         [getattr(table.claim_columns, each.name) for each in fields(table.claim_columns)],
     )
     current = function_set(table, examined.shape)
-    found = []
+    found: list[Difference] = []
     told: set[str] = set()
     for row in rows:
         if match := re.fullmatch(rf"(?:pending|due|values|held)_({current[:-9]}_[0-9a-f]{{8}})", row["name"]):

@@ -110,7 +110,7 @@ async def session_tables(connection: Connection, table: TaskTable) -> list[Diffe
     )
     tables = {row["name"] for row in rows if row["kind"] == "r"}
     there = {(row["name"], row["column"]) for row in rows}
-    found = []
+    found: list[Difference] = []
     for name, columns in _tables_in(source("sessions.up.sql")).items():
         if name not in tables:
             found.append(Difference(f"the table {table.schema}.{name} is missing", INSTALL))
@@ -152,7 +152,7 @@ async def foreign_origin(connection: Connection, table: TaskTable) -> list[Diffe
 
 async def claim_columns(connection: Connection, table: TaskTable) -> list[Difference]:
     there = await read_claim_columns(connection, table)
-    found = []
+    found: list[Difference] = []
     for role, (type_, not_null, default) in CLAIM_TYPES.items():
         name = getattr(table.claim_columns, role)
         where = f"the column {table.table}.{name}"

@@ -34,7 +34,8 @@ async def shipped_functions(connection: Connection, table: TaskTable, examined: 
 
 
 async def task_functions(connection: Connection, table: TaskTable, examined: Examined) -> list[Difference]:
-    found, newer = [], await is_newer(connection, table)
+    found: list[Difference] = []
+    newer = await is_newer(connection, table)
     # Those with limits first: they are last in "alwaysup" and first in "down".
     for down, always in zip(
         mapping_files(table, "down"), reversed(mapping_files(table, "alwaysup")), strict=True
@@ -72,7 +73,7 @@ async def _functions(
         """,
         re.findall(rf"(?m)^ *DROP FUNCTION IF EXISTS ({_NAME}\(.*\));", down),
     )
-    found = []
+    found: list[Difference] = []
     for row in rows:
         function = row["function"]
         options, body = bodies[re.match(_NAME, function)[0]]  # type: ignore[index]

@@ -40,7 +40,8 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
     ```
     """
     examined = await _refuse_what_cannot_be(connection, table, grant_to)
-    shape, done = examined.shape, []
+    shape = examined.shape
+    done: list[str] = []
     with sentences(f"the installation of {table.name!r} stopped half-way (run it again)"):
         async with _turn(connection, table), quiet_settings(connection):
             await check_schema_is_ours(connection, table)  # another installation may have been first
@@ -106,7 +107,8 @@ async def takes_no_transaction(
 
 
 async def _build_indexes(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
-    done, functions = [], function_set(table, examined.shape)
+    done: list[str] = []
+    functions = function_set(table, examined.shape)
     if await pending_index(connection, table, examined):
         name = index_name(functions)
         await build_index(connection, table, examined.shape, "tasks.index.sql", name)
@@ -119,7 +121,7 @@ async def _build_indexes(connection: Connection, table: TaskTable, examined: Exa
 
 
 async def _make_shipped(connection: Connection, table: TaskTable, examined: Examined) -> list[str]:
-    done = []
+    done: list[str] = []
     if await shipped_table(connection, table):
         for name in shipped(table, "up"):
             await connection.execute(render(name, table, examined.shape))

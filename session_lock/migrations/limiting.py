@@ -26,7 +26,7 @@ async def limit_definitions(probe: Probe, shape: Shape) -> dict[str, str]:
                 "name a column of another type"
             )
     names = limit_index_names(table, function_set(table, shape))
-    found = {}
+    found: dict[str, str] = {}
     for number, (file, name) in enumerate(names.items()):
         columns, _, where = (
             render(file, table, shape).rpartition(" ON ")[2].partition(" (")[2].partition("WHERE")
@@ -45,7 +45,7 @@ async def wrong_indexes(
     connection: Connection, table: TaskTable, definitions: Mapping[str, str]
 ) -> list[Difference]:
     """What is wrong with them."""
-    found = []
+    found: list[Difference] = []
     schema = quote_name(table.qualified[0])
     for name, wanted in definitions.items():
         where = f"the index {table.qualified[0]}.{name}"

@@ -19,7 +19,7 @@ async def owners(
     who = await _function_owner(connection, table, examined)
     if who is None:
         return []
-    found = []
+    found: list[Difference] = []
     if who["superuser"]:
         found.append(
             note(

@@ -48,7 +48,7 @@ async def prune(
             )
         old = {name: functions for name, functions in sets.items() if name != current}
         schema = quote_name(table.schema)
-        done = []
+        done: list[str] = []
         async with quiet_settings(connection):
             async with connection.transaction():
                 for name, functions in old.items():

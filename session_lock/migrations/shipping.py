@@ -34,7 +34,7 @@ async def at_hand(connection: Connection, table: TaskTable) -> AsyncIterator[Non
 
 async def shipped_table(connection: Connection, table: TaskTable) -> list[str]:
     """What is missing of what the files make, in words."""
-    found = []
+    found: list[str] = []
     for file in shipped(table, "up"):
         for name, body in re.findall(_TABLE, render(file, table, None)):
             there = await connection.fetch(
@@ -55,7 +55,7 @@ async def shipped_table(connection: Connection, table: TaskTable) -> list[str]:
 
 async def shipped_rights(connection: Connection, table: TaskTable, shape: Shape, role: str) -> list[str]:
     """What a role may not do with the columns of a table that the files give it rights on."""
-    found = []
+    found: list[str] = []
     for file in shipped(table, "grants"):
         for columns, name in re.findall(_INSERT, render(file, table, shape, role=role)):
             query = "SELECT has_column_privilege($1, to_regclass($2), (parse_ident($3))[2], 'INSERT')"

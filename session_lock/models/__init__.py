@@ -39,21 +39,27 @@ class Model(Protocol):
 
     def columns(self) -> Mapping[str, str]:
         """The columns of the table, by the names that they go by: their own, and those of the model's attributes."""
+        ...
 
     def column_of(self, given: Any) -> str | None:
         """What an attribute stands for; None: it is none of this model."""
+        ...
 
     def type_of(self, column: str) -> str:
         """As PostgreSQL calls it."""
+        ...
 
     def direction_of(self, given: Any) -> tuple[Any, bool]:
         """What an element of an order is over, and whether it goes down."""
+        ...
 
     def expression(self, given: Any) -> str | None:
         """The SQL of a condition or another expression, over bare names; None: it is none of this layer."""
+        ...
 
     def value(self, column: str, given: Any) -> str:
         """The SQL of what a column is set to, in the column's type."""
+        ...
 
 
 def read_model(
@@ -170,7 +176,7 @@ def _assignments(model: Model, given: Any, role: str) -> str | None:
         raise SettingsError(
             f"{role} of {model.name} is text, or what each column is set to, such as {{'sent_at': {model.now}}}, not {given!r}"
         )
-    parts = []
+    parts: list[str] = []
     for target, value in given.items():
         column = _column(model, target, role)
         if isinstance(value, date):

@@ -20,7 +20,7 @@ class DjangoModel:
     now = "Now()"
 
     def __init__(self, model: Any) -> None:
-        self.name = model.__name__
+        self.name: str = model.__name__
         if model._meta.abstract:  # noqa: SLF001 (Django's way to ask a model)
             raise SettingsError(
                 f"{self.name} is abstract and has no table: give from_model one that is derived from it"
@@ -38,7 +38,7 @@ class DjangoModel:
         self.schema: str | None = quoted[1] if quoted else None
         self.table: str = quoted[2] if quoted else self._meta.db_table.strip('"')
         # From Django 5.2 on a key may have several.
-        self.keys = [field.column for field in getattr(self._meta, "pk_fields", [self._meta.pk])]
+        self.keys: list[str] = [field.column for field in getattr(self._meta, "pk_fields", [self._meta.pk])]
 
     def columns(self) -> Mapping[str, str]:
         names: dict[str, str] = {}
@@ -47,7 +47,7 @@ class DjangoModel:
         return {**names, "pk": self.keys[0]}
 
     def column_of(self, given: Any) -> str | None:
-        name = given.name if isinstance(given, F) else getattr(getattr(given, "field", None), "name", "")
+        name = getattr(given if isinstance(given, F) else getattr(given, "field", None), "name", "")
         return self.columns().get(name)
 
     def type_of(self, column: str) -> str:

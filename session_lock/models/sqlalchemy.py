@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import BindParameter, ClauseElement, ColumnClause, UnaryExpression
 from sqlalchemy.sql.selectable import SelectBase
@@ -18,8 +19,8 @@ class SQLAlchemyModel:
     now = "func.now()"
 
     def __init__(self, model: Any) -> None:
-        mapper = sqlalchemy.inspect(model)
-        self.name = model.__name__
+        mapper: Any = sqlalchemy.inspect(model)
+        self.name: str = model.__name__
         if mapper.inherits is not None and not mapper.concrete:
             raise SettingsError(
                 f"{self.name} has its rows in the table of {mapper.inherits.class_.__name__}: give that to from_model, and "
@@ -30,10 +31,10 @@ class SQLAlchemyModel:
                 f"{self.name} is not mapped to one table: write TaskTable(..) for the table that is meant"
             )
         self._mapper = mapper
-        self._table = mapper.local_table
-        self.schema = self._table.schema
-        self.table = self._table.name
-        self.keys = [column.name for column in self._table.primary_key]
+        self._table: sqlalchemy.Table = mapper.local_table
+        self.schema: str | None = self._table.schema
+        self.table: str = self._table.name
+        self.keys: list[str] = [column.name for column in self._table.primary_key]
 
     def columns(self) -> Mapping[str, str]:
         attributes = {
@@ -94,7 +95,7 @@ class SQLAlchemyModel:
                     dialect=_dialect(), compile_kwargs={"literal_binds": True, "include_table": False}
                 )
             )
-        except sqlalchemy.exc.SQLAlchemyError as error:
+        except SQLAlchemyError as error:
             reason = str(error).partition("\n")[0]
             raise SettingsError(
                 f"an expression of {self.name} cannot be compiled ({reason}): write it as text"

@@ -41,10 +41,10 @@ class Calls:
     def __init__(
         self, name: str, session_id: int, attributes: Attributes, spans: Spans | None, meter: Meter | None
     ) -> None:
-        self.title = f"process {name}"
-        self.session_id = session_id
+        self.title: str = f"process {name}"
+        self.session_id: int = session_id
         self.of_span: Values = {**attributes, words.SESSION_ID: session_id}
-        self.spans = spans
+        self.spans: Spans | None = spans
         self._attributes = attributes
         self._meter = meter
         self._took: list[tuple[float, str | None]] = []
@@ -72,6 +72,7 @@ class Call(Phase):
     """One of them."""
 
     __slots__ = ("_began", "_calls", "_counted", "_span", "_tasks", "_token")
+    error: BaseException | None
 
     def __init__(self, calls: Calls, tasks: Sequence[Task[Any]], *, counted: bool) -> None:
         super().__init__()

@@ -90,7 +90,7 @@ class Meter:
         """Sessions of one name in a process are told together: attributes do not tell them apart."""
         found: dict[frozenset[tuple[str, str | int]], list[float]] = defaultdict(list)
         for one in self._seen:
-            figures = one.figures() if one.figures is not None else {}
+            figures: Mapping[Metric, float] = one.figures() if one.figures is not None else {}
             if metric in figures:
                 found[frozenset(one.common.items())].append(figures[metric])
         return [Observation(metric.merge(values), dict(attributes)) for attributes, values in found.items()]

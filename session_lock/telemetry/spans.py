@@ -26,7 +26,7 @@ MOST_LINKS = 128
 NOBODY = Context()
 """What was current when the Runner started is no parent of its spans."""
 
-logger = logging.getLogger("session_lock.telemetry")
+logger: logging.Logger = logging.getLogger("session_lock.telemetry")
 
 TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 """W3C trace context. Read here, since the propagator takes ten times as long, and there may be one for each task."""
@@ -38,11 +38,11 @@ class Phase:
     __slots__ = ("asks", "error", "idle")
 
     def __init__(self) -> None:
-        self.idle = False
+        self.idle: bool = False
         """Nothing came of it: an empty poll, a keepalive."""
         self.error: BaseException | None = None
         """An error that ended the phase without being raised out of it."""
-        self.asks = True
+        self.asks: bool = True
         """Whether the database is asked at all."""
 
     def __enter__(self) -> Self:
@@ -115,6 +115,7 @@ class ToldPhase(Phase):
         "_attributes", "_began", "_deferred", "_events", "_links", "_name", "_own", "_parent", "_span", "_spans", "_started", "_timer",
         "_title", "_token",
     )  # fmt: skip
+    error: BaseException | None
 
     def __init__(
         self, name: str, title: str, *, attributes: Values, spans: Spans | None, timer: Timer, deferred: bool

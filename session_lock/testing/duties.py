@@ -41,11 +41,13 @@ class _Declaration:
 class _Declared(MemoryAccepts[Due]):
     """A session is given runs of those duties alone that it has declared."""
 
-    asks = True
-
     def __init__(self, declared: Mapping[str, Collection[int]]) -> None:
         super().__init__(None)
         self._declared = declared
+
+    @property
+    def asks(self) -> bool:
+        return True
 
     def needed(self, row: MemoryTask[Due]) -> str:
         return _due(row).name

@@ -68,7 +68,7 @@ class FaultyDatabase(Generic[T]):
         if not hasattr(database, "get_work"):
             raise SettingsError(f"a FaultyDatabase needs a Database, not {type(database).__name__}")
         self.inner = database
-        self.finishes = finishes or Finishes()
+        self.finishes: Finishes = finishes or Finishes()
         self.faults: list[Fault] = []
         self.calls: list[Call] = []
         self.lease: Lease | None = None

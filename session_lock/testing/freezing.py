@@ -22,7 +22,7 @@ class Freezer:
     """Some tasks of a loop, and all that they create."""
 
     def __init__(self) -> None:
-        self.frozen = False
+        self.frozen: bool = False
         self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self.spared: set[asyncio.Task[Any] | None] = set()
         """Those of them that go on all the same."""

@@ -50,7 +50,7 @@ class Instance(FaultyDatabase[T]):
         """The faults that were asked for."""
         self.service: Any = None
         """What the block of `make(database)` has given: the Runner, if that is what it makes."""
-        self.killed = False
+        self.killed: bool = False
         self._connect = connect
         self._make = make
         self._freezer = Freezer()
@@ -158,6 +158,7 @@ class Instance(FaultyDatabase[T]):
                 break
             self._freezer.freeze()
             await asyncio.sleep(LOOKS)
+        left: list[asyncio.Task[Any]] = []
         for _ in range(FUNERAL):
             left = [task for task in self._freezer.tasks if not task.done()]
             if not left:

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any, Generic, TypeVar
 
 from session_lock.errors import SettingsError
-from session_lock.limits import MOST, AnyLimit, Rate, as_limits, rules_of
+from session_lock.limits import MOST, AnyLimit, Rate, Rules, as_limits, rules_of
 from session_lock.tasks import TaskKey
 from session_lock.testing.rows import MemoryTask
 
@@ -48,7 +48,7 @@ class MemoryLimits(Generic[T]):
         fair_by: str | None,
         value: Callable[[TaskKey, T], Any] | None,
     ) -> None:
-        self.rules = rules_of(as_limits(limits), fair_by)
+        self.rules: Rules = rules_of(as_limits(limits), fair_by)
         self._value = value
         self._turn = 0  # in which order values came last: those after this number come first
         self._numbers: dict[Any, int] = {}
@@ -174,7 +174,8 @@ class MemoryLimits(Generic[T]):
         now: float,
     ) -> list[MemoryTask[T]]:
         """What the limit of each value allows beside what is picked."""
-        number, through = picked.copy(), []
+        number = picked.copy()
+        through: list[MemoryTask[T]] = []
         for row in offer:
             value = self.value_of(row)
             number[value] += 1
@@ -234,7 +235,7 @@ class MemoryLimits(Generic[T]):
         if not self.rules.fair:
             return rows
         ranks: Counter[Any] = Counter()
-        places = []
+        places: list[tuple[int, bool, int]] = []
         for row in rows:
             value = self.value_of(row)
             number = self._numbers.setdefault(value, len(self._numbers))

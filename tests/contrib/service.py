@@ -152,7 +152,9 @@ class Application:
                 self.posted.append(response.json()["id"])
                 await asyncio.sleep(0.03)
 
-        async with httpx.AsyncClient(base_url=url, trust_env=False) as client, asyncio.TaskGroup() as group:
+        # Some listen before they answer, for as long as their imports take on a machine that is busy.
+        options: dict[str, Any] = {"base_url": url, "trust_env": False, "timeout": PATIENCE}
+        async with httpx.AsyncClient(**options) as client, asyncio.TaskGroup() as group:
             start = len(self.posted)
             for first in range(4):
                 group.create_task(visit(client, start + first))

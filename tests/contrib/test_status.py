@@ -491,12 +491,12 @@ async def test_where_sessions_are_left_out_nothing_is_counted_of_them_and_none_h
 
 
 async def test_a_database_that_is_away_is_said_and_it_recovers(calm: Scene, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    for one in (watching, module):
-        monkeypatch.setattr(one, "PATIENCE", 0.5)
     async with proxy(calm.dsn) as network, served(status_app(MAILS, network.dsn)) as url:
         hearing = events(f"{url}m/mails/events")
         async with contextlib.aclosing(hearing):
             assert (await first(hearing)).data["trouble"] is None
+            for one in (watching, module):
+                monkeypatch.setattr(one, "PATIENCE", 0.5)
             network.partition()
             event = await until_event(hearing, lambda data: data["trouble"], "it is not told")
             assert event.data["trouble"] == "the database did not answer within 0 s"

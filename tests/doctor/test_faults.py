@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import AsyncExitStack
+from urllib.parse import quote
 
 import asyncpg
 import pytest
@@ -133,6 +134,62 @@ async def test_a_transaction_that_is_open_for_long(patient: Patient, monkeypatch
         assert (found.evidence["pid"], found.evidence["state"]) == (pid, "idle in transaction")
         await patient.admin.execute(found.remedy)
         assert await patient.is_well()
+
+
+MAY_NOT = " -- surgeon may not: run it as "
+
+
+@pytest.mark.parametrize(
+    "right, whose, told",
+    [
+        (None, "app", f"{MAY_NOT}app or as a superuser, or GRANT pg_signal_backend TO surgeon"),
+        (None, "postgres", f"{MAY_NOT}a superuser, which postgres is"),
+        ("pg_signal_backend", "app", ""),
+        ("pg_signal_backend", "postgres", f"{MAY_NOT}a superuser, which postgres is"),
+        ("app", "app", ""),
+    ],
+)
+async def test_who_may_end_it(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch, right: str | None, whose: str, told: str
+):
+    monkeypatch.setattr(server, "OLD", 0.0)
+    connection = await patient.connect(patient.admin_dsn if whose == "postgres" else patient.app_dsn)
+    command = f"SELECT pg_terminate_backend({connection.get_server_pid()})"
+    try:
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await connection.execute("SELECT 1")
+        if right:
+            await patient.admin.execute(f"GRANT {right} TO surgeon")
+        assert (await patient.finding("snapshots", "warning", connection=patient.admin)).remedy == command
+        found = await patient.finding("snapshots", "warning")
+        assert found.remedy == f"{command}{told}"
+        if told:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await patient.owner.execute(found.remedy)
+            await patient.admin.execute(found.remedy)
+        else:
+            await patient.owner.execute(found.remedy)
+        assert await patient.is_well()
+    finally:
+        connection.terminate()
+        if right:
+            await patient.admin.execute(f"REVOKE {right} FROM surgeon")
+
+
+async def test_the_name_of_a_role_is_no_command(patient: Patient, monkeypatch: pytest.MonkeyPatch):
+    """What stands behind a line break would be run along with the remedy."""
+    monkeypatch.setattr(server, "OLD", 0.0)
+    name = "x\nDROP TABLE public.email;--"
+    await patient.admin.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'x'")
+    connection = await patient.connect(_dsn(patient.admin_dsn, user=f"{quote(name)}:x"))
+    try:
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await connection.execute("SELECT 1")
+        found = await patient.finding("snapshots", "warning")
+        assert 'run it as "x DROP TABLE public.email;--" or as a superuser' in found.remedy
+    finally:
+        await connection.close()
+        await patient.admin.execute(f'DROP ROLE "{name}"')
 
 
 async def test_one_that_has_rows_of_the_table(patient: Patient, monkeypatch: pytest.MonkeyPatch):

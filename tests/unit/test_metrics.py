@@ -13,13 +13,25 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.semconv import schemas as semconv
 
-from session_lock import DatabaseError, Retry, Runner, RunnerGroup, SchemaError, SessionLost, each
+from session_lock import (
+    DatabaseError,
+    Duties,
+    Duty,
+    Retry,
+    Runner,
+    RunnerGroup,
+    SchemaError,
+    SessionLost,
+    each,
+    every,
+)
 from session_lock.facts import Backlog
 from session_lock.recording import COUNTED_AS
 from session_lock.telemetry import words
 from session_lock.telemetry.call import AT_ONCE
 from session_lock.telemetry.meters import MOST_TYPES, meter_of
 from session_lock.telemetry.words import METRICS, OPERATIONS, OUTCOMES
+from session_lock.testing import MemoryDuties
 from tests.docs.examples import ROOT
 from tests.unit.scenes import CANARY, Sleeper, do_all, running, settings, table
 from tests.unit.virtual import until, virtual
@@ -191,6 +203,16 @@ async def test_what_there_is_to_see_is_that_of_now_and_nothing_after_the_end(met
     for name in ("session_lock.tasks.held", "session_lock.backlog", "session_lock.lease.left"):
         assert meters.value(name) == 0
     assert meter_of(meters.provider)._seen == ()
+
+
+@virtual
+async def test_duties_tell_what_waits_as_well(meters: Meters) -> None:
+    database, config = MemoryDuties(), settings(concurrency=1)
+    duty = Duty("bells", every("1m"), lambda _: asyncio.sleep(1000), missed="all")
+    async with Duties(database, duty, settings=config, meter_provider=meters.provider):
+        await asyncio.sleep(5 * 60 + 30)
+        assert meters.value("session_lock.tasks.running") == 1
+        assert meters.value("session_lock.backlog") == 4
 
 
 @virtual

@@ -274,9 +274,9 @@ async def test_an_exit_stops_the_runner_cleanly_and_is_raised_when_all_is_record
 
     async def tasker(batch: Any) -> Any:
         (task,) = batch
+        await asyncio.sleep(0.5 if task.key == 1 else 1)  # the others are under way when this one exits
         if task.key == 1:
             raise error
-        await asyncio.sleep(1)  # under way when the other one exits
         return batch
 
     try:

@@ -6,7 +6,6 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from functools import partial
 from types import FrameType
 from typing import Any, Self, TypeVar
 
@@ -46,7 +45,8 @@ class Interruption:
         async def cancellable() -> T:
             task = asyncio.current_task()
             assert task is not None
-            self._cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
+            loop = asyncio.get_running_loop()
+            self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
             try:
                 if self._noted:
                     raise asyncio.CancelledError

@@ -30,7 +30,7 @@ async def main(part: Part) -> None:
     report = Report()
     scenario = SCENARIOS[part.scenario]
     async with AsyncExitStack() as stack:
-        runners = []
+        runners: list[RunningBlock] = []
         for name, dsn in part.dsns.items():
             pool = asyncpg.create_pool(dsn, min_size=1, max_size=2 * CONCURRENCY)
             backstage = Backstage(part, name, await stack.enter_async_context(pool), report)

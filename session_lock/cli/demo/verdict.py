@@ -159,8 +159,8 @@ async def recount(stage: Stage, table: TaskTable, cast: Cast) -> Course:
     sessions = {place: await place.pool.fetch(SESSIONS) for place in stage.places}
     per_runner = [await _judge_runner(runner, sessions) for runner in cast.runners]
     takeovers = [each.takeover_seconds for each in per_runner if each.takeover_seconds is not None]
-    ended_at: datetime = max(filter(None, (each["ended_at"] for each in counts)), default=stage.opened_at)
-    seconds = (ended_at - stage.opened_at).total_seconds()
+    ends: list[datetime] = [each["ended_at"] for each in counts if each["ended_at"] is not None]
+    seconds = (max(ends, default=stage.opened_at) - stage.opened_at).total_seconds()
     return Course(
         **total,
         killed=_count(cast, State.KILLED),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,12 +82,12 @@ class Watch:
     """The latest look, and how fast things went over the last ones."""
 
     def __init__(self, stage: Stage, table: TaskTable, *, every: float = LOOK_EVERY) -> None:
-        self.places = stage.places
+        self.places: Sequence[Place] = stage.places
         self._every = every
         self._look = LOOK.format(table=table.table)
         self._looking = asyncio.Lock()
         self._history: deque[tuple[float, Seen]] = deque()
-        self.now = Seen()
+        self.now: Seen = Seen()
 
     async def run(self) -> None:
         """Look, until cancelled."""

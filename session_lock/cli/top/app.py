@@ -11,6 +11,7 @@ from rich.text import Text
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.events import DescendantFocus, Resize
+from textual.types import CSSPathType
 from textual.widgets import OptionList
 
 from session_lock.asking import why
@@ -58,8 +59,8 @@ class Looking(Protocol):
 class Top(App[None]):
     """One mapping. `interrupt` is what Ctrl-C does."""
 
-    CSS_PATH = "top.tcss"
-    ENABLE_COMMAND_PALETTE = False
+    CSS_PATH: ClassVar[CSSPathType | None] = "top.tcss"
+    ENABLE_COMMAND_PALETTE: ClassVar[bool] = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "drain"),
         Binding("p", "pause"),
@@ -88,7 +89,7 @@ class Top(App[None]):
         self._sheet: Sheet | None = None
         """None: it is not there yet."""
 
-        self.throughput = Throughput()
+        self.throughput: Throughput = Throughput()
         self.seen: Overview | None = None
         """The newest look."""
 

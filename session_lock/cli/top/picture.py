@@ -86,7 +86,8 @@ def _fact(name: str, value: Text, width: int, colours: Palette) -> Text:
 
 def folded(text: Text, width: int) -> list[Text]:
     """At spaces, or anywhere in a word that is too long."""
-    lines, rest = [], text
+    lines: list[Text] = []
+    rest = text
     while rest.cell_len > width:
         end = rest.plain.rfind(" ", 0, width + 1)
         cut = end if end > 0 else width
@@ -220,7 +221,7 @@ def why_page(found: Why, colours: Palette) -> Text:
 
 def missing(look: Overview, dropped: Sequence[str], width: int, colours: Palette) -> Text:
     """What there was no room for, and what the role has no right to."""
-    said = []
+    said: list[str] = []
     if dropped:
         said.append(f"Too narrow for {', '.join(dropped)}.")
     if look.left_out:

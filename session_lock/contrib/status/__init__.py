@@ -12,12 +12,12 @@ from session_lock.contrib.running import check_version
 try:
     check_version("the status page", "starlette", "0.37.2", extra="status")
     from session_lock.contrib.status.app import StatusPage, status_app
-except ModuleNotFoundError as missing:
-    if (missing.name or "").partition(".")[0] != "starlette":
+except ModuleNotFoundError as _missing:
+    if (_missing.name or "").partition(".")[0] != "starlette":
         raise
     raise ModuleNotFoundError(
         "the status page needs starlette, which is not installed: pip install 'session-lock[status]'",
-        name=missing.name,
+        name=_missing.name,
     ) from None
 
 __all__ = ["StatusPage", "status_app"]

@@ -121,7 +121,7 @@ class StatusPage(Starlette):
         self._audience = Audience()
         self._files = {
             file.name: file.read_bytes()
-            for file in resources.files(__package__).joinpath("static").iterdir()
+            for file in resources.files("session_lock.contrib.status").joinpath("static").iterdir()
             if file.name.endswith(".js")
         }
         mapping = "/m/{mapping:path}"
@@ -208,7 +208,7 @@ class StatusPage(Starlette):
             async with asyncio.timeout(PATIENCE), self._source.connection() as connection:
                 found = await why(connection, reader.table, key)
                 known = found.state != "unknown"
-                shown_columns = (
+                shown_columns: Mapping[str, str] = (
                     await columns_of(connection, reader.table, key, columns) if known and columns else {}
                 )
         except SettingsError as error:  # it can be no key

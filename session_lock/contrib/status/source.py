@@ -44,7 +44,8 @@ class Source:
                 "server_settings": {"application_name": "session_lock status"},
             }
         self._free = asyncio.Semaphore(MOST)
-        self._connections = Connections(given, MOST, _greet, **options)
+        connect: Any = given
+        self._connections = Connections(connect, MOST, _greet, **options)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:

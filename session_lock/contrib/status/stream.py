@@ -39,7 +39,7 @@ class Audience:
 
     def __init__(self) -> None:
         self._scopes: set[anyio.CancelScope] = set()
-        self.dismissed = False
+        self.dismissed: bool = False
         """Nobody is to look on any more: the server ends."""
 
     @contextmanager

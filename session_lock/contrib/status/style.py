@@ -6,7 +6,11 @@ import base64
 import hashlib
 from importlib import resources
 
-STYLE = resources.files(__package__).joinpath("static", "status.css").read_text(encoding="utf-8")
+STYLE = (
+    resources.files("session_lock.contrib.status")
+    .joinpath("static", "status.css")
+    .read_text(encoding="utf-8")
+)
 
 POLICY = f"'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
 """As a source of styles: these and no others."""

@@ -17,7 +17,7 @@ from session_lock.sqlstate import is_driver_error
 from session_lock.table import TaskTable
 from session_lock.wording import describe
 
-logger = logging.getLogger("session_lock.status")
+logger: logging.Logger = logging.getLogger("session_lock.status")
 
 LOOK_EVERY = 0.8
 """Seconds, so that with the look itself and what a browser needs what is new is seen within one."""
@@ -92,7 +92,7 @@ class Reader:
         self.name = name
         self.table = table
         self.source = source
-        self.epoch = secrets.token_hex(4)
+        self.epoch: str = secrets.token_hex(4)
         """Whoever comes again with the number of a look tells by this that he means one of ours."""
         self.latest: Look | None = None
         self._number = 0

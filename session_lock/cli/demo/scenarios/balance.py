@@ -71,19 +71,19 @@ class Round:
 
 
 class Balance(Scenario):
-    about = (
+    about: ClassVar[str] = (
         "tasks of unlike lengths for 2, 8 and 32 sessions, in 4 processes (--runners): each does its part of the work, in "
         f"{MOST_TIMES:g} x the time of the ideal"
     )
-    options = frozenset({"seconds", "seed"})
+    options: ClassVar[frozenset[str]] = frozenset({"seconds", "seed"})
     runners = 4
 
     def __init__(self, wish: Wish) -> None:
-        self.seed = wish.seed or random.randrange(1, 1_000_000)
+        self.seed: int = wish.seed or random.randrange(1, 1_000_000)
         seconds = wish.seconds or SECONDS
         draw = random.Random(self.seed)
         a_slot = round(seconds / sum(ROUNDS.values()))
-        self.lengths = {
+        self.lengths: dict[int, list[float]] = {
             sessions: [
                 draw.lognormvariate(math.log(mean) - SIGMA**2 / 2, SIGMA)
                 for _ in range(a_slot * sum(slots_of(sessions)))
@@ -91,7 +91,7 @@ class Balance(Scenario):
             for sessions, mean in ROUNDS.items()
         }
         tasks = sum(map(len, self.lengths.values()))
-        self.plan = Plan(wish.runners, tasks, seconds, kill=False, freeze=False)
+        self.plan: Plan = Plan(wish.runners, tasks, seconds, kill=False, freeze=False)
         self.rounds: list[Round] = []
 
     def opening(self) -> str:
@@ -101,7 +101,7 @@ class Balance(Scenario):
             f"(--seed {self.seed}), in about {self.plan.seconds:.0f} seconds."
         )
 
-    table = TaskTable(
+    table: ClassVar[TaskTable] = TaskTable(
         f"{SCHEMA}.job",
         key="id",
         pending="finished_at IS NULL",
@@ -118,7 +118,7 @@ class Balance(Scenario):
     ) WITH (fillfactor = 50);
     """
 
-    look_every = 0.5
+    look_every: ClassVar[float] = 0.5
 
     async def fill(self, connection: Connection) -> None:
         """Nothing yet: the sessions are there first."""

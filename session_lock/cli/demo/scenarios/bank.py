@@ -38,8 +38,10 @@ class Bank(Scenario):
     def __init__(self, wish: Wish) -> None:
         tasks, seconds = wish.tasks or 1000, wish.seconds or 10.0
         rounds = max(1, int(seconds / A_ROUND))
-        self.plan = Plan(wish.runners, tasks, seconds, kill=wish.kill, freeze=wish.freeze, rounds=rounds)
-        self.transfers = [_any_transfer() for _ in range(tasks)]
+        self.plan: Plan = Plan(
+            wish.runners, tasks, seconds, kill=wish.kill, freeze=wish.freeze, rounds=rounds
+        )
+        self.transfers: list[Transfer] = [_any_transfer() for _ in range(tasks)]
 
     def opening(self) -> str:
         return (
@@ -47,7 +49,7 @@ class Bank(Scenario):
             f"them, in about {self.plan.seconds:.0f} seconds."
         )
 
-    table = TaskTable(
+    table: ClassVar[TaskTable] = TaskTable(
         f"{SCHEMA}.transfer",
         key="id",
         pending="finished_at IS NULL",

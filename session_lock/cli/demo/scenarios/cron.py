@@ -11,7 +11,7 @@ from functools import partial
 from math import ceil, floor
 from typing import Any, ClassVar
 
-from session_lock import PostgresDatabase, Settings, Task
+from session_lock import PostgresDatabase, Settings, Task, TaskTable
 from session_lock.block import RunningBlock
 from session_lock.cli.demo.access import Connection
 from session_lock.cli.demo.cast import Cast
@@ -36,18 +36,18 @@ RUNS_LEFT = f"SELECT count(*) FROM {SCHEMA}.duty_run WHERE finished_at IS NULL A
 
 class Cron(Scenario):
     about = "duties by the second in several processes: each due time once, while one of them is killed"
-    options = frozenset({"seconds", "no-kill"})
+    options: ClassVar[frozenset[str]] = frozenset({"seconds", "no-kill"})
 
     def __init__(self, wish: Wish) -> None:
         seconds = wish.seconds or 10.0
         rings = int(sum(seconds / interval for interval in BELLS.values()))
-        self.plan = Plan(wish.runners, max(rings, 1), seconds, kill=wish.kill, freeze=False)
+        self.plan: Plan = Plan(wish.runners, max(rings, 1), seconds, kill=wish.kill, freeze=False)
 
     def opening(self) -> str:
         bells = ", ".join(f"{name} (every {interval} s)" for name, interval in BELLS.items())
         return f"{len(BELLS)} bells, {bells}: {self.plan.runners} processes ring them, for about {self.plan.seconds:.0f} seconds."
 
-    table = duty_table(SCHEMA)
+    table: ClassVar[TaskTable] = duty_table(SCHEMA)
 
     # Nothing here keeps a bell from being rung twice.
     tables = f"""

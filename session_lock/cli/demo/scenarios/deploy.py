@@ -78,12 +78,12 @@ class Deploy(Scenario):
     about = (
         "a rolling restart of 5 processes (--runners) under load, by SIGTERM: each task once, and no pause"
     )
-    options = frozenset[str]()
+    options: ClassVar[frozenset[str]] = frozenset[str]()
     runners = 5
 
     def __init__(self, wish: Wish) -> None:
-        self.rate = LOAD * wish.runners * CONCURRENCY / A_TASK
-        self.plan = Plan(wish.runners, int(self.rate), wish.runners, kill=False, freeze=False)
+        self.rate: float = LOAD * wish.runners * CONCURRENCY / A_TASK
+        self.plan: Plan = Plan(wish.runners, int(self.rate), wish.runners, kill=False, freeze=False)
         self.restarts: list[Restart] = []
 
     def opening(self) -> str:
@@ -92,7 +92,7 @@ class Deploy(Scenario):
             f"{self.rate:.0f} tasks a second are added."
         )
 
-    table = TaskTable(
+    table: ClassVar[TaskTable] = TaskTable(
         f"{SCHEMA}.job",
         key="id",
         pending="finished_at IS NULL",
@@ -110,7 +110,7 @@ class Deploy(Scenario):
     ) WITH (fillfactor = 50);
     """
 
-    look_every = 0.1
+    look_every: ClassVar[float] = 0.1
 
     async def fill(self, connection: Connection) -> None:
         await connection.execute(ADD, [None] * self.plan.tasks)

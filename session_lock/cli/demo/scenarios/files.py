@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -22,12 +23,12 @@ FIVE_SECONDS = {**SHORT_LEASE, "lease_ttl": 5.0, "keepalive_interval": 0.8, "cal
 
 class Files(Scenario):
     about = "the files of Python's standard library, or those below --dir, each with its SHA-256"
-    options = Scenario.options | {"dir"}
+    options: ClassVar[frozenset[str]] = Scenario.options | {"dir"}
 
     def __init__(self, wish: Wish) -> None:
-        self.files = list_files(wish.directory or standard_library(), most=wish.tasks)
+        self.files: Listing = list_files(wish.directory or standard_library(), most=wish.tasks)
         seconds = wish.seconds or (25.0 if wish.kill or wish.freeze else 8.0)
-        self.plan = Plan(wish.runners, len(self.files), seconds, kill=wish.kill, freeze=wish.freeze)
+        self.plan: Plan = Plan(wish.runners, len(self.files), seconds, kill=wish.kill, freeze=wish.freeze)
 
     def opening(self) -> str:
         return (
@@ -35,7 +36,7 @@ class Files(Scenario):
             f"in about {self.plan.seconds:.0f} seconds."
         )
 
-    table = TaskTable(
+    table: ClassVar[TaskTable] = TaskTable(
         f"{SCHEMA}.file",
         key="id",
         pending="finished_at IS NULL",
@@ -62,7 +63,7 @@ class Files(Scenario):
             "file", schema_name=SCHEMA, columns=["path", "size"], records=rows
         )
 
-    base_settings = FIVE_SECONDS
+    base_settings: ClassVar[Mapping[str, Any]] = FIVE_SECONDS
 
     @classmethod
     def tasker(cls, backstage: Backstage) -> Tasker[Row]:

@@ -78,13 +78,13 @@ FATES: Mapping[str, Fate] = {
 
 class Retries(Scenario):
     about = "errands that fail, are released or given up: each ran as often as planned, and no sooner"
-    options = frozenset({"tasks", "seconds"})
+    options: ClassVar[frozenset[str]] = frozenset({"tasks", "seconds"})
 
     def __init__(self, wish: Wish) -> None:
         tasks = wish.tasks or 240
-        self.names = [name for name, _ in zip(cycle(FATES), range(tasks), strict=False)]
+        self.names: list[str] = [name for name, _ in zip(cycle(FATES), range(tasks), strict=False)]
         runs = sum(len(FATES[name].pauses) + 1 for name in self.names)
-        self.plan = Plan(wish.runners, tasks, wish.seconds or 8.0, kill=False, freeze=False, runs=runs)
+        self.plan: Plan = Plan(wish.runners, tasks, wish.seconds or 8.0, kill=False, freeze=False, runs=runs)
 
     def opening(self) -> str:
         return (
@@ -92,7 +92,7 @@ class Retries(Scenario):
             f"do them, in about {self.plan.seconds:.0f} seconds."
         )
 
-    table = TaskTable(
+    table: ClassVar[TaskTable] = TaskTable(
         f"{SCHEMA}.errand",
         key="id",
         pending="finished_at IS NULL",

@@ -50,12 +50,14 @@ SELECT count(*) FROM {SCHEMA}.said AS s JOIN {SCHEMA}.message AS m ON m.id = s.m
 
 class Serial(Scenario):
     about = "conversations: one message at a time in each, in order, while a runner is killed"
-    options = Scenario.options - {"no-freeze"}
+    options: ClassVar[frozenset[str]] = Scenario.options - {"no-freeze"}
 
     def __init__(self, wish: Wish) -> None:
         tasks = wish.tasks or 600
         # Frozen, a run would overlap with the one that takes over: what it writes is refused, but it does run.
-        self.plan = Plan(wish.runners, tasks, wish.seconds or 8.0, kill=wish.kill, freeze=False, runs=tasks)
+        self.plan: Plan = Plan(
+            wish.runners, tasks, wish.seconds or 8.0, kill=wish.kill, freeze=False, runs=tasks
+        )
 
     def opening(self) -> str:
         return (
@@ -63,7 +65,7 @@ class Serial(Scenario):
             f"and in order in each, in about {self.plan.seconds:.0f} seconds."
         )
 
-    table = TaskTable(
+    table: ClassVar[TaskTable] = TaskTable(
         f"{SCHEMA}.message",
         key="id",
         pending="finished_at IS NULL",

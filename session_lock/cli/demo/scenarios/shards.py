@@ -70,15 +70,15 @@ class Outage:
 
 class Shards(Scenario):
     about = "tasks on 3 servers, one of which crashes and comes back: the others' are done as fast as ever, and each once"
-    options = frozenset({"seconds"})
+    options: ClassVar[frozenset[str]] = frozenset({"seconds"})
     runners = 2
     servers = 3
 
     def __init__(self, wish: Wish) -> None:
         seconds = wish.seconds or 12.0
-        self.tasks_of_each = int(A_SECOND * seconds)
+        self.tasks_of_each: int = int(A_SECOND * seconds)
         tasks = self.servers * self.tasks_of_each
-        self.plan = Plan(wish.runners, tasks, seconds, kill=False, freeze=False, runs=tasks)
+        self.plan: Plan = Plan(wish.runners, tasks, seconds, kill=False, freeze=False, runs=tasks)
 
     def opening(self) -> str:
         return (
@@ -86,7 +86,7 @@ class Shards(Scenario):
             f"about {self.plan.seconds:.0f} seconds. One server crashes meanwhile, and comes back."
         )
 
-    table = TaskTable(
+    table: ClassVar[TaskTable] = TaskTable(
         f"{SCHEMA}.job", key="id", pending="finished_at IS NULL", finish="finished_at = now()", schema=SCHEMA
     )
 
@@ -102,7 +102,7 @@ class Shards(Scenario):
             f"INSERT INTO {SCHEMA}.job SELECT FROM generate_series(1, $1::integer)", self.tasks_of_each
         )
 
-    look_every = 0.1
+    look_every: ClassVar[float] = 0.1
 
     # Shorter than the outage, and long enough for a machine that is slow.
     base_settings: ClassVar[Mapping[str, Any]] = {

@@ -48,13 +48,17 @@ SELECT count(*) FROM {SCHEMA}.job AS j JOIN {SCHEMA}.event AS e ON e.task = j.id
 
 
 class Tenants(Scenario):
-    about = f"{SMALL} tasks of a small tenant behind {BIG:,} of a big one (--tasks), done in {MOST_TIMES:.0f} x the time they take alone"
-    options = frozenset({"tasks", "seconds"})
+    about: ClassVar[str] = (
+        f"{SMALL} tasks of a small tenant behind {BIG:,} of a big one (--tasks), done in {MOST_TIMES:.0f} x the time they take alone"
+    )
+    options: ClassVar[frozenset[str]] = frozenset({"tasks", "seconds"})
 
     def __init__(self, wish: Wish) -> None:
-        self.big = wish.tasks or BIG
+        self.big: int = wish.tasks or BIG
         seconds = wish.seconds or 3.0
-        self.plan = Plan(wish.runners, 2 * SMALL + self.big, seconds, kill=False, freeze=False, runs=SMALL)
+        self.plan: Plan = Plan(
+            wish.runners, 2 * SMALL + self.big, seconds, kill=False, freeze=False, runs=SMALL
+        )
 
     def opening(self) -> str:
         return (
@@ -62,7 +66,7 @@ class Tenants(Scenario):
             f"big one: {self.plan.runners} processes do them."
         )
 
-    table = TaskTable(
+    table: ClassVar[TaskTable] = TaskTable(
         f"{SCHEMA}.job",
         key="id",
         pending="finished_at IS NULL",
@@ -82,7 +86,7 @@ class Tenants(Scenario):
     CREATE INDEX job_of_lot ON {SCHEMA}.job (lot) WHERE lot <> 'big';
     """
 
-    look_every = 0.25
+    look_every: ClassVar[float] = 0.25
 
     async def fill(self, connection: Connection) -> None:
         """Nothing yet: when they come is what this is about."""

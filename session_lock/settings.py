@@ -70,7 +70,7 @@ class Settings:
 
     prefetch: int | None = None
     """Tasks that are claimed ahead, at most, while all calls are busy: a call that ends finds its next tasks at hand.
-    0: none. Defaults to one batch; under `each`, to the concurrency."""
+    0: none. Defaults to one batch; under `each`, to four times the concurrency."""
 
     prefetch_time: float = 1.0
     """And only as many as will be begun within this time, as calls go: so nothing is claimed ahead of tasks that take a minute.
@@ -169,5 +169,5 @@ class Settings:
             return self.tasks_per_session
         prefetch = self.prefetch
         if prefetch is None:
-            prefetch = self.batch_size if tasks_per_call > 1 else self.concurrency
+            prefetch = self.batch_size if tasks_per_call > 1 else 4 * self.concurrency
         return self.concurrency * tasks_per_call + prefetch

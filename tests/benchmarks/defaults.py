@@ -31,7 +31,7 @@ OTHERS: dict[str, Mapping[str, Any]] = {
     "the defaults": {},
     "prefetch=0": {"prefetch": 0},
     "prefetch=2": {"prefetch": 2},
-    "prefetch=40": {"prefetch": 40},
+    "prefetch=10": {"prefetch": 10},
     "prefetch=100": {"prefetch": 100},
     "prefetch=400": {"prefetch": 400},
     "prefetch_time=0": {"prefetch_time": 0},

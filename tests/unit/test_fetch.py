@@ -136,7 +136,7 @@ async def test_an_idle_runner_makes_one_call_a_poll_and_one_a_keepalive() -> Non
     ("changes", "capacity", "each_one"),
     [
         ({}, 1100, False),
-        ({}, 20, True),
+        ({}, 50, True),
         ({"tasks_per_session": 12}, 12, False),
         ({"tasks_per_session": 12}, 12, True),
     ],

@@ -451,7 +451,7 @@ async def test_one_that_is_down_does_not_slow_the_others(how: str) -> None:
     taskers = [Sleeper(0.5), Sleeper(0.5), Sleeper(0.5)]
     group = RunnerGroup(
         *(
-            Runner(database, tasker, settings(batch_size=1, concurrency=3))
+            Runner(database, tasker, settings(batch_size=1, concurrency=3, prefetch=3))
             for database, tasker in zip(databases, taskers, strict=True)
         ),
         concurrency=3,

@@ -31,7 +31,9 @@ class Sleeping:
 
 
 def settings(**changes: Any) -> Settings:
-    return Settings(**{"start_jitter": 0, "concurrency": 2, "keepalive_interval": 5, **changes})
+    return Settings(
+        **{"start_jitter": 0, "concurrency": 2, "prefetch": 2, "keepalive_interval": 5, **changes}
+    )
 
 
 def held(database: MemoryDatabase[Any]) -> dict[int | None, int]:

@@ -473,7 +473,7 @@ async def test_after_suspects_claims_are_single_until_a_usual_task_comes() -> No
     database = table(1)
     suspect(database, 1)
     tasker = Watched(database)
-    config = settings(retry=ONCE, concurrency=4)
+    config = settings(retry=ONCE, concurrency=4, prefetch=4)
     async with running(Runner(database, each(tasker), config)):
         await until(lambda: database.finished == [1])
         await asyncio.sleep(3)  # looks in vain say nothing of what comes

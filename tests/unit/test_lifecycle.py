@@ -31,7 +31,7 @@ async def begun(tasker: Sleeper) -> None:
 @virtual
 async def test_stop_lets_running_taskers_end_and_frees_the_others_at_once() -> None:
     database, tasker = table(5), Sleeper(10)
-    async with running(Runner(database, tasker, settings(**ONE))) as run:
+    async with running(Runner(database, tasker, settings(**ONE, prefetch=1))) as run:
         await begun(tasker)
         await asyncio.sleep(1)
         runner_stopped = now()

@@ -90,10 +90,10 @@ def test_a_choice_that_is_not_known_is_refused_with_those_that_are(name: str, kn
         Settings(**{name: "process"})
 
 
-def test_the_capacity_is_what_runs_and_one_prefetched_batch_unless_said() -> None:
+def test_the_capacity_is_what_runs_and_what_is_prefetched() -> None:
     settings = Settings(batch_size=7, concurrency=3)
     assert settings.capacity(7) == 3 * 7 + 7
-    assert settings.capacity(1) == 3 + 3
+    assert settings.capacity(1) == 3 + 4 * 3
     assert Settings(batch_size=7, concurrency=3, tasks_per_session=5).capacity(7) == 5
 
 

@@ -30,10 +30,6 @@ logger: logging.Logger = logging.getLogger("session_lock.fetch")
 SLOTS_FIRST = 3
 """Turns of the loop in which free slots begin with what a look has brought, before the next look takes the processor."""
 
-MANY = 100
-"""Sessions that look each once in an idle poll interval. More of them look as often together as these would: for what nobody was told of
-one of them is enough, and each look reads all sessions."""
-
 SETTLED_AFTER = 0.05
 """Seconds after it has become idle until a session looks once more: a quiet wake-up that was on its way when the session had
 no room was not sent."""
@@ -216,7 +212,7 @@ def _poll_interval(hold: Hold[Any], work: Work[Any]) -> float:
     """Seconds until the next look, if nobody says anything before."""
     seconds = hold.settings.poll_interval
     if work.heard and hold.hears is not None and hold.hears():
-        seconds = max(seconds, hold.settings.idle_poll_interval * max(1.0, (work.sharing or 1) / MANY))
+        seconds = max(seconds, hold.settings.idle_poll_interval)
     return seconds * random.uniform(0.8, 1.2)
 
 

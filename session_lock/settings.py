@@ -51,7 +51,7 @@ class Settings:
     idle_poll_interval: float = 30.0
     """The same where a session is told of what comes: a trigger (`session-lock sql trigger`) or `enqueue` wakes for each task that is
     inserted, wake-ups are proven to come through, and nothing that is due is left. What an UPDATE makes pending is found by
-    it, unless that calls `session_lock.wake`. More than a hundred sessions of a mapping look together as often as a hundred would. Defaults to 30."""
+    it, unless that calls `session_lock.wake`. Defaults to 30."""
 
     patience: float = 1.0
     """How long a session with free capacity keeps to its share while claimable work is left. Defaults to 1."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -39,29 +37,6 @@ async def test_between_looks_that_bring_nothing_lies_a_poll_interval_with_a_fift
     gaps = [later - earlier for earlier, later in zip(looks, looks[1:], strict=False)]
     assert 8 <= min(gaps) < 8.4
     assert 11.6 < max(gaps) <= 12.01
-
-
-class Told(Faulty):
-    """One of many sessions, which is told of all that comes."""
-
-    sharing = 1
-
-    @asynccontextmanager
-    async def listening(self, *_: Any, **__: Any) -> AsyncIterator[Callable[[], bool]]:
-        yield lambda: True
-
-    async def get_work(self, lease: Any, **options: Any) -> Any:
-        return replace(await super().get_work(lease, **options), heard=True, sharing=self.sharing)
-
-
-@virtual
-async def test_more_than_a_hundred_that_are_told_look_together_as_often_as_a_hundred_would() -> None:
-    for sharing, seconds in ((1, 3), (100, 3), (1000, 30)):
-        database = Told(MemoryDatabase(rows(0)))
-        database.sharing = sharing
-        async with running(Runner(database, do_all, settings(idle_poll_interval=3))):
-            await asyncio.sleep(1200)
-        assert 1200 / seconds == pytest.approx(len(database.times("get_work")), rel=0.1)
 
 
 @virtual

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ from session_lock.hold import Ending, Hold
 from session_lock.moving import still_here
 from session_lock.pieces import WHOLE, Stretch
 from session_lock.recording import answered, settling
+from session_lock.scarcity import Patience
 from session_lock.telemetry import words
 from session_lock.waiting import wait_for
 from session_lock.whence import Whence
@@ -41,12 +41,12 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
     clock = asyncio.get_running_loop().time
     whence = Whence(settings.poll_interval)
     unsettled = False  # it has had no room since it was last idle
-    patient_until = math.inf  # there are free slots, and the share lets them have nothing
+    patience = Patience(settings.patience)
 
     while hold.ending is None:
         room = await _room(hold)
         if room == 0:
-            patient_until = math.inf
+            patience.forget()
             continue
 
         at_once, along = hold.at_once(), hold.along()
@@ -55,7 +55,7 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         hold.asked.clear()  # who asks from here on may have seen what this look does not
         hold.room.clear()
         hold.may_begin.clear()
-        over_share = clock() >= patient_until
+        over_share = patience.is_over(clock(), whole=stretch == WHOLE)
         if along and whence.walks(stretch):  # what is finished does not wait for that
             room, along = max(1, room - along), 0
             sure = min(sure, room)
@@ -72,20 +72,19 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         spent = work.share is not None and work.share <= held + len(work.tasks)  # the rest is for others
         if work.tasks:
             await _let_slots_begin()
-        if work.tasks and (not spent or stretch == WHOLE):
-            patient_until = math.inf
+        goes_on = bool(work.tasks) and (not spent or stretch == WHOLE)
+        if stretch.end is None:  # who was merely idle keeps to its share: what comes next is for all
+            held_back = spent and not goes_on and len(work.tasks) < at_once
+            patience.looked(clock(), whole=stretch == WHOLE, held_back=held_back)
+        if goes_on:
             continue
-        if spent and len(work.tasks) < at_once:
-            patient_until = min(patient_until, clock() + settings.patience)
-        elif stretch.end is None:  # who was merely idle keeps to its share: what comes next is for all
-            patient_until = math.inf
-        wake_at = [clock() + _poll_interval(hold, work), whence.again_at, patient_until]
+        wake_at = [clock() + _poll_interval(hold, work), whence.again_at, patience.ends_at(clock())]
         if unsettled and stretch == WHOLE:
             wake_at.append(clock() + SETTLED_AFTER)
             unsettled = False
         # Room alone is no reason to look again; unless there may be tasks that could not begin, or that the share held back.
-        held_back = spent or at_once == 0 or patient_until < math.inf
-        await _wait(hold.may_begin if held_back else hold.asked, hold, max(min(wake_at) - clock(), 0.001))
+        for_room = spent or at_once == 0 or patience.counts
+        await _wait(hold.may_begin if for_room else hold.asked, hold, max(min(wake_at) - clock(), 0.001))
 
 
 async def _room(hold: Hold[T]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 
 class Scarcity:
@@ -35,3 +36,36 @@ class Scarcity:
         """For how many seconds, or None where there is plenty."""
         left = self._until - asyncio.get_running_loop().time()
         return left if left > 0 else None
+
+
+class Patience:
+    """How long free slots have had nothing, since a share lets them have none, before a look goes over that.
+
+    Looks from the start and looks from a position reckon with different tasks: what one of them leaves to others, the other may not see.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = {True: math.inf, False: math.inf}  # by whether looks from the start are meant
+
+    def forget(self) -> None:
+        self._until = dict.fromkeys(self._until, math.inf)
+
+    def is_over(self, now: float, *, whole: bool) -> bool:
+        """For a look that is made now."""
+        return now >= self._until[whole]
+
+    def looked(self, now: float, *, whole: bool, held_back: bool) -> None:
+        """A look to the end has left tasks to others beside free slots, or has not."""
+        if held_back:
+            self._until[whole] = min(self._until[whole], now + self._seconds)
+        else:  # one from the start has seen all
+            self._until |= {False: math.inf, whole: math.inf}
+
+    def ends_at(self, now: float) -> float:
+        """When that is worth another look, which it is once."""
+        return min((until for until in self._until.values() if until > now), default=math.inf)
+
+    @property
+    def counts(self) -> bool:
+        return min(self._until.values()) < math.inf

@@ -425,7 +425,7 @@ async def test_a_runner_end_to_end(admin: asyncpg.Connection, database: TestData
         ).duplicate is False
         assert (await enqueue(connection, JOBS, {"n": "never"}, dedup_key="k")).duplicate is True
         await enqueue(connection, JOBS, {"n": "third"}, priority=1)
-        await enqueue(connection, JOBS, "delayed", priority=-2, after=0.4)
+        await enqueue(connection, JOBS, "delayed", priority=-2, after=2)
     done: list[Any] = []
     ended = asyncio.Event()
 

@@ -52,10 +52,11 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         at_once, along = hold.at_once(), hold.along()
         sure = room if hold.is_alone else min(room, at_once)  # beside others a look may be for no more
         stretch = whence.begin(clock(), asked=hold.asked.is_set(), sure=sure)
+        whole = stretch == WHOLE
         hold.asked.clear()  # who asks from here on may have seen what this look does not
         hold.room.clear()
         hold.may_begin.clear()
-        over_share = patience.is_over(clock(), whole=stretch == WHOLE)
+        over_share = patience.is_over(clock(), whole=whole)
         if along and whence.walks(stretch):  # what is finished does not wait for that
             room, along = max(1, room - along), 0
             sure = min(sure, room)
@@ -72,14 +73,14 @@ async def fetch(hold: Hold[T], find: Callable[[], Coroutine[Any, Any, Database[T
         spent = work.share is not None and work.share <= held + len(work.tasks)  # the rest is for others
         if work.tasks:
             await _let_slots_begin()
-        goes_on = bool(work.tasks) and (not spent or stretch == WHOLE)
+        goes_on = bool(work.tasks) and (not spent or whole)
         if stretch.end is None:  # who was merely idle keeps to its share: what comes next is for all
             held_back = spent and not goes_on and len(work.tasks) < at_once
-            patience.looked(clock(), whole=stretch == WHOLE, held_back=held_back)
+            patience.looked(clock(), whole=whole, held_back=held_back)
         if goes_on:
             continue
         wake_at = [clock() + _poll_interval(hold, work), whence.again_at, patience.ends_at(clock())]
-        if unsettled and stretch == WHOLE:
+        if unsettled and whole:
             wake_at.append(clock() + SETTLED_AFTER)
             unsettled = False
         # Room alone is no reason to look again; unless there may be tasks that could not begin, or that the share held back.

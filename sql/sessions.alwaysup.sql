@@ -62,7 +62,7 @@ $function$;
 
 -- The keepalive: moves the end of the lease to p_ttl from now, never backwards, and brings back what others ask of
 -- this session. An expired session is never revived, also if nobody has ended it yet: someone may be about to.
--- p_running is how many tasks are in calls of its tasker, for people who look.
+-- p_running is how many tasks are in calls of its tasker: for people who look, and for others that share what they do not see all of.
 CREATE OR REPLACE FUNCTION session_lock.bump_session(
   p_id bigint, p_nonce uuid, p_ttl double precision, p_draining boolean, p_running integer,
   OUT "left" double precision, OUT give_back integer, OUT pause boolean, OUT drain boolean, OUT cancel_keys text[]

@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS session_lock.session (
   idle_from       xid8,                                     -- and transactions from this one on have begun when that was to be seen
   give_back       integer NOT NULL DEFAULT 0,               -- unstarted tasks that others ask it to release
   asked_at        timestamptz,                              -- when they did so last
-  running         integer NOT NULL DEFAULT 0,               -- tasks in calls of its tasker, at its last keepalive; for people
+  running         integer NOT NULL DEFAULT 0,               -- tasks in calls of its tasker, at its last keepalive
   counted         integer,                                  -- tasks that it counted for its share, where they were many
   counted_at      timestamptz,
   cancel_keys     text[] NOT NULL DEFAULT '{}',             -- running tasks that it is asked to cancel

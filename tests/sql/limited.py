@@ -213,12 +213,7 @@ class Play:
     async def answers(self) -> None:
         """Of those that waited, and need not any more."""
         for name, task in list(self.waiting.items()):
-            while not task.done():
-                if await self.stage.hand.fetchval(
-                    "SELECT cardinality(pg_blocking_pids($1)) > 0", self.sessions[name].pid
-                ):
-                    break
-            if task.done():
+            if not await self.stage.lab.waits(self.sessions[name].pid, task):
                 self.waiting.pop(name)
                 self.said.append(await task)
 

@@ -166,16 +166,10 @@ class Plan:
         await self.first.execute("BEGIN")
         said = await self._call(self.first, one)
         task = asyncio.ensure_future(self._call(self.second, other))
-        await self._until_it_waits(self.second, task)
-        said.append("the other waits" if not task.done() else "the other does not wait")
+        waits = await self.lab.waits(self.second.get_server_pid(), task)
+        said.append("the other waits" if waits else "the other does not wait")
         await self.first.execute("COMMIT")
         return [*said, *await task]
-
-    async def _until_it_waits(self, connection: asyncpg.Connection, task: asyncio.Future[Any]) -> None:
-        """Or is over."""
-        query = "SELECT cardinality(pg_blocking_pids($1)) > 0"
-        while not task.done() and not await self.lab.admin.fetchval(query, connection.get_server_pid()):
-            pass
 
     async def _in_the_midst(self, one: str, other: str) -> list[str]:
         """The one is stopped before it takes away what was missed."""
@@ -185,7 +179,7 @@ class Plan:
         tasks = []
         for connection, step in ((self.first, one), (self.second, other)):
             tasks.append(asyncio.ensure_future(self._call(connection, step)))
-            await self._until_it_waits(connection, tasks[-1])
+            await self.lab.waits(connection.get_server_pid(), tasks[-1])
         await self.lab.admin.execute("COMMIT")
         return [line for said in await asyncio.gather(*tasks) for line in said]
 
@@ -194,7 +188,7 @@ class Plan:
         await self.second.execute(GATE + "SELECT pg_advisory_lock(77)")
         task = asyncio.ensure_future(self.first.execute(FORGET))
         try:
-            await self._until_it_waits(self.first, task)
+            await self.lab.waits(self.first.get_server_pid(), task)
             await self.second.execute(WORDS["2 comes to z"])
         finally:
             await self.second.execute("SELECT pg_advisory_unlock(77)")

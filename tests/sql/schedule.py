@@ -153,10 +153,14 @@ class Lab:
     async def begin(self, actor: Actor, call: Coroutine[Any, Any, Any]) -> tuple[bool, asyncio.Task[Any]]:
         """Run a call until it is over, or until the server says that it waits for a lock; and which of the two."""
         task = asyncio.ensure_future(call)
+        return await self.waits(actor.pid, task), task
+
+    async def waits(self, pid: int, task: asyncio.Future[Any]) -> bool:
+        """The same of a call that is under way, by the backend of this pid."""
         while not task.done():
-            if await self.admin.fetchval("SELECT cardinality(pg_blocking_pids($1)) > 0", actor.pid):
-                return True, task
-        return False, task
+            if await self.admin.fetchval("SELECT cardinality(pg_blocking_pids($1)) > 0", pid):
+                return True
+        return False
 
     async def close(self) -> None:
         for connection in [*self.opened, self.admin]:

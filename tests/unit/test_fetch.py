@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -212,12 +214,8 @@ class Dear(Faulty):
 async def test_where_looks_from_the_start_take_long_it_takes_its_part_from_a_position_and_the_rest_after_its_patience() -> (
     None
 ):
-    database = Dear(MemoryDatabase(rows(0)))
-    await database.start_session(capacity=10, ttl=1000, label="looks for nothing", app_version="")
-    tasker = Sleeper(0)
-    slow = settings(batch_size=1, concurrency=10, tasks_per_session=10, poll_interval=10, patience=4)
-    async with running(Runner(database, tasker, slow)):
-        await by_and_by(database)
+    database, tasker = Dear(MemoryDatabase(rows(0))), Sleeper(0)
+    async with with_a_position(database, tasker, poll_interval=10, patience=4):
         tasker.seconds, came = 60, now()
         for key in range(100, 110):
             database.add(key, CANARY)
@@ -235,6 +233,18 @@ async def by_and_by(database: Faulty, tasks: int = 60) -> None:
     for key in range(tasks):
         database.add(key, CANARY)
         await asyncio.sleep(0.5)
+
+
+@asynccontextmanager
+async def with_a_position(
+    database: Faulty, tasker: Sleeper, slots: int = 10, **changes: Any
+) -> AsyncIterator[None]:
+    """A Runner that has one, beside a session for as many tasks that looks for nothing."""
+    await database.start_session(capacity=slots, ttl=10_000, label="looks for nothing", app_version="")
+    config = settings(batch_size=1, concurrency=slots, tasks_per_session=slots, **changes)
+    async with running(Runner(database, tasker, config)):
+        await by_and_by(database)
+        yield
 
 
 @virtual
@@ -295,13 +305,8 @@ async def test_what_a_look_from_the_start_has_left_to_others_is_taken_by_one_in_
             work = await super().get_work(lease, **{**options, "until": None})
             return replace(work, walked=0.001) if options["until"] is not None else work
 
-    database = Endless(MemoryDatabase(rows(0)))
-    await database.start_session(capacity=10, ttl=10_000, label="looks for nothing", app_version="")
-    tasker = Sleeper(0)
-    async with running(
-        Runner(database, tasker, settings(batch_size=1, concurrency=10, tasks_per_session=10))
-    ):
-        await by_and_by(database, 80)
+    database, tasker = Endless(MemoryDatabase(rows(0))), Sleeper(0)
+    async with with_a_position(database, tasker):
         tasker.seconds = 10_000
         for key in range(1000, 1005):
             database.add(key, CANARY)
@@ -323,12 +328,8 @@ async def test_a_wake_up_during_a_look_that_brings_its_part_is_not_lost() -> Non
             await asyncio.sleep(0.01)
             return work
 
-    database = Late(MemoryDatabase(rows(0)))
-    await database.start_session(capacity=30, ttl=10_000, label="looks for nothing", app_version="")
-    tasker = Sleeper(0)
-    config = settings(batch_size=1, concurrency=30, tasks_per_session=30, poll_interval=60, patience=30)
-    async with running(Runner(database, tasker, config)):
-        await by_and_by(database)
+    database, tasker = Late(MemoryDatabase(rows(0))), Sleeper(0)
+    async with with_a_position(database, tasker, slots=30, poll_interval=60, patience=30):
         tasker.seconds, came = 100, now()
         for key in (1000, 1001):
             database.add(key, CANARY)

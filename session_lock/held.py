@@ -57,7 +57,8 @@ class HeldTasks(Holder, Generic[T]):
         self.session: Session = Session(lease)
         self._about: dict[str, object] = {"session_id": lease.id}
         self.settings = settings
-        self.breaker, self.pace = breaker, pace
+        self.breaker = breaker
+        self.pace = pace
         self.scarcity: Scarcity = Scarcity(settings.poll_interval)
         self.capacity = capacity
         self.busy: int = 0  # slots that have a batch
@@ -81,8 +82,7 @@ class HeldTasks(Holder, Generic[T]):
         self._decode_failed = False
         self._wary = False  # a task was run alone: claims come one by one, until one brings a usual task
         self._lone_until = 0.0  # a lone task waits no longer for records of the others
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.turn: Turn = turns.join(self._may_begin, self.ready_or_ending.set, self._place_is_free)
         self.try_again_at: float = self._loop.time()  # with an open breaker: no look before
         if breaker.open:

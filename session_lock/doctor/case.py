@@ -68,25 +68,3 @@ def hurried(look: Look) -> Look:
                 yield finding
 
     return within
-
-
-MAY_END = """
-SELECT quote_ident(r.rolname) AS role, r.rolsuper AS is_super, quote_ident(current_user) AS asking,
-       (SELECT u.rolsuper FROM pg_catalog.pg_roles AS u WHERE u.rolname = current_user)
-       OR (NOT r.rolsuper AND (pg_has_role(r.oid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))) AS may
-  FROM pg_catalog.pg_stat_activity AS a JOIN pg_catalog.pg_roles AS r ON r.oid = a.usesysid
- WHERE a.pid = $1
-"""
-
-
-async def ending(connection: Connection, pid: int | None) -> str:
-    """The command that ends somebody's connection; with who may, in a comment, where the role that looks may not."""
-    command = f"SELECT pg_terminate_backend({pid})"
-    row = await connection.fetchrow(MAY_END, pid)
-    if row is None or row["may"]:
-        return command
-    # A name with a line break would end the comment.
-    role, asking = (" ".join(row[name].split()) for name in ("role", "asking"))
-    if row["is_super"]:
-        return f"{command} -- {asking} may not: run it as a superuser, which {role} is"
-    return f"{command} -- {asking} may not: run it as {role} or as a superuser, or GRANT pg_signal_backend TO {asking}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from session_lock.doctor.case import Case, ending, hurried
+from session_lock.doctor.case import Case, hurried
+from session_lock.doctor.rights import dropping, ending, rolling_back
 from session_lock.facts import Locker
 from session_lock.findings import Finding
 from session_lock.migrations.partitions import OF_THE_TABLE
@@ -128,7 +129,7 @@ async def prepared(case: Case) -> AsyncIterator[Finding]:
             severity="warning",
             text=f"the transaction {row['literal']} of {row['owner']} is prepared for {span(row['since'])}: it keeps its locks, and no row that has "
             f"died in the last {row['transactions']:,} transactions can go",
-            remedy=f"ROLLBACK PREPARED {row['literal']} (or COMMIT PREPARED, if whoever prepared it says so)",
+            remedy=await rolling_back(case.connection, row["gid"]),
             evidence={name: row[name] for name in ("gid", "owner", "since", "transactions")},
         )
 
@@ -156,7 +157,7 @@ async def slots(case: Case) -> AsyncIterator[Finding]:
             yield Finding(
                 severity="warning",
                 text=f"nobody reads from the replication slot {row['literal']}: {', and '.join(effects)}",
-                remedy=f"start its reader again, or SELECT pg_drop_replication_slot({row['literal']})",
+                remedy=await dropping(case.connection, row["slot"]),
                 evidence={"slot": row["slot"], "bytes": row["kept"], "transactions": row["transactions"]},
             )
 

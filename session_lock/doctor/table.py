@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from session_lock.asking import lockers_of_table
-from session_lock.doctor.case import Case, ending, hurried
+from session_lock.doctor.case import Case, hurried
+from session_lock.doctor.rights import ending, rolling_back
 from session_lock.findings import Finding, Severity
 from session_lock.migrations import check
 from session_lock.migrations.partitions import OF_THE_TABLE
-from session_lock.names import quote_literal
 
 FEW = 10_000
 """Rows that are nothing to speak of."""
@@ -45,7 +45,7 @@ async def locks(case: Case) -> AsyncIterator[Finding]:
             text=f"the whole table {case.table.table} is locked by {who}: no task can be claimed or finished",
             remedy=await ending(case.connection, who.pid)
             if who.prepared is None
-            else f"ROLLBACK PREPARED {quote_literal(who.prepared)} (or COMMIT PREPARED, if whoever prepared it says so)",
+            else await rolling_back(case.connection, who.prepared),
             evidence={
                 "pid": who.pid,
                 "prepared": who.prepared,

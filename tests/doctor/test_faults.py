@@ -63,7 +63,7 @@ async def test_a_fault_that_its_remedy_mends(patient: Patient, fault: str, monke
     assert [(each.look, each.severity) for each in found] == [(look, severity)]
     assert re.search(text, found[0].text), found[0].text
     assert found[0].evidence
-    await patient.admin.execute(found[0].remedy.removeprefix("start its reader again, or "))
+    await patient.admin.execute(found[0].remedy)
     assert await patient.is_well()
 
 
@@ -176,6 +176,68 @@ async def test_who_may_end_it(
             await patient.admin.execute(f"REVOKE {right} FROM surgeon")
 
 
+@pytest.mark.parametrize(
+    "whose, is_member, told", [("app", True, True), ("postgres", False, True), ("surgeon", False, False)]
+)
+async def test_who_may_roll_back_what_is_prepared(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch, whose: str, is_member: bool, told: bool
+):
+    """Only who has prepared it, or a superuser: PostgreSQL does not let a member of that role do it."""
+    monkeypatch.setattr(server, "OLD", 0.0)
+    command = "ROLLBACK PREPARED 'it''s\n' -- or COMMIT PREPARED, if whoever prepared it says so"
+    await patient.admin.execute(f"GRANT {whose} TO surgeon" if is_member else "SELECT")
+    connection = (
+        patient.owner
+        if whose == "surgeon"
+        else await patient.connect(patient.admin_dsn if whose == "postgres" else patient.app_dsn)
+    )
+    try:
+        await connection.execute("BEGIN; SELECT txid_current(); PREPARE TRANSACTION 'it''s\n'")
+        assert (
+            await patient.finding("prepared transactions", "warning", connection=patient.admin)
+        ).remedy == command
+        found = await patient.finding("prepared transactions", "warning")
+        assert found.remedy == command + (
+            f"; surgeon may not: run it as {whose} or as a superuser" if told else ""
+        )
+        if told:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await patient.owner.execute(found.remedy)
+        await (patient.admin if told else patient.owner).execute(found.remedy)
+        assert await patient.is_well()
+    finally:
+        if connection is not patient.owner:
+            await connection.close()
+        if is_member:
+            await patient.admin.execute(f"REVOKE {whose} FROM surgeon")
+
+
+@pytest.mark.parametrize("may", [False, True])
+async def test_who_may_drop_a_slot(patient: Patient, monkeypatch: pytest.MonkeyPatch, may: bool):
+    monkeypatch.setattr(server, "KEPT", 1)
+    name = f"away_{patient.name}"
+    command = f"SELECT pg_drop_replication_slot('{name}') -- if its reader does not come back"
+    await patient.admin.execute(
+        f"SELECT pg_create_physical_replication_slot('{name}', true); SELECT pg_switch_wal(); CHECKPOINT"
+    )
+    await patient.admin.execute(f"ALTER ROLE surgeon {'REPLICATION' if may else 'NOREPLICATION'}")
+    try:
+        assert (
+            await patient.finding("replication slots", "warning", connection=patient.admin)
+        ).remedy == command
+        found = await patient.finding("replication slots", "warning")
+        assert found.remedy == command + (
+            "" if may else "; surgeon may not: run it as a superuser or a role with REPLICATION"
+        )
+        if not may:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await patient.owner.execute(found.remedy)
+        await (patient.owner if may else patient.admin).execute(found.remedy)
+        assert await patient.is_well()
+    finally:
+        await patient.admin.execute("ALTER ROLE surgeon NOREPLICATION")
+
+
 async def test_the_name_of_a_role_is_no_command(patient: Patient, monkeypatch: pytest.MonkeyPatch):
     """What stands behind a line break would be run along with the remedy."""
     monkeypatch.setattr(server, "OLD", 0.0)
@@ -252,7 +314,7 @@ async def test_a_transaction_that_is_prepared_for_long(patient: Patient, monkeyp
         assert 0 <= holder.since < 60
     finally:
         await patient.admin.execute("ROLLBACK PREPARED 'it''s'")
-    assert found.remedy.startswith("ROLLBACK PREPARED 'it''s' (or ")
+    assert found.remedy.startswith("ROLLBACK PREPARED 'it''s' -- or ")
     assert await patient.is_well()
 
 
@@ -338,7 +400,7 @@ async def test_a_prepared_transaction_has_locked_the_table(patient: Patient):
         assert found[0].evidence["prepared"] == "it's"
     finally:
         await patient.admin.execute("ROLLBACK PREPARED 'it''s'")
-    assert found[0].remedy.startswith("ROLLBACK PREPARED 'it''s' (or ")
+    assert found[0].remedy.startswith("ROLLBACK PREPARED 'it''s' -- or ")
     assert await patient.is_well()
 
 

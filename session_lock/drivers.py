@@ -182,12 +182,9 @@ def _sqlalchemy(session_or_connection: Any, statement: Statement) -> Rows:
             cursor.execute(query, arguments)
             return list(map(tuple, cursor.fetchall()))
         except Exception as error:
-            # What SQLAlchemy itself would have done: a connection that is broken does not go back to its pool. It knows nothing
-            # of asyncpg's InternalClientError, which is what some of its versions say of a connection that was ended.
-            closed = numbered and raw.driver_connection.is_closed()
-            if closed or (
-                isinstance(error, dialect.loaded_dbapi.Error)
-                and dialect.is_disconnect(error, raw.dbapi_connection, cursor)
+            # What SQLAlchemy itself would have done: a connection that is broken does not go back to its pool.
+            if isinstance(error, dialect.loaded_dbapi.Error) and dialect.is_disconnect(
+                error, raw.dbapi_connection, cursor
             ):
                 connection.invalidate(error)
             raise

@@ -213,8 +213,15 @@ def _full(fitting: Sequence[SessionShare]) -> str | None:
 
 
 def _claimable(told: Mapping[str, Any], table: TaskTable) -> str:
+    if versions := told.get("versions"):  # not told by functions of an earlier library
+        return (
+            "it is claimable now by this version of the mapping, which no session that takes work runs: they run "
+            f"{', '.join(versions[:5])}{' ..' if len(versions) > 5 else ''}, and take it if it is pending by that"
+        )
     if table.rules.fair:
         return f"it is claimable now: the next look takes it, when its {table.rules.column} has its turn (fair_by)"
+    if told["in_front"] is None and (table.accepts is not None or table.made_by == "duties"):
+        return "it is claimable now, in its turn among those that are for the same sessions (accepts)"
     if told["in_front"] is None:
         return "it is claimable now, behind more than 10,000 others"
     if told["in_front"]:

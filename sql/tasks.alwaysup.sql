@@ -388,6 +388,30 @@ BEGIN
       );
       UPDATE __table__ AS t SET __session_id__ = NULL WHERE t.__key__ = ANY (my.keys);
     END IF;
+  --   Under a backlog that no look comes to the end of, only the first of the tasks are asked whom they name. What was opened again by
+  --   hand is among them before long, and names a session that was swept, or is gone: it must not wait until all others are done.
+  ELSIF my.want > 0 AND my.from_start THEN
+    SELECT array_agg(DISTINCT task.holder), array_agg(task.key) INTO my.named, my.keys
+      FROM (
+        SELECT t.__key__ AS key, t.__session_id__ AS holder
+          FROM __table__ AS t
+         WHERE (__pending__) AND t.__available_at__ <= my.clock
+         ORDER BY __order_by__
+         LIMIT 100
+      ) AS task
+     WHERE task.holder <> ALL (my.sharing);
+    IF my.named IS NOT NULL THEN
+      my.gone := session_lock.sweep_sessions('{}', my.named, my.clock);
+      IF cardinality(my.gone) > 0 THEN
+        my.keys := ARRAY(
+          SELECT t.__key__ FROM __table__ AS t
+           WHERE t.__key__ = ANY (my.keys) AND t.__session_id__ = ANY (my.gone)
+           ORDER BY t.__key__
+             FOR NO KEY UPDATE SKIP LOCKED
+        );
+        UPDATE __table__ AS t SET __session_id__ = NULL WHERE t.__key__ = ANY (my.keys);
+      END IF;
+    END IF;
   END IF;
 
   RETURN QUERY
@@ -897,8 +921,9 @@ $function$;
 --   parts     of pending, in the order of the mapping: whether each is true; without p_in_parts it is asked as a whole, for there may
 --             be parts that only those before them make safe to ask (a <> 0 AND 1 / a > 1)
 --   free      nobody that lives has it · fitting: the sessions that may be given it, while nothing is paused
---   in_front  how many that are free come before it in the claim order; NULL: more than 10,000, or they take turns
+--   in_front  how many that are free come before it in the claim order; NULL: more than 10,000, or not each is for all, or they take turns
 --   limits    what of each is used up · behind: the task that comes before it in order (an ordered limit)
+--   versions  which sets of functions the sessions call that take work, if none of them calls these: by theirs it may not be pending
 --   locked    whether somebody's transaction has its row; NULL where that cannot be tried (a standby). xmax says whose
 --
 -- NULL for pending: there is no such row.
@@ -915,6 +940,7 @@ DECLARE
   gone       bigint[];
   fitting    bigint[];
   capacities integer[];
+  versions   text[];
   holder     bigint;
   token      bigint;
   attempts   integer;
@@ -935,8 +961,9 @@ BEGIN
   SELECT coalesce(array_agg(s.id) FILTER (WHERE s.ended_at IS NULL AND s.expires_at > my.clock), '{}'),
          coalesce(array_agg(s.id) FILTER (WHERE s.ended_at IS NOT NULL OR s.expires_at <= my.clock), '{}'),
          coalesce(array_agg(s.id ORDER BY s.id) FILTER (WHERE s.ended_at IS NULL AND s.expires_at > my.clock AND NOT s.draining), '{}'),
-         array_agg(s.capacity ORDER BY s.id) FILTER (WHERE s.ended_at IS NULL AND s.expires_at > my.clock AND NOT s.draining)
-    INTO my.live, my.gone, my.fitting, my.capacities
+         array_agg(s.capacity ORDER BY s.id) FILTER (WHERE s.ended_at IS NULL AND s.expires_at > my.clock AND NOT s.draining),
+         array_agg(DISTINCT s.functions) FILTER (WHERE s.ended_at IS NULL AND s.expires_at > my.clock AND NOT s.draining)
+    INTO my.live, my.gone, my.fitting, my.capacities, my.versions
     FROM session_lock.session AS s
    WHERE s.name = __name__ AND s.swept_at IS NULL;
   SELECT t.__session_id__, t.__claim_token__, t.__attempts__, t.__available_at__, (__pending__) IS TRUE,
@@ -995,7 +1022,7 @@ BEGIN
                LIMIT 1) AS head
        WHERE head.key <> my.key;
     END IF;
-    IF NOT __fair__ THEN
+    IF NOT __fair__ AND NOT __has_accepts__ THEN
       my.in_front := array_position(ARRAY(
         SELECT t.__key__
           FROM __table__ AS t
@@ -1015,7 +1042,8 @@ BEGIN
     'pending', my.pending, 'parts', to_jsonb(my.parts), 'holder', my.holder, 'token', my.token, 'attempts', my.attempts,
     'parked', my.due = 'infinity', 'due_in', CASE WHEN my.due < 'infinity' THEN extract(epoch FROM greatest(my.due, '2000-01-01 00:00+00') - my.clock) END,
     'needed', my.needed, 'free', my.free, 'fitting', to_jsonb(coalesce(my.fitting, '{}')), 'limits', my.limits, 'behind', my.behind,
-    'in_front', my.in_front, 'locked', my.locked, 'xmax', my.locker
+    'in_front', my.in_front, 'locked', my.locked, 'xmax', my.locker,
+    'versions', to_jsonb(CASE WHEN my.versions && ARRAY['', substr('__set__', 2)] THEN '{}' ELSE coalesce(my.versions, '{}') END)
   );
 END
 $function$;

@@ -70,12 +70,28 @@ async def sessions(case: Case) -> AsyncIterator[Finding]:
         )
     current = function_set(table, await read_shape(case.connection, table))
     if others := sorted({*row["functions"]} - {current, ""}):
-        yield Finding(
-            severity="note",
-            text=f"live sessions use another version of the mapping ({', '.join(others)}) than this one, {current}",
-            remedy="session-lock prune MODULE:ATTRIBUTE, once they have ended",
-            evidence={"functions": others},
-        )
+        these = f"({', '.join(others)}) than this one, {current}"
+        waiting = None
+        if not {current, ""} & {*row["functions"]}:
+            waiting = await pending_summary(case.connection, table)
+        if waiting is not None and waiting.oldest is not None:
+            yield Finding(
+                severity="warning",
+                text=f"all live sessions use another version of the mapping {these}, by which {waiting}: a task that is not pending by theirs is not done",
+                remedy="start an instance of the service that has this version, or ask about the one that runs",
+                evidence={
+                    "functions": others,
+                    "pending": waiting.count,
+                    "oldest": waiting.oldest.total_seconds(),
+                },
+            )
+        else:
+            yield Finding(
+                severity="note",
+                text=f"live sessions use another version of the mapping {these}",
+                remedy="session-lock prune MODULE:ATTRIBUTE, once they have ended",
+                evidence={"functions": others},
+            )
 
 
 @hurried
@@ -102,7 +118,7 @@ async def claims(case: Case) -> AsyncIterator[Finding]:
         whose = (
             f"which is of the mapping {row['mapping']!r}: nobody takes them over"
             if foreign
-            else "of which there is no record: they are taken over when a look finds nothing else"
+            else "of which there is no record: a look from the start finds and frees them"
         )
         yield Finding(
             severity="error" if foreign else "warning",

@@ -298,8 +298,38 @@ async def test_a_version_that_nobody_has(limited: Suite):
     )
     assert "it needs app_version 'abc'" in (await limited.database.why(odd)).why
     await limited.start(version="2.10")
-    assert (await told(limited, key))[0] == "claimable"
+    found = await limited.database.why(key)
+    assert (found.state, found.in_front) == ("claimable", None)
+    assert (
+        found.why == "it is claimable now, in its turn among those that are for the same sessions (accepts)"
+    )
     assert (await told(limited, odd))[0] == "waiting"
+
+
+async def test_a_version_of_the_mapping_that_nobody_runs(suite: Suite):
+    """By theirs the row may not be pending: that their next look takes it would be a guess."""
+    key = await add_one(suite)
+    await suite.start()
+    assert await told(suite, key) == ("claimable", CLAIMABLE)
+    await suite._admin.execute("UPDATE session_lock.session SET functions = 'email_00000000'")
+    assert await told(suite, key) == (
+        "claimable",
+        (
+            "it is claimable now by this version of the mapping, which no session that takes work runs: they run email_00000000, and "
+            "take it if it is pending by that"
+        ),
+    )
+    await suite.start()
+    assert await told(suite, key) == ("claimable", CLAIMABLE)
+    await suite._admin.execute(
+        "UPDATE session_lock.session SET draining = true WHERE functions <> 'email_00000000'"
+    )
+    assert "they run email_00000000" in (await told(suite, key))[1]
+    await suite._admin.execute(
+        "UPDATE session_lock.session SET functions = ''"
+    )  # told by a library that wrote none
+    await suite._admin.execute("UPDATE session_lock.session SET draining = false")
+    assert await told(suite, key) == ("claimable", CLAIMABLE)
 
 
 # Whose transaction it is ---------------------------------------------------------------------------------

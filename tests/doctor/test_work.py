@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import asyncpg
@@ -193,6 +194,17 @@ async def test_sessions_of_an_earlier_version(patient: Patient):
     assert found.text.startswith(
         "live sessions use another version of the mapping (email_00000000) than this one, email_"
     )
+    await add_emails(patient.admin, 3)  # which may be pending by this version alone
+    found = await patient.finding("sessions", "warning")
+    assert re.fullmatch(
+        r"all live sessions use another version of the mapping \(email_00000000\) than this one, email_\w{8}, by which 3 rows of public\.email are "
+        r"pending, the oldest due for .*: a task that is not pending by theirs is not done",
+        found.text,
+    )
+    assert found.evidence["pending"] == 3
+    async with PostgresDatabase(patient.app_dsn, EMAILS) as emails:
+        await emails.start_session(capacity=1, ttl=60)
+    assert (await patient.finding("sessions", "note")).text.startswith("live sessions use another version")
 
 
 # What goes wrong -------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ EQUAL: dict[str, str] = {
     "get_work: without `AND NOT s.cancel_keys <@ my.asked`": FORGETS,
     "get_work: the first alone, of `my.held || my.keys`": "what it has just claimed names it, and is added below",
     "get_work: no `ORDER BY t.__key__`": SKIPPED,
+    "get_work: no `ORDER BY t.__key__` (2)": SKIPPED,
     "finish_in: not so `AS MATERIALIZED`": INLINED,
     "release_tasks: without `s.id = p_id AND`": HELD_NEXT,
     "release_tasks: without `AND s.nonce = p_nonce`": HELD_NEXT,

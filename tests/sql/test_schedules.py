@@ -672,6 +672,7 @@ async def test_a_row_that_was_closed_by_hand_when_its_session_was_swept_is_found
         "rows of sessions that are gone are left",
         TASKS,
         ("IF cardinality(my.gone) > 0 THEN", "IF false THEN"),
+        everywhere=True,
     )
 )
 async def test_d14_tasks_of_a_session_whose_row_was_deleted_are_found(lab):
@@ -682,6 +683,66 @@ async def test_d14_tasks_of_a_session_whose_row_was_deleted_are_found(lab):
     assert await sqlstate(runner.bump()) == NOT_LIVE
     found = await found_by(other, calls=2)  # the first call clears them
     assert (found == keys) is lab.shipped
+
+
+@pytest.mark.fault("D22")
+@pytest.mark.fault("D23")
+@seen_to_fail(
+    fault(
+        "under a backlog nobody asks whom tasks name",
+        TASKS,
+        (
+            "ELSIF my.want > 0 AND my.from_start THEN\n    SELECT array_agg",
+            "ELSIF false THEN\n    SELECT array_agg",
+        ),
+    )
+)
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_under_a_backlog_a_row_that_is_opened_again_does_not_wait_for_all_others(lab, deleted):
+    await lab.own_clock()
+    key, closed, later = await lab.add(3)
+    runner, other = await lab.runner(ttl=30), await lab.runner(ttl=300)
+    await runner.get_work()
+    await lab.advance(31)
+    await lab.admin.execute("UPDATE public.email SET sent_at = now()")
+    assert (await other.get_work()).keys == []
+    assert (await lab.session(runner))["swept_at"] is not None
+    if deleted:
+        await lab.admin.execute("DELETE FROM session_lock.session WHERE id = $1", runner.id)
+    await lab.admin.execute(
+        f"UPDATE public.email SET sent_at = NULL, available_at = now() + '1 hour' WHERE id = {later}"
+    )
+    held: list[int] = []
+    if deleted:
+        await other.connection.execute("SET enable_indexscan = off; SET enable_bitmapscan = off")
+
+    async def look() -> None:
+        waits, work = await lab.begin(other, other.get_work(1, held=held))
+        assert not waits
+        held.extend((await work).keys)
+
+    await lab.add(10)
+    await look()
+    far = (await lab.add(150))[-1]
+    await lab.admin.execute("UPDATE public.email SET session_id = $1 WHERE id = $2", runner.id, far)
+    await look()
+    # What is closed, not due, or far behind is nobody's business yet.
+    unasked = [closed, later, far]
+    assert deleted or (await lab.session(runner))["swept_at"] is not None
+    assert [(await lab.row(each))["session_id"] for each in unasked] == [runner.id] * 3
+    await lab.admin.execute(f"UPDATE public.email SET sent_at = NULL WHERE id = {key}")
+    if deleted:  # it is the first in the order, and the last in the table
+        await lab.admin.execute(
+            "WITH it AS (DELETE FROM public.email WHERE id = $1 RETURNING *) INSERT INTO public.email OVERRIDING SYSTEM VALUE SELECT * FROM it",
+            key,
+        )
+    async with lab.admin.transaction():
+        await lab.admin.execute("SELECT FROM public.email WHERE id = $1 FOR SHARE", key)
+        await look()
+    await look()  # puts it on the list again, or clears the row
+    await look()
+    assert (key in held) is lab.shipped
+    assert [(await lab.row(each))["session_id"] for each in unasked] == [runner.id] * 3
 
 
 @pytest.mark.fault("D22")
@@ -1314,7 +1375,9 @@ async def test_a_claim_walks_the_partial_index_and_no_further_than_what_is_due(l
         for text in told
         if "ANY (my.ended)" in text or "my.ended" in text.split("Query Text:")[-1].split("Limit")[0]
     ]
+    [asking] = [text for text in told if "task.holder <> ALL (my.sharing)" in text]
     index = f"Index Scan using pending_{lab.functions} on email"
+    assert (index in asking and "Seq Scan" not in asking) is (lab.shipped or index in plan)
     condition = next((line for line in plan.splitlines() if "Index Cond:" in line), "")
     assert (index in plan and "Seq Scan" not in plan and "(available_at <= " in condition) is lab.shipped
 

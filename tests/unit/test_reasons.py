@@ -50,6 +50,13 @@ def holder(**changes: Any) -> dict[str, Any]:
         ({"in_front": 1234}, {}, "claimable", ["it is claimable now, behind 1,234 others"]),
         ({"in_front": None}, {}, "claimable", ["it is claimable now, behind more than 10,000 others"]),
         ({"in_front": None}, {"table": FAIR}, "claimable", [f"{NOW}, when its address has its turn (fair_by)"]),
+        ({"in_front": None}, {"table": replace(EMAILS, accepts="'2'")}, "claimable", ["it is claimable now, in its turn among those that are for the same sessions (accepts)"]),
+        ({"in_front": None}, {"table": DUTIES}, "claimable", ["it is claimable now, in its turn among those that are for the same sessions (accepts)"]),
+        (
+            {"versions": ["email_1", "email_2"]}, {}, "claimable",
+            ["it is claimable now by this version of the mapping, which no session that takes work runs: they run email_1, email_2, and take it if it is pending by that"],
+        ),
+        ({"versions": []}, {}, "claimable", [NOW]),
         ({"pending": None}, {}, "unknown", ["there is no such task in public.email"]),
         (
             {"pending": False, "parts": [False, None]}, {}, "closed",

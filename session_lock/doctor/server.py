@@ -8,6 +8,7 @@ from session_lock.doctor.case import Case, hurried
 from session_lock.doctor.rights import dropping, ending, rolling_back
 from session_lock.facts import Locker
 from session_lock.findings import Finding
+from session_lock.migrations.looks import NO_VACUUM
 from session_lock.migrations.partitions import OF_THE_TABLE
 from session_lock.wording import span
 
@@ -74,7 +75,7 @@ async def snapshots(case: Case) -> AsyncIterator[Finding]:
                  WHERE l.pid = a.pid AND l.granted AND l.mode IN ('RowShareLock', 'RowExclusiveLock') AND {OF_THE_TABLE}) AS locks
           FROM pg_catalog.pg_stat_activity AS a
          WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
-           AND a.xact_start < clock_timestamp() - make_interval(secs => $3)
+           AND a.xact_start < clock_timestamp() - make_interval(secs => $3) AND {NO_VACUUM}
          ORDER BY a.xact_start
         """,
         *case.qualified,

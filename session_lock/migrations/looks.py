@@ -28,6 +28,9 @@ SELECT clock_timestamp() AS at, coalesce(sum(s.n_dead_tup), 0)::bigint AS dead, 
  WHERE {OF_THE_TABLE}
 """
 
+NO_VACUUM = "NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_vacuum AS v WHERE v.pid = a.pid)"
+"""A VACUUM has a snapshot as well, and is told of with it; but no other one waits for it."""
+
 HOLDERS = f"""
 SELECT 'transaction' AS kind, a.pid::text AS name, coalesce(a.application_name, '') AS application, a.usename::text AS role,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS since,
@@ -35,6 +38,7 @@ SELECT 'transaction' AS kind, a.pid::text AS name, coalesce(a.application_name, 
   FROM pg_catalog.pg_stat_activity AS a
  WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
    AND a.xact_start < clock_timestamp() - make_interval(secs => $1) AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
+   AND {NO_VACUUM}
 UNION ALL
 SELECT 'prepared', p.gid, '', p.owner::text, extract(epoch FROM clock_timestamp() - p.prepared)::float8, age(p.transaction)
   FROM pg_catalog.pg_prepared_xacts AS p

@@ -275,6 +275,33 @@ async def test_of_other_databases_no_transaction_matters(patient: Patient, monke
     await elsewhere.close()
 
 
+async def test_a_vacuum_that_takes_long_is_in_nobodys_way(patient: Patient, monkeypatch: pytest.MonkeyPatch):
+    """It has a snapshot, for which no other VACUUM waits."""
+    monkeypatch.setattr(server, "OLD", 0.0)
+    await patient.admin.execute(
+        "INSERT INTO public.email (address, body) SELECT 'a', repeat('x', 1500) FROM generate_series(1, 500); DELETE FROM public.email"
+    )
+    cleaner = await patient.connect(_dsn(patient.admin_dsn, user="surgeon:scalpel"))
+    try:
+        await cleaner.execute("SET vacuum_cost_delay = '100ms'; SET vacuum_cost_limit = 1")
+        vacuum = asyncio.create_task(cleaner.execute("VACUUM public.email"))
+        query = """
+            SELECT count(*) FROM pg_stat_progress_vacuum AS v JOIN pg_stat_activity AS a USING (pid)
+             WHERE v.pid = $1 AND a.backend_xmin IS NOT NULL AND a.xact_start < clock_timestamp() - interval '50 ms'
+            """
+        pid = cleaner.get_server_pid()
+        async with asyncio.timeout(20):
+            while not await patient.admin.fetchval(query, pid):
+                await asyncio.sleep(0.01)
+        assert [each for each in await patient.found() if each.look == "snapshots"] == []
+        assert (await overview(patient.owner, EMAILS, old=0)).holders == []
+        assert await patient.admin.fetchval(query, pid), "it has ended too soon to say anything"
+    finally:
+        await patient.admin.execute("SELECT pg_terminate_backend($1)", cleaner.get_server_pid())
+        await asyncio.gather(vacuum, return_exceptions=True)
+        await cleaner.close()
+
+
 async def test_who_may_not_see_transactions_is_told_what_to_grant(patient: Patient):
     await patient.admin.execute("REVOKE pg_read_all_stats FROM surgeon")
     try:

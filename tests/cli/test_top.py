@@ -20,11 +20,20 @@ import pytest
 from textual.pilot import Pilot
 
 from session_lock import PostgresDatabase
-from session_lock.cli.top import palette
+from session_lock.cli.top import palette, picture
 from session_lock.cli.top.app import Top, rest_after
 from session_lock.cli.top.source import Source
 from session_lock.database import Handback
-from session_lock.overview import Backlog, Connections, Failure, Holder, LiveSession, Overview, TableState
+from session_lock.overview import (
+    Backlog,
+    Connections,
+    Failure,
+    Holder,
+    LiveSession,
+    Overview,
+    TableState,
+    Throughput,
+)
 from tests.cli.terminal import Terminal
 from tests.cli.test_cli import admin, cli  # noqa: F401 (fixtures)
 from tests.cli.test_operating import Service
@@ -411,6 +420,13 @@ async def test_the_screen(name: str, look: Overview, size: tuple[int, int]):
         difflib.unified_diff(wanted.splitlines(), drawn.splitlines(), lineterm="")
     )
     assert max(map(len, drawn.splitlines())) <= size[0]
+
+
+def test_a_standby_that_holds_vacuum() -> None:
+    name = "pid 4711 (walreceiver, 10.0.0.5, replication slot away)"
+    look = replace(BUSY, holders=[Holder(kind="standby", name=name, since=361, transactions=1204)])
+    told = picture.facts(look, Throughput(), 160, palette.DARK).plain
+    assert f"vacuum   held back by the standby of {name} for 6 minutes or more (1,204 transactions)" in told
 
 
 def luminance(colour: str) -> float:

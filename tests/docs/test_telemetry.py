@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -225,6 +226,8 @@ async def test_each_metric_is_emitted_with_the_attributes_that_the_table_says(da
 PANELS = json.loads((FOLDER / "grafana.json").read_text())["panels"]
 RULES = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"][0]["rules"]
 
+PROMTOOL = shutil.which("promtool")
+
 LABELS = {
     "messaging_destination_name", "messaging_operation_name", "db_operation_name", "error_type", "session_lock_outcome", "le",
 }  # fmt: skip
@@ -241,7 +244,7 @@ def series() -> Iterator[tuple[str, str]]:
 def asked(query: str) -> set[str]:
     """The names of series in a query: what is neither a function, an operator, a label nor a duration."""
     words = set(re.findall(r"(?<![\w\"$])[a-z_]{2,}\b(?!\s*(?:\(|by\b))", re.sub(r'"[^"]*"', "", query)))
-    return words - LABELS - {"by", "and"}
+    return words - LABELS - {"by", "and", "unless"}
 
 
 @pytest.mark.parametrize(
@@ -272,6 +275,58 @@ def test_each_alert_says_what_is_the_matter_and_how_bad_it_is() -> None:
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
         assert set(rule["annotations"]) == {"summary", "description"}
+
+
+def test_an_alert_tells_of_a_mapping_if_it_looks_at_each() -> None:
+    """All but the one that hears of none."""
+    for rule in RULES:
+        by = (
+            "by (messaging_destination_name)" in rule["expr"]
+            or "by (le, messaging_destination_name)" in rule["expr"]
+        )
+        assert by == ("{{ $labels.messaging_destination_name }}" in rule["annotations"]["summary"]) == (rule["alert"] != "NoSessionAtAll")  # fmt: skip
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="Prometheus has it")
+def test_an_alert_of_each_mapping_that_has_no_session(tmp_path: Path) -> None:
+    """Two instances of mails, of which one stays; the only one of orders is gone after 10 minutes; after an hour all are."""
+    left = 'session_lock_lease_left_seconds{messaging_destination_name="%s", instance="%s"}'
+
+    def told(name: str, **labels: str) -> dict[str, Any]:
+        (rule,) = [rule for rule in RULES if rule["alert"] == name]
+        texts = {key: text.replace("{{ $labels.messaging_destination_name }}", *labels.values()) if labels else text
+                 for key, text in rule["annotations"].items()}  # fmt: skip
+        return {"exp_labels": rule["labels"] | labels, "exp_annotations": texts}
+
+    mails, orders = [told("NoSession", messaging_destination_name=each) for each in ("mails", "orders")]
+    expected = {
+        "9m": ([], []),
+        "17m": ([], []),  # not heard of for 5 minutes, which is not yet so for 5
+        "25m": ([orders], []),
+        "80m": ([mails, orders], [told("NoSessionAtAll")]),
+        "27h": ([], [told("NoSessionAtAll")]),
+    }
+    test = {
+        "rule_files": [str(FOLDER / "alerts.yaml")],
+        "evaluation_interval": "1m",
+        "tests": [{
+            "interval": "1m",
+            "input_series": [
+                {"series": left % ("mails", "a"), "values": "20+0x60"},
+                {"series": left % ("mails", "b"), "values": "20+0x5"},
+                {"series": left % ("orders", "a"), "values": "20+0x10"},
+            ],
+            "alert_rule_test": [
+                {"eval_time": at, "alertname": name, "exp_alerts": alerts}
+                for at, pair in expected.items()
+                for name, alerts in zip(("NoSession", "NoSessionAtAll"), pair, strict=True)
+            ],
+        }],
+    }  # fmt: skip
+    path = tmp_path / "test.yaml"
+    path.write_text(yaml.safe_dump(test))
+    done = subprocess.run([str(PROMTOOL), "test", "rules", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_bucket_that_an_alert_asks_for_is_there() -> None:

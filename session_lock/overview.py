@@ -22,7 +22,7 @@ from session_lock.glance import (
     TableState,
     Throughput,
 )
-from session_lock.migrations.looks import CONNECTIONS, HOLDERS, ME, STATE, walsender
+from session_lock.migrations.looks import CONNECTIONS, FOR_HOLDERS, HOLDERS, ME, STATE, walsender
 from session_lock.migrations.sandbox import (
     Connection,
     Refused,
@@ -250,10 +250,8 @@ class _Look:
         return None if rows is None else TableState(**rows[0])
 
     async def holders(self, role: str, old: float, *, sees_all: bool) -> Sequence[Holder] | None:
-        views = "pg_catalog.pg_stat_activity, pg_catalog.pg_prepared_xacts, pg_catalog.pg_replication_slots"
-        rows = await self._rows(
-            "what holds vacuum", f"GRANT SELECT ON {views} TO {role}", HOLDERS, old, max(old, OLD_THERE)
-        )
+        grant = "; ".join(f"GRANT {each} TO {role}" for each in FOR_HOLDERS)
+        rows = await self._rows("what holds vacuum", grant, HOLDERS, old, max(old, OLD_THERE))
         if rows is None:
             return None
         if not sees_all:

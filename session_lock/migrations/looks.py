@@ -74,6 +74,12 @@ SELECT 'standby', b.pid, b.slot, b.application, NULL, b.address, b.since, b.tran
  LIMIT {HELD_BY}
 """
 
+FOR_HOLDERS = (
+    "SELECT ON pg_catalog.pg_stat_activity, pg_catalog.pg_stat_progress_vacuum, pg_catalog.pg_prepared_xacts, pg_catalog.pg_replication_slots",
+    "EXECUTE ON FUNCTION pg_catalog.pg_control_checkpoint()",
+)
+"""Rights, which all have unless they were taken away."""
+
 
 def walsender(pid: int, application: str | None, address: str | None, slot: str | None) -> str:
     """The connection of a standby, as it is told of; None is what there is not, or the role may not see."""

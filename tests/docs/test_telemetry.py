@@ -288,38 +288,56 @@ def test_an_alert_tells_of_a_mapping_if_it_looks_at_each() -> None:
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="Prometheus has it")
-def test_an_alert_of_each_mapping_that_has_no_session(tmp_path: Path) -> None:
-    """Two instances of mails, of which one stays; the only one of orders is gone after 10 minutes; after an hour all are."""
-    left = 'session_lock_lease_left_seconds{messaging_destination_name="%s", instance="%s"}'
+@pytest.mark.parametrize(
+    ("series", "expected"),
+    [
+        # Two instances of mails, of which one stays; the only one of orders is gone after 10 minutes; after an hour all are. What is not
+        # heard of for 5 minutes is gone, and that has to be so for 5 more.
+        (
+            {"lease_left": {("mails", "a"): 60, ("mails", "b"): 5, ("orders", "a"): 10}},
+            {
+                "NoSession": {"9m": "", "17m": "", "25m": "orders", "80m": "mails orders", "27h": ""},
+                "NoSessionAtAll": {"25m": "", "80m": "all", "27h": "all"},
+            },
+        ),
+        # After 10 minutes nobody tells the age of mails; of orders nobody ever did, and the instance of bells is gone.
+        (
+            {
+                "lease_left": {("mails", "a"): 90, ("orders", "a"): 90, ("bells", "a"): 10},
+                "oldest_age": {("mails", "a"): 10, ("bells", "a"): 10},
+            },
+            {"BacklogIsNotTold": {"9m": "", "22m": "", "27m": "mails", "80m": "mails", "120m": ""}},
+        ),
+    ],
+)
+def test_an_alert_of_what_is_missing(
+    tmp_path: Path, series: dict[str, Any], expected: dict[str, dict[str, str]]
+) -> None:
+    """`series`: of a mapping and an instance, for how many minutes it is told."""
 
-    def told(name: str, **labels: str) -> dict[str, Any]:
+    def told(name: str, mapping: str) -> dict[str, Any]:
         (rule,) = [rule for rule in RULES if rule["alert"] == name]
-        texts = {key: text.replace("{{ $labels.messaging_destination_name }}", *labels.values()) if labels else text
-                 for key, text in rule["annotations"].items()}  # fmt: skip
+        texts = {key: text.replace("{{ $labels.messaging_destination_name }}", mapping) for key, text in rule["annotations"].items()}  # fmt: skip
+        labels = {} if mapping == "all" else {"messaging_destination_name": mapping}
         return {"exp_labels": rule["labels"] | labels, "exp_annotations": texts}
 
-    mails, orders = [told("NoSession", messaging_destination_name=each) for each in ("mails", "orders")]
-    expected = {
-        "9m": ([], []),
-        "17m": ([], []),  # not heard of for 5 minutes, which is not yet so for 5
-        "25m": ([orders], []),
-        "80m": ([mails, orders], [told("NoSessionAtAll")]),
-        "27h": ([], [told("NoSessionAtAll")]),
-    }
     test = {
         "rule_files": [str(FOLDER / "alerts.yaml")],
         "evaluation_interval": "1m",
         "tests": [{
             "interval": "1m",
             "input_series": [
-                {"series": left % ("mails", "a"), "values": "20+0x60"},
-                {"series": left % ("mails", "b"), "values": "20+0x5"},
-                {"series": left % ("orders", "a"), "values": "20+0x10"},
+                {
+                    "series": f'session_lock_{metric}_seconds{{messaging_destination_name="{mapping}", instance="{instance}"}}',
+                    "values": f"20+0x{minutes}",
+                }
+                for metric, instances in series.items()
+                for (mapping, instance), minutes in instances.items()
             ],
             "alert_rule_test": [
-                {"eval_time": at, "alertname": name, "exp_alerts": alerts}
-                for at, pair in expected.items()
-                for name, alerts in zip(("NoSession", "NoSessionAtAll"), pair, strict=True)
+                {"eval_time": at, "alertname": name, "exp_alerts": [told(name, mapping) for mapping in mappings.split()]}
+                for name, at_times in expected.items()
+                for at, mappings in at_times.items()
             ],
         }],
     }  # fmt: skip

@@ -90,11 +90,13 @@ class Holder:
     """What keeps vacuum from taking away the rows that have died since."""
 
     kind: str
-    """transaction (`name` tells the connection) · prepared (a prepared transaction) · slot (a replication slot that nobody reads)."""
+    """transaction (`name` tells the connection) · prepared (a prepared transaction) · slot (a replication slot that nobody reads) ·
+    standby (one with `hot_standby_feedback`; `name` tells its connection).
+    """
 
     name: str
     since: float | None
-    """For how many seconds. None: of a slot it is not known."""
+    """For how many seconds, of a standby at least. None: that is not known, as of any slot."""
 
     transactions: int
     """How many transactions have begun since: no row can go that died in one of them."""

@@ -22,7 +22,7 @@ from session_lock.glance import (
     TableState,
     Throughput,
 )
-from session_lock.migrations.looks import CONNECTIONS, HOLDERS, ME, STATE
+from session_lock.migrations.looks import CONNECTIONS, FOR_HOLDERS, HOLDERS, ME, STATE, walsender
 from session_lock.migrations.sandbox import (
     Connection,
     Refused,
@@ -51,6 +51,9 @@ __all__ = [
 
 OLD = 10.0
 """Seconds for which a transaction is open before it is told of: the service's own are shorter."""
+
+OLD_THERE = 60.0
+"""The same, of a standby: it tells each 10 s of what is open there, unless it is set up otherwise."""
 
 COUNTED = 10_000
 """Tasks of a backlog, and failures of the schema, that are looked at; the mapping's function counts no further either."""
@@ -247,8 +250,8 @@ class _Look:
         return None if rows is None else TableState(**rows[0])
 
     async def holders(self, role: str, old: float, *, sees_all: bool) -> Sequence[Holder] | None:
-        views = "pg_catalog.pg_stat_activity, pg_catalog.pg_prepared_xacts, pg_catalog.pg_replication_slots"
-        rows = await self._rows("what holds vacuum", f"GRANT SELECT ON {views} TO {role}", HOLDERS, old)
+        grant = "; ".join(f"GRANT {each} TO {role}" for each in FOR_HOLDERS)
+        rows = await self._rows("what holds vacuum", grant, HOLDERS, old, max(old, OLD_THERE))
         if rows is None:
             return None
         if not sees_all:
@@ -268,8 +271,9 @@ def _live_session(share: SessionShare, lease: Mapping[str, Any] | None) -> LiveS
 
 
 def _holder(row: Mapping[str, Any]) -> Holder:
-    name = row["name"]
+    name, pid, application = row["name"], row["pid"], row["application"]
     if row["kind"] == "transaction":
-        role, application = row["role"], row["application"]
-        name = str(Locker(pid=int(name), application_name=application, role=role, since=None, sure=True))
+        name = str(Locker(pid=pid, application_name=application, role=row["role"], since=None, sure=True))
+    elif row["kind"] == "standby":
+        name = walsender(pid, application, row["address"], name)
     return Holder(kind=row["kind"], name=name, since=row["since"], transactions=row["transactions"])

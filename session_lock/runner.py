@@ -135,9 +135,9 @@ class Runner(RunningBlock, Generic[T]):
 
     @property
     def ready(self) -> bool:
-        """Whether it works as usual: it has a session that is not coming to its end, and its taskers do not fail one and all. For a readiness probe.
+        """For a readiness probe: it has a session that is not coming to its end, and its taskers do not fail one and all.
 
-        False before the first session, while the database is away for long, while it stops, and while its breaker is open (`Settings.breaker_failures`).
+        It may be so while no look for tasks succeeds, of which `health()` tells; it is not while its breaker is open (`Settings.breaker_failures`).
         """
         hold = self._hold
         return hold is not None and hold.ending is None and not self._breaker.open

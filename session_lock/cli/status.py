@@ -17,7 +17,10 @@ PORT = 8421
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
-        "status", help="serve a page that shows how mappings are doing, to who sits at this machine"
+        "status",
+        help="serve a page that shows how mappings are doing, to who sits at this machine",
+        description="A page that shows how mappings are doing, for who sits at this machine. It asks nobody who they are, so no proxy may stand before "
+        "it (nginx say): mount status_app(.., authorize=) in a service for that, or use a tunnel (ssh -L).",
     )
     parser.add_argument(
         "mappings",

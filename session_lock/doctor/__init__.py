@@ -31,6 +31,7 @@ LOOKS: dict[str, Look] = {
     "snapshots": server.snapshots,
     "prepared transactions": server.prepared,
     "replication slots": server.slots,
+    "standbys": server.standbys,
     "installation": table.installation,
     "vacuum": table.vacuum,
     "plan": plan.plan,

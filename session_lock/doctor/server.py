@@ -8,6 +8,7 @@ from session_lock.doctor.case import Case, hurried
 from session_lock.doctor.rights import dropping, ending, rolling_back
 from session_lock.facts import Locker
 from session_lock.findings import Finding
+from session_lock.migrations.looks import NO_VACUUM, STANDBYS, walsender
 from session_lock.migrations.partitions import OF_THE_TABLE
 from session_lock.wording import span
 
@@ -74,7 +75,7 @@ async def snapshots(case: Case) -> AsyncIterator[Finding]:
                  WHERE l.pid = a.pid AND l.granted AND l.mode IN ('RowShareLock', 'RowExclusiveLock') AND {OF_THE_TABLE}) AS locks
           FROM pg_catalog.pg_stat_activity AS a
          WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
-           AND a.xact_start < clock_timestamp() - make_interval(secs => $3)
+           AND a.xact_start < clock_timestamp() - make_interval(secs => $3) AND {NO_VACUUM}
          ORDER BY a.xact_start
         """,
         *case.qualified,
@@ -160,6 +161,27 @@ async def slots(case: Case) -> AsyncIterator[Finding]:
                 remedy=await dropping(case.connection, row["slot"]),
                 evidence={"slot": row["slot"], "bytes": row["kept"], "transactions": row["transactions"]},
             )
+
+
+ON_THE_STANDBY = "SELECT pid, application_name, xact_start FROM pg_stat_activity WHERE backend_xmin IS NOT NULL ORDER BY xact_start"
+
+
+@hurried
+async def standbys(case: Case) -> AsyncIterator[Finding]:
+    """Connected ones, that have this server keep what they may still read."""
+    rows = await case.connection.fetch(STANDBYS, OLD)
+    dead = await _dead_rows(case) if rows else 0
+    for row in rows:
+        who = walsender(row["pid"], row["application"], row["address"], row["slot"])
+        since = "" if row["since"] is None else f" for {span(row['since'])} at least"
+        yield Finding(
+            severity="warning",
+            text=f"a standby, {who}, has something open{since}, or is behind, and has hot_standby_feedback: no row that has died in the last "
+            f"{row['transactions']:,} transactions can go ({dead:,} dead ones are in the tables of the mapping)",
+            remedy=f"on that standby end what is open ({ON_THE_STANDBY}), or let it catch up; or ALTER SYSTEM SET hot_standby_feedback = off; "
+            "SELECT pg_reload_conf(), after which its queries may be cancelled",
+            evidence={**row, "dead_rows": dead},
+        )
 
 
 async def _dead_rows(case: Case) -> int:

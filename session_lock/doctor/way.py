@@ -17,6 +17,7 @@ from session_lock.listener import round_trip
 from session_lock.names import quote_name
 from session_lock.server import meet
 from session_lock.sqlstate import is_driver_error, read
+from session_lock.table import TaskTable
 from session_lock.wording import span
 
 SKEW = 2.0
@@ -207,7 +208,7 @@ async def clock(case: Case) -> AsyncIterator[Finding]:
 
 
 async def time_zone(case: Case) -> AsyncIterator[Finding]:
-    """Of columns without one, that the mapping reads or writes."""
+    """Of columns without one, where what the mapping writes or compares depends on it."""
     if (table := case.table) is None:
         return
     rows = await case.service.fetch(
@@ -222,11 +223,8 @@ async def time_zone(case: Case) -> AsyncIterator[Finding]:
         """,
         *table.qualified,
     )
-    expressions = " ".join(
-        (table.pending, table.finish, table.discard or "", *(column for column, _ in table.order))
-    )
     for row in rows:
-        if re.search(rf"\b{re.escape(row['name'])}\b", expressions):
+        if _depends_on_zone(table, row["name"]):
             yield Finding(
                 severity="warning",
                 text=f"{table.table}.{row['name']} has no time zone, and that of the service's connections is {row['zone']}: what now() writes "
@@ -234,3 +232,37 @@ async def time_zone(case: Case) -> AsyncIterator[Finding]:
                 remedy=f"ALTER TABLE {table.quoted} ALTER COLUMN {quote_name(row['name'])} TYPE timestamptz -- which rewrites it",
                 evidence={"column": row["name"], "zone": row["zone"]},
             )
+
+
+_WITHOUT_ZONE = re.compile(r"\bAT\s+TIME\s+ZONE\b|\btimezone\s*\(|=\s*NULL\s*$", re.IGNORECASE)
+"""In what is assigned: it says itself of which zone it is, or is nothing."""
+
+
+def _depends_on_zone(table: TaskTable, column: str) -> bool:
+    """Whether this one is set without saying of which zone, or compared. IS NULL compares nothing."""
+    name = rf'"?\b{re.escape(column)}\b"?'
+    is_null = rf"{name}[\s)]*\b(?:IS\s+(?:NOT\s+)?NULL|ISNULL|NOTNULL)\b"
+    named, asked = [len(re.findall(each, _code(table.pending), re.IGNORECASE)) for each in (name, is_null)]
+    if named > asked or column in (each for each, _ in table.order):
+        return True
+    return any(
+        re.search(name, each.partition("=")[0], re.IGNORECASE) and not _WITHOUT_ZONE.search(each)
+        for text in (table.finish, table.discard or "")
+        for each in _assignments(_code(text))
+    )
+
+
+def _code(expression: str) -> str:
+    """Without what is quoted in it."""
+    return re.sub(r"'(?:[^']|'')*'", "''", expression)
+
+
+def _assignments(text: str) -> list[str]:
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts

@@ -71,6 +71,11 @@ async def test_what_is_wrong_is_said(cli, monkeypatch):
     assert "the status page needs starlette and uvicorn: pip install 'session-lock[status]'" in cli.err
 
 
+def test_that_no_proxy_may_stand_before_it_is_said(capsys):
+    assert main(["status", "--help"]) == 0
+    assert "so no proxy may stand before it" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("wrong", ["x", "-1", "65536", "²"])
 def test_what_is_no_port_is_refused(capsys, wrong: str):
     assert main(["status", "jobs:mails", f"--port={wrong}"]) == 2

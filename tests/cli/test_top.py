@@ -20,11 +20,22 @@ import pytest
 from textual.pilot import Pilot
 
 from session_lock import PostgresDatabase
-from session_lock.cli.top import palette
+from session_lock.cli.top import palette, picture
 from session_lock.cli.top.app import Top, rest_after
 from session_lock.cli.top.source import Source
 from session_lock.database import Handback
-from session_lock.overview import Backlog, Connections, Failure, Holder, LiveSession, Overview, TableState
+from session_lock.errors import SettingsError
+from session_lock.facts import Why
+from session_lock.overview import (
+    Backlog,
+    Connections,
+    Failure,
+    Holder,
+    LiveSession,
+    Overview,
+    TableState,
+    Throughput,
+)
 from tests.cli.terminal import Terminal
 from tests.cli.test_cli import admin, cli  # noqa: F401 (fixtures)
 from tests.cli.test_operating import Service
@@ -411,6 +422,59 @@ async def test_the_screen(name: str, look: Overview, size: tuple[int, int]):
         difflib.unified_diff(wanted.splitlines(), drawn.splitlines(), lineterm="")
     )
     assert max(map(len, drawn.splitlines())) <= size[0]
+
+
+def test_a_standby_that_holds_vacuum() -> None:
+    name = "pid 4711 (walreceiver, 10.0.0.5, replication slot away)"
+    look = replace(BUSY, holders=[Holder(kind="standby", name=name, since=361, transactions=1204)])
+    told = picture.facts(look, Throughput(), 160, palette.DARK).plain
+    assert f"vacuum   held back by the standby of {name} for 6 minutes or more (1,204 transactions)" in told
+
+
+class Asked(Played):
+    """Tasks whose keys are text."""
+
+    async def ask(self, work: Any) -> Any:
+        return await work(None, EMAILS)
+
+
+async def test_a_key_with_blanks_at_its_ends(monkeypatch: pytest.MonkeyPatch):
+    """Also the one that is proposed. Nothing is no key."""
+    asked: list[str] = []
+
+    async def why(_: Any, __: Any, key: str) -> Why:
+        asked.append(key)
+        return Why(key=key, state="unknown", why="there is no row with this key")
+
+    monkeypatch.setattr("session_lock.cli.top.app.why", why)
+    failure = replace(BUSY.failures[0], key=" 47 11 ")
+    async with top(Asked(replace(BUSY, failures=[failure])), every=3600) as watched:
+        await watched.until("▸  47 11 ")
+        await watched.press("w", "enter")
+        await watched.until("[Tt]here is no row with this key")
+        await watched.press("escape", "w", "delete", "space", "enter")
+        await watched.until("[Tt]here is no row with this key")
+        await watched.press("escape", "w", "delete", "enter")
+        await watched.still()
+    assert asked == [" 47 11 ", " "]
+
+
+async def test_what_went_wrong_with_one_key_is_not_said_of_the_next(monkeypatch: pytest.MonkeyPatch):
+    async def why(_: Any, __: Any, key: str) -> Why:
+        if key == "x":
+            raise SettingsError(f"{key!r} can be no key of email")
+        return Why(key=key, state="unknown", why="there is no row with this key")
+
+    monkeypatch.setattr("session_lock.cli.top.app.why", why)
+    async with top(Asked(replace(BUSY, left_out=["failures left out, no right"])), every=3600) as watched:
+        await watched.until("Newest failures")
+        for others in (("w", "1", "enter"), ("l",)):
+            await watched.press("w", "x", "enter")
+            await watched.until("'x' can be no key of email")
+            await watched.press(*others)
+            await watched.until("escape back")
+            await watched.press("escape")
+            assert "can be no key" not in await watched.still()
 
 
 def luminance(colour: str) -> float:

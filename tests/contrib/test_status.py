@@ -426,6 +426,17 @@ async def test_so_many_and_no_more(calm: Scene, soon: None, monkeypatch: pytest.
         await until(there_is_room, "those that have left are counted")
 
 
+async def test_who_asks_for_headers_alone_does_not_look_on() -> None:
+    page = status_app(MAILS, NOWHERE)
+    async with served(page) as url, httpx.AsyncClient(base_url=url, timeout=4) as asking:
+        for address in ("/m/mails/events", "/events"):
+            answer = await asking.head(address)
+            assert (answer.status_code, answer.content) == (200, b"")
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert_headers(answer)
+        assert not any(each.is_watched for each in page._readers.values())
+
+
 async def test_who_looks_on_when_the_server_ends_is_dismissed_in_good_order(calm: Scene, soon: None) -> None:
     page = status_app(MAILS, calm.dsn)
     async with contextlib.AsyncExitStack() as stack:

@@ -6,15 +6,18 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
 from session_lock.contrib.status import status_app, stream, watching
+from session_lock.overview import Holder, overview
 from tests.conftest import fresh_database
 from tests.contrib.browser import VARIABLE, Browser, Page, browser, find_chromium
 from tests.contrib.service import until
@@ -421,6 +424,30 @@ async def test_two_rows_that_are_called_the_same_are_two_and_no_more(chromium: B
         await page.live()
         await asyncio.sleep(2)  # some looks
         assert await page.evaluate(rows) == 3
+
+
+async def test_what_holds_vacuum_is_named(
+    chromium: Browser, there: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holders = [
+        Holder(kind="standby", name="pid 7 (walreceiver, 10.0.0.5)", since=361, transactions=1204),
+        Holder(kind="slot", name="away", since=None, transactions=30),
+        Holder(kind="transaction", name="pid 4711 (psql)", since=61, transactions=2),
+    ]
+
+    async def seen(*given: Any) -> Any:
+        return replace(await overview(*given), holders=holders)
+
+    monkeypatch.setattr(watching, "overview", seen)
+    rows = "[...document.querySelectorAll('#holders tbody tr')].map((each) => [...each.cells].map((cell) => cell.innerText))"
+    async with served(status_app({"mails": EMAILS}, there.dsn)) as url, chromium.page() as page:
+        await page.open(f"{url}m/mails/")
+        await page.live()
+        assert await page.evaluate(rows) == [
+            ["standby", "pid 7 (walreceiver, 10.0.0.5)", "6 minutes or more", "1,204"],
+            ["replication slot", "away", "\N{EN DASH}", "30"],
+            ["transaction", "pid 4711 (psql)", "61 seconds", "2"],
+        ]
 
 
 async def test_a_link_leads_to_the_key_itself(chromium: Browser, there: Scene) -> None:

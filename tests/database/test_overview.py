@@ -140,6 +140,20 @@ async def test_who_has_no_right_at_all_is_told_of_each_part(admin, app):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "kept", ["SELECT ON pg_catalog.pg_stat_progress_vacuum, pg_catalog.pg_prepared_xacts, pg_catalog.pg_replication_slots, pg_catalog.pg_stat_activity",
+             "EXECUTE ON FUNCTION pg_catalog.pg_control_checkpoint()"],
+)  # fmt: skip
+async def test_what_would_show_what_holds_vacuum(admin, app, emails, kept: str):
+    """On a server that keeps from all what all may see elsewhere."""
+    await admin.execute(f"REVOKE {kept} FROM PUBLIC")
+    look = await overview(app, EMAILS)
+    assert look.holders is None
+    (text,) = [text for text in look.left_out if text.startswith("what holds vacuum")]
+    await admin.execute(text[text.index("GRANT") :])
+    assert (await overview(app, EMAILS)).holders == []
+
+
 async def test_where_no_session_lives_the_table_is_asked(admin, app):
     await add_emails(admin, 3)
     await admin.execute(

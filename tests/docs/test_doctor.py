@@ -15,7 +15,7 @@ from session_lock import Finding, TaskTable
 from session_lock.cli import doctor as command
 from session_lock.cli import main
 from session_lock.doctor import LOOKS, SEVERITIES, plan, server, table, way, work
-from session_lock.migrations import install
+from session_lock.migrations import install, looks
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.docs.pages import Page
 
@@ -121,6 +121,7 @@ def test_the_limits() -> None:
         f"open for {server.OLD / 60:g} minutes",
         f"{server.KEPT >> 20:,} MB",
         f"more than {table.FEW:,} and {table.DEAD:.0%}".replace("%", " %"),
+        f"that is {server.OLD / 60:g} minutes ago; or that is {looks.MANY:,} transactions old",
         f"{plan.TASKS} tasks reads more than {plan.PAGES:,} pages",
         f"{work.MANY}, and {work.GROWTH} times",
     ):

@@ -11,12 +11,13 @@ import httpx
 import pytest
 
 from session_lock.cli.status import PORT
-from session_lock.contrib.status import source, stream, watching
+from session_lock.contrib.status import source, status_app, stream, watching
 from session_lock.contrib.status.guard import FORWARDED
 from session_lock.migrations import install
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.docs.examples import ROOT
 from tests.docs.pages import Page
+from tests.support import EMAILS
 
 PAGE = Page("status.md")
 FLAT = " ".join(PAGE.text.split())
@@ -55,6 +56,18 @@ def test_the_numbers() -> None:
     assert f"end by themselves after {stream.LASTS:.0f} s" in FLAT
     for name in re.findall(r"with a header that proxies add \(`(\S+)`, `(\S+)`", FLAT)[0]:
         assert name.lower() in FORWARDED
+
+
+async def test_a_proxy_that_cannot_be_told_from_a_browser() -> None:
+    """As nginx 1.29.7 and 1.30 ask without proxy_set_header; said where one decides whether to give authorize."""
+    page = status_app({"mails": EMAILS}, "postgresql://nobody@127.0.0.1:1/nothing")
+    transport = httpx.ASGITransport(page, client=("127.0.0.1", 5))
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://127.0.0.1:{PORT}") as client:
+        assert (await client.get("/m/mails/")).http_version == "HTTP/1.1"
+        assert (await client.get("/m/mails/")).status_code == 200
+    for text in (FLAT, " ".join((status_app.__doc__ or "").split())):
+        assert re.search(r"nginx from 1\.29\.7 on", text)
+        assert re.search(r"Behind any proxy,? give", text)
 
 
 def test_the_picture() -> None:

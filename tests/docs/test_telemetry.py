@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -225,6 +226,8 @@ async def test_each_metric_is_emitted_with_the_attributes_that_the_table_says(da
 PANELS = json.loads((FOLDER / "grafana.json").read_text())["panels"]
 RULES = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"][0]["rules"]
 
+PROMTOOL = shutil.which("promtool")
+
 LABELS = {
     "messaging_destination_name", "messaging_operation_name", "db_operation_name", "error_type", "session_lock_outcome", "le",
 }  # fmt: skip
@@ -241,7 +244,7 @@ def series() -> Iterator[tuple[str, str]]:
 def asked(query: str) -> set[str]:
     """The names of series in a query: what is neither a function, an operator, a label nor a duration."""
     words = set(re.findall(r"(?<![\w\"$])[a-z_]{2,}\b(?!\s*(?:\(|by\b))", re.sub(r'"[^"]*"', "", query)))
-    return words - LABELS - {"by", "and"}
+    return words - LABELS - {"by", "and", "unless"}
 
 
 @pytest.mark.parametrize(
@@ -272,6 +275,76 @@ def test_each_alert_says_what_is_the_matter_and_how_bad_it_is() -> None:
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
         assert set(rule["annotations"]) == {"summary", "description"}
+
+
+def test_an_alert_tells_of_a_mapping_if_it_looks_at_each() -> None:
+    """All but the one that hears of none."""
+    for rule in RULES:
+        by = (
+            "by (messaging_destination_name)" in rule["expr"]
+            or "by (le, messaging_destination_name)" in rule["expr"]
+        )
+        assert by == ("{{ $labels.messaging_destination_name }}" in rule["annotations"]["summary"]) == (rule["alert"] != "NoSessionAtAll")  # fmt: skip
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="Prometheus has it")
+@pytest.mark.parametrize(
+    ("series", "expected"),
+    [
+        # Two instances of mails, of which one stays; the only one of orders is gone after 10 minutes; after an hour all are. What is not
+        # heard of for 5 minutes is gone, and that has to be so for 5 more.
+        (
+            {"lease_left": {("mails", "a"): 60, ("mails", "b"): 5, ("orders", "a"): 10}},
+            {
+                "NoSession": {"9m": "", "17m": "", "25m": "orders", "80m": "mails orders", "27h": ""},
+                "NoSessionAtAll": {"25m": "", "80m": "all", "27h": "all"},
+            },
+        ),
+        # After 10 minutes nobody tells the age of mails; of orders nobody ever did, and the instance of bells is gone.
+        (
+            {
+                "lease_left": {("mails", "a"): 90, ("orders", "a"): 90, ("bells", "a"): 10},
+                "oldest_age": {("mails", "a"): 10, ("bells", "a"): 10},
+            },
+            {"BacklogIsNotTold": {"9m": "", "22m": "", "27m": "mails", "80m": "mails", "120m": ""}},
+        ),
+    ],
+)
+def test_an_alert_of_what_is_missing(
+    tmp_path: Path, series: dict[str, Any], expected: dict[str, dict[str, str]]
+) -> None:
+    """`series`: of a mapping and an instance, for how many minutes it is told."""
+
+    def told(name: str, mapping: str) -> dict[str, Any]:
+        (rule,) = [rule for rule in RULES if rule["alert"] == name]
+        texts = {key: text.replace("{{ $labels.messaging_destination_name }}", mapping) for key, text in rule["annotations"].items()}  # fmt: skip
+        labels = {} if mapping == "all" else {"messaging_destination_name": mapping}
+        return {"exp_labels": rule["labels"] | labels, "exp_annotations": texts}
+
+    test = {
+        "rule_files": [str(FOLDER / "alerts.yaml")],
+        "evaluation_interval": "1m",
+        "tests": [{
+            "interval": "1m",
+            "input_series": [
+                {
+                    "series": f'session_lock_{metric}_seconds{{messaging_destination_name="{mapping}", instance="{instance}"}}',
+                    "values": f"20+0x{minutes}",
+                }
+                for metric, instances in series.items()
+                for (mapping, instance), minutes in instances.items()
+            ],
+            "alert_rule_test": [
+                {"eval_time": at, "alertname": name, "exp_alerts": [told(name, mapping) for mapping in mappings.split()]}
+                for name, at_times in expected.items()
+                for at, mappings in at_times.items()
+            ],
+        }],
+    }  # fmt: skip
+    path = tmp_path / "test.yaml"
+    path.write_text(yaml.safe_dump(test))
+    done = subprocess.run([str(PROMTOOL), "test", "rules", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_bucket_that_an_alert_asks_for_is_there() -> None:

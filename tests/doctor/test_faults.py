@@ -13,6 +13,7 @@ import pytest
 from session_lock.asking import why
 from session_lock.doctor import server
 from session_lock.embedded import temp_postgres
+from session_lock.findings import Finding
 from session_lock.migrations import install
 from session_lock.overview import overview
 from tests.chaos.standby import standby_of
@@ -275,6 +276,33 @@ async def test_of_other_databases_no_transaction_matters(patient: Patient, monke
     await elsewhere.close()
 
 
+async def test_a_vacuum_that_takes_long_is_in_nobodys_way(patient: Patient, monkeypatch: pytest.MonkeyPatch):
+    """It has a snapshot, for which no other VACUUM waits."""
+    monkeypatch.setattr(server, "OLD", 0.0)
+    await patient.admin.execute(
+        "INSERT INTO public.email (address, body) SELECT 'a', repeat('x', 1500) FROM generate_series(1, 500); DELETE FROM public.email"
+    )
+    cleaner = await patient.connect(_dsn(patient.admin_dsn, user="surgeon:scalpel"))
+    try:
+        await cleaner.execute("SET vacuum_cost_delay = '100ms'; SET vacuum_cost_limit = 1")
+        vacuum = asyncio.create_task(cleaner.execute("VACUUM public.email"))
+        query = """
+            SELECT count(*) FROM pg_stat_progress_vacuum AS v JOIN pg_stat_activity AS a USING (pid)
+             WHERE v.pid = $1 AND a.backend_xmin IS NOT NULL AND a.xact_start < clock_timestamp() - interval '50 ms'
+            """
+        pid = cleaner.get_server_pid()
+        async with asyncio.timeout(20):
+            while not await patient.admin.fetchval(query, pid):
+                await asyncio.sleep(0.01)
+        assert [each for each in await patient.found() if each.look == "snapshots"] == []
+        assert (await overview(patient.owner, EMAILS, old=0)).holders == []
+        assert await patient.admin.fetchval(query, pid), "it has ended too soon to say anything"
+    finally:
+        await patient.admin.execute("SELECT pg_terminate_backend($1)", cleaner.get_server_pid())
+        await asyncio.gather(vacuum, return_exceptions=True)
+        await cleaner.close()
+
+
 async def test_who_may_not_see_transactions_is_told_what_to_grant(patient: Patient):
     await patient.admin.execute("REVOKE pg_read_all_stats FROM surgeon")
     try:
@@ -362,6 +390,98 @@ async def test_a_standby_and_what_it_leaves_behind(patient: Patient):
         r"nobody reads from the replication slot 'away': no row that has died in the last [\d,]+ transactions can go",
         found[0].text,
     )
+
+
+@pytest.mark.parametrize("slot", [True, False])
+async def test_what_a_standby_reads(patient: Patient, monkeypatch: pytest.MonkeyPatch, slot: bool):
+    """It is told to the primary by hot_standby_feedback: kept in a slot, or by the connection."""
+    settings = {"hot_standby_feedback": "on", "wal_receiver_status_interval": "1s"}
+    with temp_postgres(**settings, **({"primary_slot_name": "away"} if slot else {})) as primary:
+        if slot:
+            connection = await patient.connect(primary.dsn)
+            await connection.execute("SELECT pg_create_physical_replication_slot('away')")
+            await connection.close()
+        with standby_of(primary) as standby:
+            patient.ways = {"connect": primary.dsn, "listen": None}
+            connection, there = [await patient.connect(dsn) for dsn in (primary.dsn, standby)]
+            await connection.execute(EMAIL_TABLE)
+            await install(connection, EMAILS)
+
+            async def found() -> list[Finding]:
+                return [
+                    each for each in await patient.found(connection=connection) if each.look == "standbys"
+                ]
+
+            async def until(count: int) -> list[Finding]:
+                async with asyncio.timeout(20):
+                    while len(told := await found()) != count:
+                        await asyncio.sleep(0.1)
+                    return told
+
+            async def transactions(count: int) -> None:
+                for _ in range(count):
+                    await connection.execute("INSERT INTO email (address) VALUES ('a')")
+
+            held = "SELECT max(age(xmin)) FROM {}".format(
+                "pg_replication_slots"
+                if slot
+                else "(SELECT backend_xmin FROM pg_stat_replication) AS s (xmin)"
+            )
+            await transactions(3)
+            async with asyncio.timeout(20):
+                while await connection.fetchval(held) != 0:
+                    await asyncio.sleep(0.1)
+            with monkeypatch.context() as patched:
+                patched.setattr(server, "OLD", 0.0)
+                await connection.execute("CHECKPOINT")
+                await until(0)  # all that it has told of is newer
+                await transactions(3)
+                await connection.execute("CHECKPOINT")
+                await until(0)  # and soon again
+
+                # What runs on the primary is the primary's.
+                other = await patient.connect(primary.dsn)
+                await other.execute("BEGIN; INSERT INTO email (address) VALUES ('a')")
+                await transactions(3)
+                await connection.execute("CHECKPOINT")
+                await asyncio.sleep(2)
+                assert await connection.fetchval(held) > 3
+                assert await found() == []
+                await other.close()
+                await until(0)
+
+            await there.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            await there.execute("SELECT 1")
+            await transactions(300)
+            await connection.execute("CHECKPOINT")
+            async with asyncio.timeout(20):
+                while await connection.fetchval(held) < 300:
+                    await asyncio.sleep(0.1)
+            assert await found() == []  # that is not for long, and not many
+            assert (await overview(connection, EMAILS)).holders == []
+            with monkeypatch.context() as patched:
+                patched.setattr(server, "STANDBYS", server.STANDBYS.replace("1000000", "300"))
+                (told,) = await found()
+                assert (told.evidence["since"], told.evidence["transactions"] >= 300) == (None, True)
+            with monkeypatch.context() as patched:
+                patched.setattr(server, "OLD", 0.0)
+                patched.setattr("session_lock.overview.OLD_THERE", 0.0)
+                (told,) = await found()
+                (holder,) = (await overview(connection, EMAILS, old=0)).holders
+                end = ", replication slot away" if slot else ""
+                assert re.fullmatch(
+                    rf"a standby, pid \d+ \(walreceiver, 127\.0\.0\.1{end}\), has something open for \d+ seconds? at least, or is behind, and has "
+                    r"hot_standby_feedback: no row that has died in the last 3\d\d transactions can go \([\d,]+ dead ones are in the tables of the mapping\)",
+                    told.text,
+                )
+                assert (holder.kind, holder.name in told.text) == ("standby", True)
+                assert (holder.since >= 0, holder.transactions >= 300) == (True, True)
+                (row,) = await there.fetch(re.findall(r"\((SELECT .*? xact_start)\)", told.remedy)[0])
+                assert row["pid"] == there.get_server_pid()
+                await there.close()
+                await until(0)
+                assert (await overview(connection, EMAILS, old=0)).holders == []
+            await connection.close()
 
 
 async def test_the_table_is_locked(patient: Patient):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -183,6 +184,39 @@ async def test_columns_without_a_time_zone(patient: Patient):
     )
     await patient.admin.execute(f"ALTER ROLE app IN DATABASE {patient.name} SET timezone = 'UTC'")
     assert await patient.found() == []
+
+
+UTC = {
+    "finish": "body = concat(now(), ', sent_at = '), sent_at = (now() AT TIME ZONE 'utc')",
+    "discard": "failed_at = timezone('utc', now()), \"seen_at\"=NULL",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "columns"),
+    [
+        (UTC, []),
+        (UTC | {"finish": "body = coalesce(body, 'AT TIME ZONE'), \"sent_at\" = localtimestamp"}, ["sent_at"]),
+        (UTC | {"discard": "(body, failed_at) = (SELECT 'a', now())"}, ["failed_at"]),
+        (UTC | {"order_by": ("seen_at",)}, ["seen_at"]),
+        (UTC | {"pending": "(sent_at) IS NULL AND failed_at ISNULL AND (seen_at IS NOT NULL OR body <> 'seen_at')"}, []),
+        (UTC | {"pending": "sent_at IS NULL AND failed_at IS NULL AND (seen_at IS NULL OR seen_at > '2030-01-31')"}, ["seen_at"]),
+    ],
+)  # fmt: skip
+async def test_a_time_zone_on_which_nothing_depends(
+    patient: Patient, changes: dict[str, Any], columns: list[str]
+):
+    table = replace(EMAILS, table="public.letter", name="letter", **changes)
+    await patient.owner.execute(
+        EMAIL_TABLE.replace("email", "letter")
+        .replace("timestamptz", "timestamp")
+        .replace("body      text", "body text, seen_at timestamp")
+    )
+    await install(patient.owner, table, grant_to=APP_ROLE)
+    await tune(patient.owner, table)
+    patient.table = table
+    found = [each for each in await patient.found() if each.look == "time zone"]
+    assert [each.evidence["column"] for each in found] == columns
 
 
 # What does not let us look ---------------------------------------------------------------------------------

@@ -178,6 +178,26 @@ async def test_an_error_of_the_database_is_told_and_is_no_state(verb: str) -> No
 
 
 @virtual
+async def test_while_no_look_succeeds_it_is_ready_and_tells() -> None:
+    """As while the table is locked as a whole. All that share the database would be out at once."""
+    database = table(1)
+    database.fail("get_work", DatabaseError("the table is locked"))
+    runner = Runner(database, do_all, settings())
+    async with running(runner):
+        await asyncio.sleep(1000)
+        assert told(runner) == ("running", True, True)
+        health = runner.health()
+        assert (health.looked_ago, health.last_error) == (None, "DatabaseError: the table is locked")
+        assert health.last_error_ago < 60
+        database.heal()
+        await until(lambda: runner.health().looked_ago is not None)
+        database.fail("get_work", DatabaseError("the table is locked"))
+        await asyncio.sleep(1000)
+        assert told(runner) == ("running", True, True)
+        assert runner.health().looked_ago > 900
+
+
+@virtual
 async def test_a_database_that_moves_is_drained_for() -> None:
     here, there = table(1), table(0)
     at = here

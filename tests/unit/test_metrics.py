@@ -258,6 +258,23 @@ async def test_rescued_and_lost_tasks_and_lost_leases_are_counted(meters: Meters
 
 
 @virtual
+async def test_a_session_without_metrics_may_keep_the_backlog_from_the_others(meters: Meters) -> None:
+    """As docs/reference/telemetry.md has it: the oldest is told, whether it records or not."""
+    database = table(3)
+    silent, telling = [Runner(database, do_all, settings(), **options) for options in ({}, {"meter_provider": meters.provider})]  # fmt: skip
+    async with running(silent):
+        await until(lambda: silent.ready)
+        async with running(telling):
+            await asyncio.sleep(100)
+            assert meters.value("session_lock.lease.left") > 0
+            assert "session_lock.backlog" not in meters.read()
+            silent.stop()
+            await until(lambda: "session_lock.backlog" in meters.read(), within=60)
+    page = " ".join((ROOT / "docs" / "reference" / "telemetry.md").read_text().split())
+    assert "as long as the oldest is of one that records none, the backlog and its age are missing" in page
+
+
+@virtual
 async def test_a_backlog_that_cannot_be_told_is_not_and_hurts_nobody(
     meters: Meters, monkeypatch: pytest.MonkeyPatch
 ) -> None:

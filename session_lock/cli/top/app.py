@@ -246,13 +246,19 @@ class Top(App[None]):
         except SessionLockError as error:
             self._say(str(error), bad=True)
             return
-        self.push_screen(Page(picture.why_page(found, self.colours)))
+        self._open(picture.why_page(found, self.colours))
 
     def action_left_out(self) -> None:
         if self.seen is None or not self.seen.left_out:
             self._say("Nothing is left out.")
             return
-        self.push_screen(Page(Text("\n\n").join(Text(printable(each)) for each in self.seen.left_out)))
+        self._open(Text("\n\n").join(Text(printable(each)) for each in self.seen.left_out))
+
+    def _open(self, text: Text) -> None:
+        """A page. What came of an earlier key is no news below it."""
+        self._said = Text()
+        self.draw()
+        self.push_screen(Page(text))
 
     # The screen itself -----------------------------------------------------------------------------------
 

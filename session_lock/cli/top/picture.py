@@ -174,9 +174,11 @@ def _holder(holder: Holder) -> str:
     kinds = {
         "prepared": "the prepared transaction ",
         "slot": "the replication slot ",
+        "standby": "the standby of ",
         "transaction": "",
     }
     since = "" if holder.since is None else f" for {span(holder.since)}"
+    since += " or more" if since and holder.kind == "standby" else ""
     return f"{kinds.get(holder.kind, '')}{printable(holder.name, 60)}{since} ({holder.transactions:,} transactions)"
 
 

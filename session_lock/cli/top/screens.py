@@ -49,7 +49,7 @@ class KeyField(ModalScreen[str | None]):
             yield Static("enter look   escape leave", classes="keys", markup=False)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        self.dismiss(event.value.strip() or None)
+        self.dismiss(event.value or None)  # a blank may be a part of it
 
     def action_leave(self) -> None:
         self.dismiss(None)

@@ -53,7 +53,8 @@ def status_app(
     functions will do; what it may not see is left out, and said.
 
     `authorize`, plain or async, is given the `starlette.requests.Request` of every request; only True lets it in. Without one (the
-    default) only who asks from the same machine, by a loopback address and through no proxy, is answered; all others get a 403.
+    default) only who asks from the same machine, by a loopback address and through no proxy, is answered; all others get a 403. Behind any
+    proxy give one: nginx from 1.29.7 on, set up without headers of its own, cannot be told from a browser on this machine.
 
     `show` names columns whose values are shown of a task that is asked about; each is one of `columns` of a mapping. By default
     nothing of a row is shown but its key. What taskers have raised is shown to who may read `session_lock.failure`, and may quote rows.

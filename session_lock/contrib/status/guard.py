@@ -61,7 +61,8 @@ def is_local(connection: HTTPConnection) -> bool:
         all(end is not None and is_loopback(end[0]) for end in (scope.get("server"), scope.get("client")))
         and _names_loopback(headers.get("host", ""))
         and not any(name in headers for name in FORWARDED)
-        # A browser speaks 1.1 at least, and nginx 1.0 to whom it stands before, often without any header of its own.
+        # A browser speaks 1.1 at least, and nginx before 1.29.7 1.0 to whom it stands before, often without any header of its own. From then
+        # on it speaks 1.1 and names us as the host, and cannot be told from a browser on this machine.
         and scope.get("http_version") != "1.0"
     )
 

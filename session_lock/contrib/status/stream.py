@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from session_lock.contrib.status.told import summary, told
 from session_lock.contrib.status.watching import Reader
@@ -84,6 +84,10 @@ class Stream(Response):
         if (refusal := self._audience.refusal) is not None:
             await PlainTextResponse(refusal, 503)(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # nobody looks on
+            await send(self._start)
+            await send({"type": "http.response.body", "body": b""})
+            return
         with ExitStack() as stack:
             for reader in self._readers:
                 stack.enter_context(reader.watched())
@@ -99,10 +103,12 @@ class Stream(Response):
                     await self._send(send)
                 group.cancel_scope.cancel()
 
+    @property
+    def _start(self) -> Message:
+        return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+
     async def _send(self, send: Send) -> None:
-        await send({
-            "type": "http.response.start", "status": self.status_code, "headers": self.raw_headers,
-        })  # fmt: skip
+        await send(self._start)
         with self._audience.one():
             await _part(send, f"retry: {RETRY}\n\n{HERE}")
             async for event in self._events:

@@ -136,12 +136,14 @@ function failures(seen) {
   ]);
 }
 
+const KINDS = { slot: "replication slot", prepared: "prepared transaction" };
+
 function holders(seen) {
   hide(find("#holders"), seen.holders === null);
   fill(find("#holders"), seen.holders ?? [], (each) => `${each.kind} ${each.name}`, (each) => [
-    each.kind === "slot" ? "replication slot" : each.kind === "prepared" ? "prepared transaction" : each.kind,
+    KINDS[each.kind] ?? each.kind,
     each.name,
-    each.since === null ? NOTHING : span(each.since),
+    each.since === null ? NOTHING : `${span(each.since)}${each.kind === "standby" ? " or more" : ""}`,
     number(each.transactions),
   ]);
 }

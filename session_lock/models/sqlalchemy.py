@@ -49,7 +49,8 @@ class SQLAlchemyModel:
         return column.name if isinstance(column, ColumnClause) and self._owns(column) else None
 
     def type_of(self, column: str) -> str:
-        return str(self._named(column).type.compile(dialect=_dialect()))
+        # A collation is no part of a type, other than in SQLAlchemy.
+        return str(self._named(column).type.compile(dialect=_dialect())).partition(" COLLATE ")[0]
 
     def direction_of(self, given: Any) -> tuple[Any, bool]:
         if isinstance(given, UnaryExpression) and given.modifier in {operators.asc_op, operators.desc_op}:

@@ -196,6 +196,13 @@ def test_text_and_all_else_is_as_for_any_mapping() -> None:
     assert TaskTable.from_model(DjMail, pending="p", finish="f", columns=["author"]).columns == ("author_id",)
 
 
+@pytest.mark.parametrize("type_", [sa.Text(collation="C"), sa.String(20, collation="de-x-icu"), sa.Text()])
+def test_a_key_may_have_a_collation(type_: Any) -> None:
+    word = type("Word", (DeclarativeBase,), {"metadata": sa.MetaData()})
+    model = type("SaWord", (word,), {"__tablename__": "word", "word": mapped_column(type_, primary_key=True)})
+    assert TaskTable.from_model(model, pending="p", finish="f").key == "word"
+
+
 WRONG = [
     (dict, {}, "declarative model of SQLAlchemy or a model of Django, not dict"),
     (SaPair(), {}, "not a SaPair"),

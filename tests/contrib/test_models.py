@@ -196,6 +196,13 @@ def test_text_and_all_else_is_as_for_any_mapping() -> None:
     assert TaskTable.from_model(DjMail, pending="p", finish="f", columns=["author"]).columns == ("author_id",)
 
 
+@pytest.mark.parametrize("model", [SaPair, DjAuthor])
+def test_a_table_may_be_named_that_is_found_by_the_search_path(model: Any) -> None:
+    key = "code" if model is SaPair else "id"
+    mapping = TaskTable.from_model(model, key=key, pending="p", finish="f", table="app.mail")
+    assert mapping == TaskTable("app.mail", key=key, pending="p", finish="f")
+
+
 @pytest.mark.parametrize("type_", [sa.Text(collation="C"), sa.String(20, collation="de-x-icu"), sa.Text()])
 def test_a_key_may_have_a_collation(type_: Any) -> None:
     word = type("Word", (DeclarativeBase,), {"metadata": sa.MetaData()})

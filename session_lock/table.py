@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from session_lock.errors import SettingsError
@@ -144,9 +144,11 @@ class TaskTable:
             {"pending": pending, "accepts": accepts},
             {"finish": finish, "discard": discard},
         )
+        claim = others.get("claim_columns", {})
         read = read_model(
             model, key=key, columns=columns, order_by=order_by, fair_by=fair_by, limits=limits,
             expressions=expressions, assignments=assignments,
+            claimed=asdict(claim_columns(claim) if isinstance(claim, Mapping) else claim),
         )  # fmt: skip
         return cls(**{**read, "table": table or read["table"]}, **others)
 

@@ -17,6 +17,8 @@ from session_lock.names import quote_literal
 
 
 class DjangoModel:
+    layer = "Django"
+    unwritten = ""
     now = "Now()"
 
     def __init__(self, model: Any) -> None:
@@ -45,6 +47,9 @@ class DjangoModel:
         for column, field in self._fields.items():
             names |= {column: column, field.attname: column, field.name: column}
         return {**names, "pk": self.keys[0]}
+
+    def written(self) -> Mapping[str, str]:
+        return {column: field.name for column, field in self._fields.items()}
 
     def column_of(self, given: Any) -> str | None:
         name = getattr(given if isinstance(given, F) else getattr(given, "field", None), "name", "")

@@ -210,6 +210,57 @@ def test_a_key_may_have_a_collation(type_: Any) -> None:
     assert TaskTable.from_model(model, pending="p", finish="f").key == "word"
 
 
+class SaOwn(Base):
+    __tablename__ = "own"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    due: Mapped[datetime] = mapped_column("available_at")
+    tries: Mapped[int] = mapped_column("attempts", server_default="0")
+
+
+class SaApart(Base):
+    __table__ = sa.Table(  # as if it were reflected
+        "apart", Base.metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("available_at", sa.DateTime)
+    )  # fmt: skip
+    __mapper_args__ = {"exclude_properties": ["available_at"]}
+
+
+class DjOwn(models.Model):
+    due = models.DateTimeField(db_column="available_at")
+    attempts = models.IntegerField(db_default=0)
+
+    class Meta:
+        app_label = "post"
+
+
+@pytest.mark.parametrize(("model", "layer"), [(SaOwn, "SQLAlchemy"), (DjOwn, "Django")])
+def test_a_claim_column_in_the_model_is_refused(model: Any, layer: str) -> None:
+    def read(**names: str) -> TaskTable:
+        return TaskTable.from_model(model, pending="p", finish="f", claim_columns=names)
+
+    with pytest.raises(
+        SettingsError,
+        match=rf"{model.__name__}.due is the claim column 'available_at' .* which {layer} would write",
+    ):
+        read(attempts="tries")
+    with pytest.raises(
+        SettingsError,
+        match=r"is the claim column 'attempts' .* another name, claim_columns={'attempts': ..}$",
+    ):
+        read(available_at="free_at")
+    assert read(available_at="free_at", attempts="claims").claim_columns.attempts == "claims"
+
+
+def test_a_claim_column_that_is_not_written_may_be_there() -> None:
+    assert "available_at" in SaApart.__table__.c
+    assert TaskTable.from_model(SaApart, pending="p", finish="f").key == "id"
+
+
+@pytest.mark.parametrize("model", [SaApart, DjAuthor])
+def test_an_order_may_go_by_a_claim_column(model: Any) -> None:
+    by = ["id DESC", "available_at DESC", "attempts"]
+    assert TaskTable.from_model(model, pending="p", finish="f", order_by=by).order_by == tuple(by)
+
+
 WRONG = [
     (dict, {}, "declarative model of SQLAlchemy or a model of Django, not dict"),
     (SaPair(), {}, "not a SaPair"),

@@ -6,7 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.exceptions import FieldError, ValidationError
+from django.core.exceptions import (
+    AppRegistryNotReady,
+    FieldError,
+    ValidationError,
+)
 from django.db import connections, router
 from django.db.models import F, Q, Value
 from django.db.models.expressions import OrderBy
@@ -89,6 +93,11 @@ class DjangoModel:
                 resolved = given.resolve_expression(query, allow_joins=False, for_save=for_save)
             text, arguments = compiler.compile(resolved)
             literals = tuple(map(self._literal, arguments))
+        except AppRegistryNotReady as error:
+            raise SettingsError(
+                f"an expression of {self.name} is over other models, which Django has not loaded yet: declare the mapping in a module that is "
+                "imported after the models, such as jobs.py"
+            ) from error
         except (FieldError, ValidationError, TypeError, ValueError) as error:
             raise SettingsError(
                 f"an expression of {self.name} cannot be compiled ({error}): mend it, or write it as text"

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import subprocess
+import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import asyncpg
@@ -296,6 +299,32 @@ def test_what_cannot_be_is_said_in_a_sentence(model: Any, words: dict[str, Any],
     with pytest.raises(SettingsError, match=sentence) as caught:
         TaskTable.from_model(model, **{"pending": "p", "finish": "f", **words})
     assert "\n" not in str(caught.value)
+
+
+def test_a_mapping_among_the_models_that_goes_over_a_foreign_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    (tmp_path / "shop" / "models.py").write_text("""
+from django.db import models
+from session_lock import TaskTable
+
+class Sale(models.Model):
+    parent = models.ForeignKey("self", models.CASCADE, null=True)
+
+sales = TaskTable.from_model(Sale, pending=models.Q(parent=None), finish="f")
+""")
+    code = """
+import django.conf
+django.conf.settings.configure(INSTALLED_APPS=["shop"], DATABASES={"default": {"ENGINE": "django.db.backends.postgresql"}})
+django.setup()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.stderr.splitlines()[-1] == (
+        "session_lock.errors.SettingsError: an expression of Sale is over other models, which Django has not loaded yet: "
+        "declare the mapping in a module that is imported after the models, such as jobs.py"
+    )
 
 
 def test_a_database_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

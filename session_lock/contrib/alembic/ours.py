@@ -95,7 +95,8 @@ class Ours:
     def _for_later(self, operation: Any) -> OverClaimColumns:
         schema, name = self._qualified(operation)
         if isinstance(operation, CreateCheckConstraintOp):  # Alembic 1.18 cannot write one into a migration
-            made = AddConstraint(operation.to_constraint()).compile(dialect=PGDialect(paramstyle="named"))
+            dialect = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
+            made = AddConstraint(operation.to_constraint()).compile(dialect=dialect)
             operation = ExecuteSQLOp(str(made).replace(":", r"\:"))
         return OverClaimColumns(name, [operation], schema=schema)
 

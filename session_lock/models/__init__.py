@@ -210,5 +210,10 @@ def _assignments(model: Model, given: Any, role: str) -> str | None:
             raise SettingsError(
                 f"{role} of {model.name} would set {column} to the time at which this was declared: write {model.now}"
             )
+        if callable(value):
+            raise SettingsError(
+                f"{role} of {model.name} would set {column} to {getattr(value, '__name__', type(value).__name__)}, which is to be called first: "
+                f"write {model.now} for the time"
+            )
         parts.append(f"{quote_name(column)} = {model.value(column, value)}")
     return ", ".join(parts)

@@ -8,7 +8,9 @@ from typing import Any
 
 from django.core.exceptions import (
     AppRegistryNotReady,
+    EmptyResultSet,
     FieldError,
+    FullResultSet,
     ValidationError,
 )
 from django.db import connections, router
@@ -97,6 +99,15 @@ class DjangoModel:
             raise SettingsError(
                 f"an expression of {self.name} is over other models, which Django has not loaded yet: declare the mapping in a module that is "
                 "imported after the models, such as jobs.py"
+            ) from error
+        except (EmptyResultSet, FullResultSet) as error:
+            rows = (
+                "no row, as one of an empty list is"
+                if isinstance(error, EmptyResultSet)
+                else "each row, as an empty Q() is"
+            )
+            raise SettingsError(
+                f"an expression of {self.name} is true of {rows}: mend it, or write it as text"
             ) from error
         except (FieldError, ValidationError, TypeError, ValueError) as error:
             raise SettingsError(

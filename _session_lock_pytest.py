@@ -37,6 +37,7 @@ def task_database(postgres_server: str) -> Callable[..., Any]:
     """A database of a block's own, with tables of yours and mappings installed.
 
     async with task_database("CREATE TABLE ..", mails) as dsn: ..
+    async with task_database("", queue("jobs")) as dsn: ..  # which makes its own table
     """
     make: Callable[..., Any] = _kit().task_database(postgres_server)
     return make
@@ -44,7 +45,9 @@ def task_database(postgres_server: str) -> Callable[..., Any]:
 
 @pytest.fixture
 def runner() -> Callable[..., Any]:
-    """Makes a Runner for a test, `runner(database, tasker, settings)`: it begins at once, and looks 50 times a second."""
+    """Makes a Runner for a test, `runner(database, tasker, settings)`: it begins at once, looks 50 times a second, and
+    cancels its tasker at once if its block fails.
+    """
     make: Callable[..., Any] = _kit().runner
     return make
 

@@ -60,7 +60,7 @@ def is_storable(text: str) -> bool:
     return BODY_QUOTE not in text and not re.search("[\0\ud800-\udfff]", text)
 
 
-def split_name(text: str) -> tuple[str, str]:
+def split_name(text: str, default: str = "public") -> tuple[str, str]:
     """(schema, table) of `schema.table`, `table`, `"a.b"."c"`."""
     part = r'"(?:[^"]|"")+"|[^."]+'
     if not (match := re.fullmatch(rf"(?:({part})\.)?({part})", text)):
@@ -68,8 +68,7 @@ def split_name(text: str) -> tuple[str, str]:
             f'table={text!r} is not "table" or "schema.table" (put a part with a dot in double quotes)'
         )
     schema, table = (
-        name[1:-1].replace('""', '"') if name[:1] == '"' else name
-        for name in (match[1] or "public", match[2])
+        name[1:-1].replace('""', '"') if name[:1] == '"' else name for name in (match[1] or default, match[2])
     )
     return schema, table
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from session_lock.errors import SettingsError
@@ -126,11 +126,12 @@ class TaskTable:
     def from_model(
         cls, model: Any, *, pending: Any, finish: Any, discard: Any = None, accepts: Any = None, key: Any = None,
         columns: Sequence[Any] = (), order_by: Sequence[Any] = (), fair_by: Any = None, limits: Sequence[AnyLimit] = (),
-        **others: Any,
+        table: str = "", **others: Any,
     ) -> TaskTable:  # fmt: skip
         """The mapping of a model's table: a declarative one of SQLAlchemy 2, or one of Django.
 
-        Table and key are the model's, if that is a single column. Columns are given as the model's attributes, or by name;
+        Table and key are the model's, if that is a single column; `table=` names another one, such as `app.mail` for a model that finds its schema by the
+        search_path, which is taken for public here. Columns are given as the model's attributes, or by name;
         `pending` and `accepts` as expressions; `finish` and `discard` as what each column is set to. They are compiled here, once,
         with their values. Text is taken as it is; all that is not named here is as for any `TaskTable`.
 
@@ -143,11 +144,13 @@ class TaskTable:
             {"pending": pending, "accepts": accepts},
             {"finish": finish, "discard": discard},
         )
+        claim = others.get("claim_columns", {})
         read = read_model(
             model, key=key, columns=columns, order_by=order_by, fair_by=fair_by, limits=limits,
             expressions=expressions, assignments=assignments,
+            claimed=asdict(claim_columns(claim) if isinstance(claim, Mapping) else claim),
         )  # fmt: skip
-        return cls(**read, **others)
+        return cls(**{**read, "table": table or read["table"]}, **others)
 
     def __post_init__(self) -> None:
         for attribute in ("table", "key", "pending", "finish", "name", "schema"):

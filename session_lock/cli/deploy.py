@@ -18,6 +18,7 @@ from session_lock.cli.common import (
 )
 from session_lock.migrations import adopt, check, install, peek, pending_summary, prune, tune, validate
 from session_lock.migrations.adoption import copy_of
+from session_lock.migrations.advice import other_table
 from session_lock.migrations.sandbox import Connection
 from session_lock.table import TaskTable
 
@@ -65,16 +66,19 @@ def add_parsers(commands: Commands) -> None:
 def _install(arguments: argparse.Namespace) -> int:
     _refuse_to_ask_nobody("install", arguments)
 
-    async def look(connection: Connection, table: TaskTable) -> tuple[str, str]:
+    async def look(connection: Connection, table: TaskTable) -> tuple[str, str, list[str]]:
         await validate(connection, table)
-        return table.name, str(await pending_summary(connection, table))
+        notes = [str(each) for each in await other_table(connection, table)]
+        return table.name, str(await pending_summary(connection, table)), notes
 
     async def apply(connection: Connection, table: TaskTable) -> list[str]:
         done = await install(connection, table, grant_to=arguments.grant_to)
         return [*done, *(await tune(connection, table) if arguments.tune else [])]
 
-    name, pending = with_database(arguments, look)
+    name, pending, notes = with_database(arguments, look)
     say(f"{pending}.")
+    for text in notes:
+        say(f"note: {text}")
     # Asked outside of the event loop, where Ctrl-C ends the question, and with no connection open meanwhile.
     if not _agreed(f"Install {name!r} now? Runners will take these rows. [y/N] ", arguments):
         return 1

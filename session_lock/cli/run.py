@@ -10,7 +10,8 @@ import signal
 from typing import Any
 
 from session_lock.cli.common import Commands, load
-from session_lock.contrib.running import KINDS, made
+from session_lock.contrib.running import KINDS, made, what_else
+from session_lock.errors import SettingsError
 from session_lock.wording import describe
 
 logger: logging.Logger = logging.getLogger("session_lock.cli")
@@ -30,6 +31,8 @@ def add_parser(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     found = load(arguments.runner, "a Runner", lambda _: f"write one there: {KINDS}")
+    if other := what_else(found):
+        raise SettingsError(f"{arguments.runner} is to be {KINDS}, not {other}")
     logging.basicConfig(level=logging.INFO)  # unless the module has set its own up
     signals: list[int] = []
     try:

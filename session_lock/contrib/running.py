@@ -78,8 +78,8 @@ def once(given: Given) -> Callable[[Any], AbstractAsyncContextManager[Probed]]:
     """A block in which the Runner runs, for an app. `SettingsError` for whoever enters it while it lasts, as a second Runner is not what anybody
     meant; and for an app that has another one, which would be found no more.
     """
-    if not isinstance(given, RunningBlock) and not callable(given):
-        raise SettingsError(f"lifespan takes {KINDS}, not {type(given).__name__}")
+    if other := what_else(given):
+        raise SettingsError(f"lifespan takes {KINDS}, not {other}")
     live = False
 
     def refusal(kind: str, _yielded: bool) -> str:
@@ -106,12 +106,31 @@ def once(given: Given) -> Callable[[Any], AbstractAsyncContextManager[Probed]]:
     return running
 
 
+def what_else(given: Any) -> str | None:
+    """What it is, if it is none of what is taken; what it makes is seen when it is called."""
+    if isinstance(given, RunningBlock):
+        return None
+    is_entered = hasattr(given, "__aenter__") and not isinstance(given, type)
+    if is_entered and callable(given):
+        return "what a call of that returns, which serves once: leave its parentheses out"
+    if is_entered or not callable(given):
+        return type(given).__name__
+    try:
+        inspect.signature(given).bind()
+    except TypeError as error:
+        name = getattr(given, "__qualname__", type(given).__name__)
+        return f"{name}, which is to be called without arguments and cannot be ({error})"
+    except ValueError:  # it does not tell
+        pass
+    return None
+
+
 @asynccontextmanager
 async def made(given: Any, refusal: Callable[[str, bool], str]) -> AsyncIterator[Probed]:
     """The Runner that is given, or made or yielded by what is given, which lasts as long as the block. `SettingsError` if that is none, in the
     words of `refusal`, which is told of what type it is, and whether it was yielded.
     """
-    found: Any = given() if callable(given) else given
+    found: Any = given if isinstance(given, RunningBlock) else given()
     async with AsyncExitStack() as stack:
         yielded = hasattr(found, "__aenter__") and not isinstance(found, RunningBlock)
         if yielded:

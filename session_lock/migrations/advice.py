@@ -12,7 +12,7 @@ from session_lock.migrations.partitions import OF_THE_TABLE
 from session_lock.migrations.sandbox import Connection
 from session_lock.migrations.tuning import untuned
 from session_lock.migrations.validation import Examined
-from session_lock.names import quote_name
+from session_lock.names import quote_name, split_name
 from session_lock.objects import due_index_name, function_set, has_due_index
 from session_lock.ordering import why_no_position
 from session_lock.table import TaskTable
@@ -25,6 +25,7 @@ async def notes(
     connection: Connection, table: TaskTable, examined: Examined, role: str | None
 ) -> list[Difference]:
     return [
+        *await other_table(connection, table),
         *await _triggers(connection, table),
         *await row_security(connection, table, examined),
         *await _publications(connection, table),
@@ -35,6 +36,28 @@ async def notes(
         *_position(table, examined),
         *await _due(connection, table, examined),
         *await unaccepted(connection, table),
+    ]
+
+
+async def other_table(connection: Connection, table: TaskTable) -> list[Difference]:
+    """That the search_path leads elsewhere than to the table of a mapping that names no schema, as an ORM goes by that path."""
+    schema, name = table.qualified
+    if split_name(table.table, default="") != ("", name):
+        return []
+    rows = await connection.fetch(
+        """
+        SELECT n.nspname AS schema FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE c.oid = to_regclass($1) AND n.nspname <> $2
+        """,
+        quote_name(name),
+        schema,
+    )
+    return [
+        note(
+            f"the mapping is of {schema}.{name}, and by the search_path of this connection {name} is {row['schema']}.{name}",
+            f"name the schema, as by table='{row['schema']}.{name}', if that one is meant",
+        )
+        for row in rows
     ]
 
 

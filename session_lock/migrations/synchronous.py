@@ -21,6 +21,11 @@ R = TypeVar("R")
 Work = Callable[[Connection], Coroutine[Any, Any, R]]
 
 
+def migrates(dialect: Any) -> bool:
+    """Whether anything of ours is done on a connection of this dialect of SQLAlchemy's."""
+    return dialect.name == "postgresql" and dialect.driver in {"asyncpg", "psycopg"}
+
+
 def on_sqlalchemy(connection: Any, work: Work[R]) -> R:
     """Do it on a `Connection` of SQLAlchemy, in the transaction that it is in; also within `run_sync`."""
     dialect = connection.dialect

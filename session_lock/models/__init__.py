@@ -28,6 +28,10 @@ class Model(Protocol):
     name: str
     """As errors call it."""
 
+    layer: str
+    unwritten: str
+    """How else a column is kept from being written, in words."""
+
     now: str
     """How the server's time is written in its layer."""
 
@@ -39,6 +43,10 @@ class Model(Protocol):
 
     def columns(self) -> Mapping[str, str]:
         """The columns of the table, by the names that they go by: their own, and those of the model's attributes."""
+        ...
+
+    def written(self) -> Mapping[str, str]:
+        """The columns that its layer writes, each with the attribute that it is written from."""
         ...
 
     def column_of(self, given: Any) -> str | None:
@@ -72,14 +80,19 @@ def read_model(
     limits: Any,
     expressions: Mapping[str, Any],
     assignments: Mapping[str, Any],
+    claimed: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What `TaskTable` is to be called with. `SettingsError` says what of the model, or of what was said of it, cannot be."""
+    """What `TaskTable` is to be called with. `SettingsError` says what of the model, or of what was said of it, cannot be.
+
+    `claimed`: the names of the claim columns.
+    """
     model = _known(given)
+    _refuse_claimed(model, claimed)
     return {
         "table": ".".join(map(_part, filter(None, (model.schema, model.table)))),
         "key": _key(model, key),
         "columns": [_column(model, each, "columns") for each in columns],
-        "order_by": [_ordered(model, each) for each in order_by],
+        "order_by": [_ordered(model, each, claimed) for each in order_by],
         "fair_by": None if fair_by is None else _column(model, fair_by, "fair_by"),
         "limits": [_limited(model, each) for each in limits] if isinstance(limits, list | tuple) else limits,
         **{role: _expression(model, each, role) for role, each in expressions.items()},
@@ -103,6 +116,18 @@ def _known(given: Any) -> Model:
         f"from_model takes a declarative model of SQLAlchemy or a model of Django, not {name}: "
         "write TaskTable(..) for any other table"
     )
+
+
+def _refuse_claimed(model: Model, claimed: Mapping[str, str]) -> None:
+    """An ORM that knows them writes what it has read, also when they are another's since, and fails at `infinity`, as what is parked has it."""
+    written = model.written()
+    for role, column in claimed.items():
+        if column in written:
+            raise SettingsError(
+                f"{model.name}.{written[column]} is the claim column {column!r} of this mapping, which {model.layer} would write, or fail to read: take it out of "
+                f"the model{model.unwritten}, and read it by SQL such as NULLIF(available_at, 'infinity'); if it is a column of yours, give that of the "
+                f"mapping another name, claim_columns={{{role!r}: ..}}"
+            )
 
 
 def _check_version(layer: str, *least: int) -> None:
@@ -149,10 +174,12 @@ def _column(model: Model, given: Any, role: str) -> str:
     return column
 
 
-def _ordered(model: Model, given: Any) -> str:
+def _ordered(model: Model, given: Any, claimed: Mapping[str, str]) -> str:
     column, down = split_direction(given) if isinstance(given, str) else (given, False)
     column, down = (column, True) if down else model.direction_of(column)
-    return _column(model, column, "order_by") + (" DESC" if down else "")
+    if not (isinstance(column, str) and column in claimed.values()):
+        column = _column(model, column, "order_by")
+    return f"{column} DESC" if down else str(column)
 
 
 def _limited(model: Model, given: Any) -> Any:
@@ -182,6 +209,11 @@ def _assignments(model: Model, given: Any, role: str) -> str | None:
         if isinstance(value, date):
             raise SettingsError(
                 f"{role} of {model.name} would set {column} to the time at which this was declared: write {model.now}"
+            )
+        if callable(value):
+            raise SettingsError(
+                f"{role} of {model.name} would set {column} to {getattr(value, '__name__', type(value).__name__)}, which is to be called first: "
+                f"write {model.now} for the time"
             )
         parts.append(f"{quote_name(column)} = {model.value(column, value)}")
     return ", ".join(parts)

@@ -6,7 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.exceptions import FieldError, ValidationError
+from django.core.exceptions import (
+    AppRegistryNotReady,
+    EmptyResultSet,
+    FieldError,
+    FullResultSet,
+    ValidationError,
+)
 from django.db import connections, router
 from django.db.models import F, Q, Value
 from django.db.models.expressions import OrderBy
@@ -17,6 +23,8 @@ from session_lock.names import quote_literal
 
 
 class DjangoModel:
+    layer = "Django"
+    unwritten = ""
     now = "Now()"
 
     def __init__(self, model: Any) -> None:
@@ -45,6 +53,9 @@ class DjangoModel:
         for column, field in self._fields.items():
             names |= {column: column, field.attname: column, field.name: column}
         return {**names, "pk": self.keys[0]}
+
+    def written(self) -> Mapping[str, str]:
+        return {column: field.name for column, field in self._fields.items()}
 
     def column_of(self, given: Any) -> str | None:
         name = getattr(given if isinstance(given, F) else getattr(given, "field", None), "name", "")
@@ -84,6 +95,20 @@ class DjangoModel:
                 resolved = given.resolve_expression(query, allow_joins=False, for_save=for_save)
             text, arguments = compiler.compile(resolved)
             literals = tuple(map(self._literal, arguments))
+        except AppRegistryNotReady as error:
+            raise SettingsError(
+                f"an expression of {self.name} is over other models, which Django has not loaded yet: declare the mapping in a module that is "
+                "imported after the models, such as jobs.py"
+            ) from error
+        except (EmptyResultSet, FullResultSet) as error:
+            rows = (
+                "no row, as one of an empty list is"
+                if isinstance(error, EmptyResultSet)
+                else "each row, as an empty Q() is"
+            )
+            raise SettingsError(
+                f"an expression of {self.name} is true of {rows}: mend it, or write it as text"
+            ) from error
         except (FieldError, ValidationError, TypeError, ValueError) as error:
             raise SettingsError(
                 f"an expression of {self.name} cannot be compiled ({error}): mend it, or write it as text"

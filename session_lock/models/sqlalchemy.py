@@ -16,6 +16,8 @@ from session_lock.errors import SettingsError
 
 
 class SQLAlchemyModel:
+    layer = "SQLAlchemy"
+    unwritten = " (from a Table that is reflected, by exclude_properties)"
     now = "func.now()"
 
     def __init__(self, model: Any) -> None:
@@ -37,19 +39,23 @@ class SQLAlchemyModel:
         self.keys: list[str] = [column.name for column in self._table.primary_key]
 
     def columns(self) -> Mapping[str, str]:
-        attributes = {
-            each.key: each.columns[0].name
+        attributes = {attribute: column for column, attribute in self.written().items()}
+        return {**{column.name: column.name for column in self._table.columns}, **attributes}
+
+    def written(self) -> Mapping[str, str]:
+        return {
+            each.columns[0].name: each.key
             for each in self._mapper.column_attrs
             if self._owns(each.columns[0])
         }
-        return {**{column.name: column.name for column in self._table.columns}, **attributes}
 
     def column_of(self, given: Any) -> str | None:
         column = _clause(given)
         return column.name if isinstance(column, ColumnClause) and self._owns(column) else None
 
     def type_of(self, column: str) -> str:
-        return str(self._named(column).type.compile(dialect=_dialect()))
+        # A collation is no part of a type, other than in SQLAlchemy.
+        return str(self._named(column).type.compile(dialect=_dialect())).partition(" COLLATE ")[0]
 
     def direction_of(self, given: Any) -> tuple[Any, bool]:
         if isinstance(given, UnaryExpression) and given.modifier in {operators.asc_op, operators.desc_op}:

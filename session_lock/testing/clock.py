@@ -1,7 +1,8 @@
 """Virtual time: an event loop in which waiting takes no time.
 
 When nothing is ready the loop's clock jumps to the next timer. A test of minutes ends in milliseconds, the same way each
-time, and one that waits for something that can never happen fails at once instead of hanging.
+time, and one that waits for something that can never happen fails at once instead of hanging. What a socket or a subprocess is about to
+bring is no timer, and is not waited for: time jumps past it, so that timeouts run out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ DAY = 86_400.0
 
 
 def run_virtual(coroutine: Coroutine[Any, Any, R], *, limit: float = DAY) -> R:
-    """`asyncio.run`, in virtual time. `limit`: as for `VirtualTimeLoop`, which also says what is raised.
+    """`asyncio.run`, in virtual time. `limit`: as for `VirtualTimeLoop`, which also says what is raised. Not for what talks by a socket, as to
+    PostgreSQL, or waits for a subprocess: neither is waited for, and that is a `TimeoutError` or a `DeadlockError`.
 
     ```python
     assert run_virtual(asyncio.sleep(3600, "an hour later")) == "an hour later"
@@ -60,7 +62,7 @@ class DeadlockError(RuntimeError):
     try:
         run_virtual(wait_for_nobody())
     except DeadlockError as error:
-        print(error)  # nothing is ready and nothing is scheduled at 0 s; waiting: ..
+        print(error)  # nothing is ready and nothing is scheduled at 0 s ..; waiting: ..
     ```
     """
 
@@ -97,13 +99,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             return False
         if timeout is None:
             raise DeadlockError(
-                f"nothing is ready and nothing is scheduled at {self._now:g} s; {self._waiting()}"
+                f"nothing is ready and nothing is scheduled at {self._now:g} s (sockets and subprocesses are not waited for in virtual time: "
+                f"use asyncio.run for those); {self._waiting()}"
             )
         self._now += timeout
         if self._now > self._limit:
             passed, self._limit = self._limit, float("inf")  # the cleanup after this error may take its time
             raise DeadlockError(
-                f"{passed:g} s of virtual time have passed and the test has not ended; {self._waiting()}"
+                f"{passed:g} s of virtual time have passed and the test has not ended (sockets and subprocesses are not waited for: use asyncio.run "
+                f"for those); {self._waiting()}"
             )
         return True
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
+from session_lock.block import failure_of
 from session_lock.database import Claim, Database, Work
 from session_lock.errors import SettingsError
 from session_lock.runner import Runner
@@ -13,6 +16,7 @@ from session_lock.session import Lease
 from session_lock.settings import Settings
 from session_lock.tasker import Tasker
 from session_lock.tasks import TaskKey
+from session_lock.waiting import wait_through
 
 T = TypeVar("T")
 
@@ -32,7 +36,7 @@ async def run_until_idle(
 
     What falls due later, a retry say, is left: ask for `retry=` without a delay, or let the time pass in `run_virtual` and call it
     again. What a limit of the mapping holds back is waited for if it is to be free within `wait` seconds, defaults to 1. It looks
-    more often than `settings` say. `options` are those of a `Runner`; what that raises is raised here.
+    more often than `settings` say. Cancelled, it cancels the taskers at once. `options` are those of a `Runner`; what that raises is raised here.
 
     ```python
     assert await run_until_idle(MemoryDatabase({1: "ann@example.org"}), each(send)) == 1
@@ -41,10 +45,34 @@ async def run_until_idle(
     if not hasattr(database, "get_work"):
         raise SettingsError(f"run_until_idle takes a Database, not {type(database).__name__}")
     watched = _Watched(database, wait)
-    runner = Runner(cast(Database[T], watched), tasker, quick(settings), **options)
+    runner = BriefRunner(cast(Database[T], watched), tasker, quick(settings), **options)
     watched.when_idle = runner.stop
-    await runner.run()
+    running = asyncio.create_task(runner.run(), name="run_until_idle")
+    try:
+        await asyncio.wait({running})
+    except asyncio.CancelledError:
+        runner.halt()
+        await wait_through({running}, runner.halt)
+        failure_of(running)  # heard, and no news beside the cancellation
+        raise
+    await running
     return watched.given
+
+
+class BriefRunner(Runner[T]):
+    """That of a test: what made the test fail is told at once, and not when its taskers have come to their ends."""
+
+    def halt(self) -> None:
+        """Stop, and cancel the taskers."""
+        self.stop()
+        self._abort()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.halt()
+        await super().__aexit__(kind, error, trace)
 
 
 def quick(settings: Settings | None) -> Settings:

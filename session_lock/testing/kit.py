@@ -19,7 +19,7 @@ from session_lock.table import TaskTable
 from session_lock.tasker import Tasker
 from session_lock.testing.fault import Fault
 from session_lock.testing.faults import Faults
-from session_lock.testing.idle import quick
+from session_lock.testing.idle import BriefRunner, quick
 from session_lock.testing.instance import AT_FINISH, Instance
 
 # A database, and a Runner ------------------------------------------------------------------------------------
@@ -36,14 +36,15 @@ def postgres_server() -> Iterator[str]:
 
 def task_database(postgres_server: str) -> Callable[..., AbstractAsyncContextManager[str]]:
     @asynccontextmanager
-    async def fresh(sql: str, *tables: TaskTable) -> AsyncIterator[str]:
+    async def fresh(sql: str = "", *tables: TaskTable) -> AsyncIterator[str]:
         name = f"session_lock_test_{secrets.token_hex(6)}"
         dsn = urlsplit(postgres_server)._replace(path=f"/{name}").geturl()
         await _execute(postgres_server, f"CREATE DATABASE {name}")
         try:
             connection: Any = await asyncpg.connect(dsn)
             try:
-                await connection.execute(sql)
+                if sql.strip():  # asyncpg fails at nothing
+                    await connection.execute(sql)
                 for table in tables:
                     await install(connection, table)
             finally:
@@ -66,7 +67,7 @@ async def _execute(dsn: str, statement: str) -> None:
 def runner(
     database: Any, tasker: Tasker[Any], settings: Settings | None = None, **options: Any
 ) -> Runner[Any]:
-    return Runner(database, tasker, quick(settings), **options)
+    return BriefRunner(database, tasker, quick(settings), **options)
 
 
 # Faults ------------------------------------------------------------------------------------------------------

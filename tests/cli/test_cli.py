@@ -36,6 +36,7 @@ emails = TaskTable(
     columns=("id", "address", "body"),
 )
 slim = replace(emails, columns=("id",))
+bare = replace(emails, table="email")
 other_name = replace(emails, name="other")
 by_address = replace(emails, order_by=("address",))
 wrong_table = replace(emails, table="public.emial")
@@ -277,6 +278,16 @@ async def test_install_says_what_is_pending_and_asks(cli, admin, monkeypatch):
     assert cli.out.endswith("Everything was there already.\n")
 
 
+async def test_install_says_before_it_asks_that_the_search_path_leads_to_another_table(cli, admin):
+    name = await admin.fetchval("SELECT current_database()")
+    await admin.execute(
+        f"CREATE SCHEMA app; CREATE TABLE app.email (); ALTER DATABASE {name} SET search_path = app, public"
+    )
+    for attribute, count in (("bare", 1), ("emails", 0)):
+        assert await cli("install", "MAPPING", "--yes", attribute=attribute) == 0, cli.err
+        assert cli.out.count("note: the mapping is of public.email, and by the search_path") == count
+
+
 async def test_check_prints_each_difference_and_fails_and_notes_do_not(cli, admin):
     await cli("install", "MAPPING", "--yes")
     assert await cli("check", "MAPPING") == 0
@@ -451,9 +462,9 @@ async def test_an_order_that_does_not_begin_with_the_due_time_is_told_and_gets_i
         ("os; rm:x", "write MODULE:ATTR"),
         (
             "{module}:email",
-            "has no 'email': its mappings are by_address, emails, odd, other_name, slim, wrong_pending, wrong_table",
+            "has no 'email': its mappings are bare, by_address, emails, odd, other_name, slim, wrong_pending, wrong_table",
         ),
-        ("{module}:number", "is a int, not a TaskTable: its mappings are by_address, emails"),
+        ("{module}:number", "is a int, not a TaskTable: its mappings are bare, by_address, emails"),
         ("os:path", "it has no mapping, define a TaskTable there"),
         ("raises:emails", "importing raises failed (RuntimeError: no configuration): mend it"),
         ("lacks:emails", "importing lacks failed (ModuleNotFoundError: No module named 'not_here')"),

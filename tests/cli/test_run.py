@@ -41,6 +41,11 @@ def plain():
 @asynccontextmanager
 async def number():
     yield 5
+
+called = number()
+
+def for_app(app):
+    return runner
 """
 ROOT = Path(__file__).parents[2]
 
@@ -190,7 +195,9 @@ async def test_the_event_loop_is_that_of_asyncio_where_uvloop_fails_or_the_modul
     [
         ("running", "'running' does not name a Runner: write MODULE:ATTR"),
         ("running:ruhner", "running has no 'ruhner': write one there: a Runner, a RunnerGroup, or a function with"),
-        ("running:EMAILS", "running:EMAILS gives a TaskTable: write a Runner"),
+        ("running:EMAILS", "running:EMAILS is to be a Runner, a RunnerGroup, or a function with @asynccontextmanager that yields one, not TaskTable"),
+        ("running:called", "that yields one, not what a call of that returns, which serves once: leave its parentheses out"),
+        ("running:for_app", "not for_app, which is to be called without arguments and cannot be (missing a required argument: 'app')"),
         ("running:number", "running:number yields a int: yield a Runner or a RunnerGroup"),
         ("running:runner", "session-lock install"),
     ],

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,31 @@ async def test_it_takes_what_session_lock_run_takes(given: Any) -> None:
     assert app.state.runner._block.done()
 
 
+def for_app(app: Any) -> Runner[Any]:
+    return make()
+
+
+@asynccontextmanager
+async def lifespan_of(app: Any) -> AsyncIterator[Runner[Any]]:
+    yield make()
+
+
+WRONG = [
+    (None, "NoneType"),
+    ("jobs:runner", "str"),
+    (AsyncExitStack(), "AsyncExitStack"),
+    (runner(), "what a call of that returns, which serves once: leave its parentheses out"),
+    (
+        for_app,
+        r"for_app, which is to be called without arguments and cannot be \(missing a required argument: 'app'\)",
+    ),
+    (lifespan_of, r"lifespan_of, which .* cannot be \(missing a required argument: 'app'\)"),
+    (Runner, r"Runner, which .* cannot be \(missing a required argument: 'database'\)"),
+]
+
+
 @pytest.mark.parametrize("framework", [starlette, fastapi, litestar, aiohttp])
-@pytest.mark.parametrize(("wrong", "kind"), [(None, "NoneType"), ("jobs:runner", "str")])
+@pytest.mark.parametrize(("wrong", "kind"), WRONG)
 def test_what_is_none_is_refused_at_once(framework: Any, wrong: Any, kind: str) -> None:
     with pytest.raises(
         SettingsError, match=f"^lifespan takes a Runner, a RunnerGroup, or a function .*, not {kind}$"

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import subprocess
+import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import asyncpg
@@ -196,6 +199,71 @@ def test_text_and_all_else_is_as_for_any_mapping() -> None:
     assert TaskTable.from_model(DjMail, pending="p", finish="f", columns=["author"]).columns == ("author_id",)
 
 
+@pytest.mark.parametrize("model", [SaPair, DjAuthor])
+def test_a_table_may_be_named_that_is_found_by_the_search_path(model: Any) -> None:
+    key = "code" if model is SaPair else "id"
+    mapping = TaskTable.from_model(model, key=key, pending="p", finish="f", table="app.mail")
+    assert mapping == TaskTable("app.mail", key=key, pending="p", finish="f")
+
+
+@pytest.mark.parametrize("type_", [sa.Text(collation="C"), sa.String(20, collation="de-x-icu"), sa.Text()])
+def test_a_key_may_have_a_collation(type_: Any) -> None:
+    word = type("Word", (DeclarativeBase,), {"metadata": sa.MetaData()})
+    model = type("SaWord", (word,), {"__tablename__": "word", "word": mapped_column(type_, primary_key=True)})
+    assert TaskTable.from_model(model, pending="p", finish="f").key == "word"
+
+
+class SaOwn(Base):
+    __tablename__ = "own"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    due: Mapped[datetime] = mapped_column("available_at")
+    tries: Mapped[int] = mapped_column("attempts", server_default="0")
+
+
+class SaApart(Base):
+    __table__ = sa.Table(  # as if it were reflected
+        "apart", Base.metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("available_at", sa.DateTime)
+    )  # fmt: skip
+    __mapper_args__ = {"exclude_properties": ["available_at"]}
+
+
+class DjOwn(models.Model):
+    due = models.DateTimeField(db_column="available_at")
+    attempts = models.IntegerField(db_default=0)
+
+    class Meta:
+        app_label = "post"
+
+
+@pytest.mark.parametrize(("model", "layer"), [(SaOwn, "SQLAlchemy"), (DjOwn, "Django")])
+def test_a_claim_column_in_the_model_is_refused(model: Any, layer: str) -> None:
+    def read(**names: str) -> TaskTable:
+        return TaskTable.from_model(model, pending="p", finish="f", claim_columns=names)
+
+    with pytest.raises(
+        SettingsError,
+        match=rf"{model.__name__}.due is the claim column 'available_at' .* which {layer} would write",
+    ):
+        read(attempts="tries")
+    with pytest.raises(
+        SettingsError,
+        match=r"is the claim column 'attempts' .* another name, claim_columns={'attempts': ..}$",
+    ):
+        read(available_at="free_at")
+    assert read(available_at="free_at", attempts="claims").claim_columns.attempts == "claims"
+
+
+def test_a_claim_column_that_is_not_written_may_be_there() -> None:
+    assert "available_at" in SaApart.__table__.c
+    assert TaskTable.from_model(SaApart, pending="p", finish="f").key == "id"
+
+
+@pytest.mark.parametrize("model", [SaApart, DjAuthor])
+def test_an_order_may_go_by_a_claim_column(model: Any) -> None:
+    by = ["id DESC", "available_at DESC", "attempts"]
+    assert TaskTable.from_model(model, pending="p", finish="f", order_by=by).order_by == tuple(by)
+
+
 WRONG = [
     (dict, {}, "declarative model of SQLAlchemy or a model of Django, not dict"),
     (SaPair(), {}, "not a SaPair"),
@@ -220,6 +288,11 @@ WRONG = [
     (DjMail, {"discard": ["sent"]}, r"such as {'sent_at': Now\(\)}, not \['sent'\]"),
     (SaMail, {"finish": {"sent": datetime.now(UTC)}}, r"at which this was declared: write func.now\(\)"),
     (DjMail, {"finish": {"sent": datetime.now(UTC)}}, r"would set Sent at to the time .*: write Now\(\)"),
+    (SaMail, {"finish": {"sent": sa.func.now}}, r"would set Sent at to .*, which is to be called first: write func.now\(\)"),
+    (DjMail, {"finish": {"sent": Now}}, r"would set Sent at to Now, which is to be called first: write Now\(\)"),
+    (DjMail, {"finish": {"sent": datetime.now}}, r"would set Sent at to now, which is to be called first: write Now\(\)"),
+    (DjMail, {"pending": models.Q()}, r"is true of each row, as an empty Q\(\) is: mend it"),
+    (DjMail, {"pending": models.Q(note__in=[])}, "is true of no row, as one of an empty list is: mend it"),
     (DjMail, {"finish": {"tries": "many"}}, "cannot be compiled .*'many'.*: mend it"),
     (DjMail, {"order_by": [models.F("sent").desc(nulls_last=True)]}, "says where nulls go"),
     (SaMail, {"order_by": [SaMail.sent.desc().nulls_last()]}, "order_by names .*, which is no column of SaMail"),
@@ -231,6 +304,32 @@ def test_what_cannot_be_is_said_in_a_sentence(model: Any, words: dict[str, Any],
     with pytest.raises(SettingsError, match=sentence) as caught:
         TaskTable.from_model(model, **{"pending": "p", "finish": "f", **words})
     assert "\n" not in str(caught.value)
+
+
+def test_a_mapping_among_the_models_that_goes_over_a_foreign_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    (tmp_path / "shop" / "models.py").write_text("""
+from django.db import models
+from session_lock import TaskTable
+
+class Sale(models.Model):
+    parent = models.ForeignKey("self", models.CASCADE, null=True)
+
+sales = TaskTable.from_model(Sale, pending=models.Q(parent=None), finish="f")
+""")
+    code = """
+import django.conf
+django.conf.settings.configure(INSTALLED_APPS=["shop"], DATABASES={"default": {"ENGINE": "django.db.backends.postgresql"}})
+django.setup()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.stderr.splitlines()[-1] == (
+        "session_lock.errors.SettingsError: an expression of Sale is over other models, which Django has not loaded yet: "
+        "declare the mapping in a module that is imported after the models, such as jobs.py"
+    )
 
 
 def test_a_database_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

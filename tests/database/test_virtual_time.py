@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import time
 from uuid import uuid4
 
@@ -57,7 +58,8 @@ def test_waiting_for_what_can_never_happen_is_an_error(wait):
         await wait()
 
     with pytest.raises(
-        DeadlockError, match=rf"nothing is ready and nothing is scheduled at 5 s; .*{__name__.split('.')[-1]}"
+        DeadlockError,
+        match=rf"nothing is ready and nothing is scheduled at 5 s .*; .*{__name__.split('.')[-1]}",
     ):
         run_virtual(main())
 
@@ -69,6 +71,23 @@ def test_a_test_that_never_ends_is_an_error():
 
     with pytest.raises(DeadlockError, match="100 s of virtual time have passed"):
         run_virtual(main(), limit=100)
+
+
+@pytest.mark.parametrize("beside", [None, 1e6])
+def test_the_error_of_who_waits_for_a_socket_names_it(beside):
+    near, far = socket.socketpair()
+    near.setblocking(False)
+
+    async def main() -> None:
+        async with asyncio.timeout(beside):
+            await asyncio.get_running_loop().sock_recv(near, 1)
+
+    with (
+        near,
+        far,
+        pytest.raises(DeadlockError, match="sockets and subprocesses are not waited for.*use asyncio.run"),
+    ):
+        run_virtual(main())
 
 
 def test_sleeping_for_ever_is_an_error():

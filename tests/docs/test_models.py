@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
+import sqlalchemy
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from session_lock import PostgresDatabase, Runner, Settings
 from tests.conftest import APP_ROLE, TestDatabase
-from tests.contrib.kinds import django_connection, django_create, set_up_django
+from tests.contrib.kinds import django_connection, django_create, set_up_django, url
 from tests.docs.pages import Page
 from tests.support import apply_mapping
 
@@ -55,5 +58,26 @@ async def test_both_taskers_of_the_page(database: TestDatabase, monkeypatch: pyt
         await all_written(admin, "SELECT count(*) FROM shop_invoice")
     wrong = "SELECT FROM shop_sale AS s FULL JOIN shop_invoice AS i ON i.sale_id = s.id AND i.amount = s.amount WHERE {}"
     assert await admin.fetch(wrong.format("s.id IS NULL OR i.sale_id IS NULL OR s.done_at IS NULL")) == []
+
+    page.run(holding="async def unsent")
+    engine = create_async_engine(url(database.admin_dsn, "psycopg"))  # which cannot read infinity
+    async with AsyncSession(engine) as session, session.begin():
+        await page["add_for_later"](session, page["Mail"](address="later"), 3600)
+        await session.execute(
+            sqlalchemy.text("INSERT INTO mail (address, available_at) VALUES ('parked', 'infinity')")
+        )
+        left = {mail.address: due_at for mail, due_at in await page["unsent"](session)}
+    await engine.dispose()
+    assert left["parked"] is None
+    assert left["later"] > datetime.now(UTC) + timedelta(minutes=59)
+
+    page.run(holding="def unsold")
+    await admin.execute("INSERT INTO shop_sale (amount, available_at) VALUES (7, 'infinity')")
+
+    def read():
+        with django_connection(database.admin_dsn):
+            return [(sale.amount, sale.due_at) for sale in page["unsold"]()]
+
+    assert await asyncio.to_thread(read) == [(7, None)]
     assert page.done
     await admin.close()

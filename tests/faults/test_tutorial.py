@@ -25,8 +25,10 @@ def write(folder: Path, block: str) -> None:
 
 
 def pytest_in(folder: Path, *options: str) -> str:
-    """What it printed, each failure on a line of its own."""
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "300"}
+    """What it printed, each failure on a line of its own. By its path, as who has not activated the environment does."""
+    here = Path(sys.executable).parent
+    path = ":".join(each for each in os.environ["PATH"].split(":") if Path(each) != here)
+    env = {**os.environ, "PATH": path, "COLUMNS": "300"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=80).stdout
 

@@ -850,6 +850,17 @@ async def test_notes_about_what_will_see_the_claims(admin):
     )
 
 
+async def test_a_note_that_the_search_path_leads_to_another_table(admin):
+    bare = replace(EMAILS, table="email")
+    await admin.execute("CREATE SCHEMA app; SET search_path = app, public")
+    about = "by the search_path of this connection"
+    assert about not in "".join(await notes(admin, bare))
+    await admin.execute("CREATE TABLE app.email ()")
+    (told,) = [text for text in await notes(admin, bare) if about in text]
+    assert told.startswith(f"the mapping is of public.email, and {about} email is app.email: name the schema")
+    assert about not in "".join(await notes(admin, EMAILS)), "that one says which it is"
+
+
 # Looks ---------------------------------------------------------------------------------------------
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
+import anyio
 import pytest
 
 from session_lock import DatabaseError, Discard, Limit, Rate, Release, Retry, Settings, SettingsError, each
-from session_lock.testing import FaultyDatabase, MemoryDatabase, run_until_idle, run_virtual
+from session_lock.testing import FaultyDatabase, MemoryDatabase, kit, run_until_idle, run_virtual
 from session_lock.testing.idle import quick
 
 PATIENT = Settings(retry=Retry(delay=60, jitter=0))
@@ -131,3 +134,43 @@ def test_settings_are_kept_but_for_how_often_it_looks() -> None:
 def test_it_takes_a_database() -> None:
     with pytest.raises(SettingsError, match="run_until_idle takes a Database, not dict"):
         asyncio.run(run_until_idle({1: None}, each(nap)))  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def fixture(database: MemoryDatabase[Any], tasker: Any) -> AsyncIterator[None]:
+    async with kit.runner(database, tasker):
+        yield
+
+
+@asynccontextmanager
+async def beside(database: MemoryDatabase[Any], tasker: Any) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(run_until_idle(database, tasker))
+        yield
+
+
+@pytest.mark.parametrize("running", [fixture, beside])
+@pytest.mark.parametrize("limit", [None, asyncio.timeout, anyio.fail_after])
+def test_a_test_that_fails_waits_for_no_tasker(running: Any, limit: Any) -> None:
+    ended: list[str] = []
+
+    async def sleep(_: Any) -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            ended.append("cancelled")
+
+    async def play() -> float:
+        with suppress(ZeroDivisionError, ExceptionGroup, TimeoutError):
+            async with AsyncExitStack() as stack:
+                if limit is asyncio.timeout:
+                    await stack.enter_async_context(limit(1))
+                elif limit is not None:
+                    stack.enter_context(limit(1))
+                async with running(MemoryDatabase({1: None, 2: None}), each(sleep)):
+                    await asyncio.sleep(1 if limit is None else 50)
+                    raise ZeroDivisionError
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(play()) < 2
+    assert ended == ["cancelled"] * 2

@@ -17,8 +17,9 @@ from session_lock.errors import SchemaError, SettingsError
 from session_lock.migrations.comparison import rights, to_install
 from session_lock.migrations.difference import INSTALL
 from session_lock.migrations.sandbox import Connection, RightsError
-from session_lock.migrations.synchronous import on_sqlalchemy
+from session_lock.migrations.synchronous import migrates, on_sqlalchemy
 from session_lock.migrations.validation import examine, read_claim_columns
+from session_lock.schema import DEFAULT_SCHEMA
 from session_lock.table import TaskTable
 
 M = TypeVar("M", bound=MetaData)
@@ -52,14 +53,16 @@ def _compare(context: Any, upgrade: Any, _schemas: Any) -> None:
     """After all others: what is ours they would drop, and what they are to make is there before it is installed."""
     declared = _declared(context.metadata)
     default = context.dialect.default_schema_name
+    if not declared and not migrates(context.dialect):
+        return  # another database of the same env.py, say: nothing of ours is in it
+    schemas = {DEFAULT_SCHEMA, *(table.schema for table, _ in declared)}
     ours = Ours(
         default=default,
         tables=[table for table, _ in declared],
-        sets=on_sqlalchemy(
-            context.connection, partial(_sets, schemas={table.schema for table, _ in declared})
-        ),
+        schemas=schemas,
+        sets=on_sqlalchemy(context.connection, partial(_sets, schemas=schemas)),
     )
-    ours.spare(upgrade)
+    later = ours.spare(upgrade)
     changed = {
         (each.schema or default, each.table_name)
         for each in upgrade.ops
@@ -71,6 +74,7 @@ def _compare(context: Any, upgrade: Any, _schemas: Any) -> None:
             raise found.error  # else it is what this migration is about to mend
         if found.error is not None or found.differs:
             upgrade.ops.append(InstallTaskTable(table, grant_to=grant_to, is_new=found.is_new))
+    upgrade.ops += later
 
 
 def _declared(metadata: Any) -> list[tuple[TaskTable, str | None]]:

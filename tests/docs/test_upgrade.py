@@ -38,7 +38,7 @@ async def send(task):
 @asynccontextmanager
 async def runner():
     async with PostgresDatabase(os.environ["DATABASE_URL"], mails) as database:
-        yield Runner(database, each(send), Settings(start_jitter=0))
+        yield Runner(database, each(send), Settings(start_jitter=0, poll_interval=0.05))
 """
 NEXT = SCHEMA_VERSION + 1
 

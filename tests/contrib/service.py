@@ -10,7 +10,7 @@ import socket
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,9 @@ class Application:
             **os.environ, "DATABASE_URL": self.database.app_dsn, "PYTHONPATH": str(EXAMPLES), "PYTHONUNBUFFERED": "1",
         }  # fmt: skip
         with self.log.open("ab") as log:
-            process = subprocess.Popen(self.command(port), env=environment, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                self.command(port), env=environment, stdout=log, stderr=log, start_new_session=True
+            )
 
         async def accepts() -> bool:
             assert process.poll() is None, f"the server did not start:\n{self.log.read_text()}"
@@ -129,8 +131,8 @@ class Application:
                 await until(accepts, "the server does not listen")
             yield Server(process, f"http://127.0.0.1:{port}", self.log)
         finally:
-            if process.poll() is None:
-                process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with those that it has started
             process.wait()
 
     @asynccontextmanager

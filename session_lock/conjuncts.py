@@ -1,4 +1,4 @@
-"""The parts of a condition that stand between its ANDs, so that each can be asked on its own."""
+"""The parts of an expression: of a condition those between its ANDs, so that each can be asked on its own; of a list those between its commas."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _TOKEN = re.compile(
     | (?P<comment>/\*)
     | (?P<open>[(\[])
     | (?P<close>[)\]])
+    | (?P<comma>,)
     | (?P<word>[^\W\d][\w$]*)
     | \d[\w.]*
     """,
@@ -52,6 +53,18 @@ def conjuncts(condition: str) -> tuple[str, ...]:
             starts.append(end)
     parts = tuple(text[begin:end].strip() for begin, end in zip(starts, [*ends, len(text)], strict=True))
     return parts if depth == 0 and all(parts) else (text,)
+
+
+def items(text: str) -> tuple[str, ...]:
+    """What a list consists of, such as the assignments of a SET, by the commas outside of brackets."""
+    parts: list[str] = []
+    begun, depth = 0, 0
+    for kind, begin, end in _tokens(text):
+        depth += (kind == "open") - (kind == "close")
+        if kind == "comma" and depth == 0:
+            parts.append(text[begun:begin].strip())
+            begun = end
+    return (*parts, text[begun:].strip())
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int, int]]:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from session_lock.conjuncts import items
 from session_lock.connections import Connection, open_connection
 from session_lock.doctor.case import Case, said
 from session_lock.errors import SessionLockError
@@ -248,21 +249,10 @@ def _depends_on_zone(table: TaskTable, column: str) -> bool:
     return any(
         re.search(name, each.partition("=")[0], re.IGNORECASE) and not _WITHOUT_ZONE.search(each)
         for text in (table.finish, table.discard or "")
-        for each in _assignments(_code(text))
+        for each in map(_code, items(text))
     )
 
 
 def _code(expression: str) -> str:
     """Without what is quoted in it."""
     return re.sub(r"'(?:[^']|'')*'", "''", expression)
-
-
-def _assignments(text: str) -> list[str]:
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([") - (letter in ")]")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts

@@ -164,8 +164,9 @@ async def test_the_servers_clock_was_put_back(patient: Patient):
     assert re.match(r"a keepalive was (40|39) minutes from now: the server's clock was put back", found.text)
 
 
-async def test_columns_without_a_time_zone(patient: Patient):
-    table = replace(EMAILS, table="public.letter", name="letter")
+async def of_letters(patient: Patient, **changes: Any) -> None:
+    """A mapping whose columns have no time zone."""
+    table = replace(EMAILS, table="public.letter", name="letter", **changes)
     await patient.owner.execute(
         EMAIL_TABLE.replace("email", "letter")
         .replace("timestamptz", "timestamp")
@@ -174,6 +175,10 @@ async def test_columns_without_a_time_zone(patient: Patient):
     await install(patient.owner, table, grant_to=APP_ROLE)
     await tune(patient.owner, table)
     patient.table = table
+
+
+async def test_columns_without_a_time_zone(patient: Patient):
+    await of_letters(patient)
     found = await patient.found()
     assert [(each.look, each.severity, each.evidence["column"]) for each in found] == [
         ("time zone", "warning", "sent_at"),
@@ -206,15 +211,7 @@ UTC = {
 async def test_a_time_zone_on_which_nothing_depends(
     patient: Patient, changes: dict[str, Any], columns: list[str]
 ):
-    table = replace(EMAILS, table="public.letter", name="letter", **changes)
-    await patient.owner.execute(
-        EMAIL_TABLE.replace("email", "letter")
-        .replace("timestamptz", "timestamp")
-        .replace("body      text", "body text, seen_at timestamp")
-    )
-    await install(patient.owner, table, grant_to=APP_ROLE)
-    await tune(patient.owner, table)
-    patient.table = table
+    await of_letters(patient, **changes)
     found = [each for each in await patient.found() if each.look == "time zone"]
     assert [each.evidence["column"] for each in found] == columns
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pglast import ast as pg
 from pglast.stream import RawStream
 
-from session_lock.conjuncts import conjuncts
+from session_lock.conjuncts import conjuncts, items
 
 PLAIN = [
     "sent_at IS NULL",
@@ -94,3 +94,8 @@ def test_together_they_are_the_condition(condition):
 )  # fmt: skip
 def test_what_is_no_condition_or_not_plain_stays_whole(condition):
     assert conjuncts(condition) == (condition,)
+
+
+def test_a_list_consists_of_what_stands_between_its_commas():
+    assert items(" ,\n".join(PLAIN)) == tuple(PLAIN)
+    assert items("") == ("",)

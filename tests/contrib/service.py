@@ -151,6 +151,8 @@ class Application:
                 except httpx.TransportError:
                     return
                 assert response.status_code == 202, response.text
+                # It answers. Told to stop, it may leave a request unread and yet wait for it, for as long as the client does.
+                client.timeout = httpx.Timeout(PATIENCE / 4)
                 self.posted.append(response.json()["id"])
                 await asyncio.sleep(0.03)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+from session_lock.block import RunningBlock
 from session_lock.contrib.asgi import App, Receive, Scope, Send
+from session_lock.contrib.running import what_else
 from session_lock.errors import SettingsError
 from session_lock.wording import describe
 
@@ -14,12 +17,14 @@ __all__ = ["with_lifespan"]
 
 logger: logging.Logger = logging.getLogger("session_lock.contrib")
 
+KIND = "a function with @asynccontextmanager"
+
 
 def with_lifespan(app: App, running: Callable[[], AbstractAsyncContextManager[object]]) -> App:
     """`app`, and `running()`, an async context manager, entered in each process of the server for as long as that serves.
 
     What it raises ends the server. That a server, or an app in which this one is mounted, tells of no lifespan is logged as
-    CRITICAL at the first request: nothing runs then. `SettingsError` if one process tells of two at once.
+    CRITICAL at the first request: nothing runs then. `SettingsError` if one process tells of two at once, or `running` is not such a function.
 
     ```python
     @asynccontextmanager
@@ -30,6 +35,8 @@ def with_lifespan(app: App, running: Callable[[], AbstractAsyncContextManager[ob
     application = with_lifespan(get_asgi_application(), running)
     ```
     """
+    if other := type(running).__name__ if isinstance(running, RunningBlock) else what_else(running):
+        raise SettingsError(f"with_lifespan takes {KIND}, not {other}")
     told = live = False  # of a lifespan, or of there being none
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +67,12 @@ async def _live(
     phase = "startup"
     await receive()
     try:
-        async with running():
+        block = running()
+        if not hasattr(block, "__aenter__"):
+            if inspect.iscoroutine(block):
+                block.close()  # or Python warns that nobody has awaited it
+            raise SettingsError(f"with_lifespan was given what makes a {type(block).__name__}: write {KIND}")  # noqa: TRY301 -- so that the server is told
+        async with block:
             await send({"type": "lifespan.startup.complete"})
             phase = "shutdown"
             await receive()

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from session_lock import SettingsError
+from session_lock import Runner, SettingsError, each
 from session_lock.contrib.asgi import App
 from session_lock.contrib.lifespan import with_lifespan
+from session_lock.testing import MemoryDatabase
 
 
 class Server:
@@ -99,3 +100,38 @@ async def test_it_is_started_once_at_a_time() -> None:
     for _ in range(2):
         said = await Server(app).ask("lifespan")
         assert said[-1] == {"type": "lifespan.shutdown.complete"}
+
+
+async def coroutine() -> None: ...
+
+
+async def generator() -> AsyncIterator[None]:
+    yield
+
+
+async def run(task: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (block([])(), "what a call of that returns, which serves once: leave its parentheses out"),
+        (None, "NoneType"),
+        (Runner(MemoryDatabase(), each(run)), "Runner"),
+        (run, "run, which is to be called without arguments and cannot be"),
+    ],
+)
+def test_what_is_no_such_function_is_refused_at_once(given: Any, words: str) -> None:
+    with pytest.raises(
+        SettingsError, match=f"^with_lifespan takes a function with @asynccontextmanager, not {words}"
+    ):
+        with_lifespan(hello, given)
+
+
+@pytest.mark.parametrize("given", [coroutine, generator])
+async def test_what_makes_none_is_refused_in_the_server_s_words(given: Any) -> None:
+    server = Server(with_lifespan(hello, given))
+    with pytest.raises(SettingsError, match="was given what makes a"):
+        await server.ask("lifespan")
+    assert server.said[-1]["type"] == "lifespan.startup.failed"
+    assert server.said[-1]["message"].endswith("write a function with @asynccontextmanager")

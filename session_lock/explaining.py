@@ -81,6 +81,7 @@ class Facts:
     unfit: bool
     limited: bool
     paused: bool
+    other: bool
 
 
 class Explaining(Protocol):
@@ -149,6 +150,8 @@ def _why(one: Facts, sessions: Sequence[Facts]) -> str:  # noqa: C901 (one rule 
         return "the mapping is paused"
     if one.held >= one.capacity:
         return "it holds all that its capacity allows"
+    if one.other:
+        return "it runs another version of the mapping, and takes what is pending by that one"
     if one.unfit:
         return "what is free is not for it, by the mapping's accepts"
     if one.free and one.held >= one.target:

@@ -150,6 +150,7 @@ class MemoryShares(MemorySessions[T]):
             unfit=bool(free) and not self._accepts.of(session, free),
             limited=possible < total and len(due) > possible,
             paused=self._paused,
+            other=False,
         )
 
     def _ask_for_tasks(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import asyncpg
 import pytest
 
 import session_lock
-from session_lock import Limit, SettingsError
+from session_lock import Limit, PostgresDatabase, SettingsError
+from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
 from .conftest import NEEDS, Suite, under
 
@@ -88,3 +92,26 @@ async def test_what_limits_hold_back(limited: Suite):
 async def test_what_it_is_asked_of():
     with pytest.raises(SettingsError, match="shares takes a PostgresDatabase, or a connection of asyncpg"):
         await session_lock.shares("postgresql://")
+
+
+async def test_a_session_of_another_version_of_the_mapping_takes_what_is_pending_by_that_one(database):
+    later = replace(EMAILS, pending="sent_at IS NULL AND address <> ''")
+    admin = await asyncpg.connect(database.admin_dsn)
+    try:
+        await admin.execute(EMAIL_TABLE)
+        for mapping in (EMAILS, later):
+            await apply_mapping(admin, mapping, grant_to="app")
+        await add_emails(admin, 3)
+        async with (
+            PostgresDatabase(database.app_dsn, EMAILS) as before,
+            PostgresDatabase(database.app_dsn, later) as after,
+        ):
+            for each in (before, after):
+                await each.start_session(capacity=2, ttl=30)
+            assert [share.why.partition(":")[0] for share in await session_lock.shares(before)] == [
+                "tasks are free and it has room",
+                "it runs another version of the mapping, and takes what is pending by that one",
+            ]
+            assert "another version" in (await session_lock.shares(after))[0].why
+    finally:
+        await admin.close()

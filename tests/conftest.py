@@ -159,10 +159,12 @@ def _dsn(dsn: str, *, user: str | None = None, database: str | None = None) -> s
     return parts.geturl()
 
 
-async def _execute(dsn: str, statement: str) -> None:
+async def _execute(dsn: str, statement: str, *, from_15_on: str = "") -> None:
     """On a connection of its own: a test may have cut all others."""
     connection = await asyncpg.connect(dsn)
     try:
+        if connection.get_server_version().major >= 15:
+            statement += from_15_on
         await connection.execute(statement, timeout=30)
     except TimeoutError:
         pytest.fail(f"{statement} takes longer than 30 s; there is:\n{await _activity(dsn)}", pytrace=False)
@@ -197,7 +199,9 @@ async def template(server_dsn: str) -> AsyncIterator[str]:
 @asynccontextmanager
 async def fresh_database(server_dsn: str, template: str) -> AsyncIterator[TestDatabase]:
     name = f"test_{secrets.token_hex(6)}"
-    await _execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
+    # The strategy by which a small one is copied, and dropped, in half the time.
+    copied = f"CREATE DATABASE {name} TEMPLATE {template}"
+    await _execute(server_dsn, copied, from_15_on=" STRATEGY file_copy")
     try:
         yield TestDatabase(_dsn(server_dsn, database=name), name)
     finally:

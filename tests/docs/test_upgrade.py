@@ -80,6 +80,7 @@ class Place:
     """A folder with the user's module, and both versions of the library."""
 
     folder: Path
+    following: Path
     admin: asyncpg.Connection
     env: dict[str, str]
 
@@ -88,7 +89,7 @@ class Place:
         return self.env["DATABASE_URL"]
 
     def environment(self, *, new: bool) -> dict[str, str]:
-        paths = [str(self.folder), *([str(self.folder / "next")] if new else [str(ROOT)])]
+        paths = [str(self.folder), *([str(self.following)] if new else [str(ROOT)])]
         return self.env | {"PYTHONPATH": os.pathsep.join(paths)}
 
     async def run(self, command: str, *, new: bool) -> tuple[int, str]:
@@ -132,15 +133,19 @@ class Place:
             other.terminate()
 
 
+@pytest.fixture(scope="session")
+def following(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_next(tmp_path_factory.mktemp("next"))
+
+
 @pytest.fixture
-async def place(database, tmp_path: Path) -> AsyncIterator[Place]:
+async def place(database, tmp_path: Path, following: Path) -> AsyncIterator[Place]:
     admin = await asyncpg.connect(database.admin_dsn)
     await admin.execute(
         "CREATE TABLE mail (id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, address text NOT NULL, sent_at timestamptz)"
     )
     (tmp_path / "jobs.py").write_text(JOBS)
-    make_next(tmp_path / "next")
-    yield Place(tmp_path, admin, {**os.environ, "DATABASE_URL": database.admin_dsn})
+    yield Place(tmp_path, following, admin, {**os.environ, "DATABASE_URL": database.admin_dsn})
     await admin.close()
 
 

@@ -4,6 +4,7 @@
 --
 -- All of them are SECURITY DEFINER and owned by the role that migrates, so a service needs EXECUTE and nothing else;
 -- the search_path is pinned (pg_temp last), so nothing that a caller creates can stand in for what is meant.
+-- What is called in each look for work is plpgsql, which keeps its plans: before PostgreSQL 18 sql makes them anew in each call.
 -- SQLSTATE SL001: the session is not live (or the nonce is wrong, which must look the same). SL004: the database is a copy.
 
 -- What the schema offers and the oldest library that it still serves; a library compares both with its own.
@@ -209,8 +210,9 @@ $function$;
 -- look, by when it can be seen), and how many tasks it has counted, if they were many. Never waited for, since the caller holds
 -- task rows by now: it is a hint, and the next look gives it again.
 CREATE OR REPLACE FUNCTION session_lock.note_look(p_id bigint, p_idle boolean, p_counted bigint, p_now timestamptz) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
+BEGIN
   WITH changed AS MATERIALIZED (
     SELECT s.id FROM session_lock.session AS s
      WHERE s.id = p_id AND (s.idle <> p_idle OR p_counted IS NOT NULL OR (s.idle AND s.idle_from IS NULL))
@@ -220,24 +222,30 @@ AS $function$
      SET idle = p_idle, idle_from = CASE WHEN p_idle AND s.idle THEN coalesce(s.idle_from, pg_snapshot_xmax(pg_current_snapshot())) END,
          counted = coalesce(p_counted, s.counted),
          counted_at = CASE WHEN p_counted IS NULL THEN s.counted_at ELSE p_now END
-    FROM changed WHERE s.id = changed.id
+    FROM changed WHERE s.id = changed.id;
+END
 $function$;
 
 -- Whether a wake-up for a task that is inserted is sent, also a quiet one: each transaction that is under way has begun when it was
 -- to be seen that this session has room.
 CREATE OR REPLACE FUNCTION session_lock.seen_idle(p_id bigint) RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
-  SELECT coalesce((SELECT s.idle AND s.idle_from <= pg_snapshot_xmin(pg_current_snapshot())
-                     FROM session_lock.session AS s WHERE s.id = p_id), false)
+BEGIN
+  RETURN coalesce((SELECT s.idle AND s.idle_from <= pg_snapshot_xmin(pg_current_snapshot())
+                     FROM session_lock.session AS s WHERE s.id = p_id), false);
+END
 $function$;
 
 -- How many of p_tasks each session may hold: its part by capacity, whole numbers by the largest remainder, ties to the
 -- lower id (so 4 tasks on 3 equal sessions are 2, 1, 1). The parts of all sessions add up to p_tasks.
 CREATE OR REPLACE FUNCTION session_lock.shares(p_ids bigint[], p_capacities integer[], p_tasks bigint)
 RETURNS TABLE (id bigint, share integer)
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $function$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   WITH part AS (  -- in whole numbers, so that equal remainders are equal
     SELECT s.id,
            p_tasks * s.capacity / sum(s.capacity) OVER () AS whole,
@@ -249,15 +257,18 @@ AS $function$
            p_tasks - sum(whole) OVER () AS remaining
       FROM part
   )
-  SELECT ranked.id, (whole + (rank <= remaining)::integer)::integer FROM ranked
+  SELECT ranked.id, (whole + (rank <= remaining)::integer)::integer FROM ranked;
+END
 $function$;
 
 -- That of one session; NULL for one that is not among them.
 CREATE OR REPLACE FUNCTION session_lock.share(p_id bigint, p_ids bigint[], p_capacities integer[], p_tasks bigint)
 RETURNS integer
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $function$
-  SELECT s.share FROM session_lock.shares(p_ids, p_capacities, p_tasks) AS s WHERE s.id = p_id
+BEGIN
+  RETURN (SELECT s.share FROM session_lock.shares(p_ids, p_capacities, p_tasks) AS s WHERE s.id = p_id);
+END
 $function$;
 
 -- Tells sessions, when the transaction commits, that something is asked of them: they hear what in the answer to their next
@@ -357,10 +368,12 @@ $function$;
 
 -- Whether somebody who shares has been asked within the last second, and so somebody had nothing to do.
 CREATE OR REPLACE FUNCTION session_lock.asked_lately(p_sharing bigint[], p_now timestamptz) RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
-  SELECT EXISTS (SELECT FROM session_lock.session AS s
-                  WHERE s.id = ANY (p_sharing) AND s.asked_at BETWEEN p_now - interval '1 second' AND p_now + interval '1 second')
+BEGIN
+  RETURN EXISTS (SELECT FROM session_lock.session AS s
+                  WHERE s.id = ANY (p_sharing) AND s.asked_at BETWEEN p_now - interval '1 second' AND p_now + interval '1 second');
+END
 $function$;
 
 -- At the end of a look for work, too: what it was asked to cancel and does not hold (any more) is forgotten. Not waited for either.

@@ -6,6 +6,9 @@
 -- of the task table, under the alias t, is in scope; columns win over variables; and variables are called my.x there,
 -- so that no column of any table can be taken for one of them.
 --
+-- An array of keys stands in a statement of each call as (SELECT my.keys). As a parameter PostgreSQL would look into it and, where it
+-- has few elements, plan the statement anew each time, which takes longer than to execute it.
+--
 -- What holds them together:
 --   * Lock order, everywhere: the own session's row (FOR KEY SHARE), then task rows in key order; what is noted in the
 --     session's row after that (note_look) waits for nobody.
@@ -30,7 +33,7 @@ BEGIN
   WITH task AS MATERIALIZED (
     SELECT t.__key__ AS key, t.__session_id__ AS holder, t.__claim_token__ AS token, (__pending__) IS TRUE AS pending
       FROM __table__ AS t
-     WHERE t.__key__ = ANY (my.keys)
+     WHERE t.__key__ = ANY ((SELECT my.keys)::__key_type__[])
      ORDER BY t.__key__
        FOR NO KEY UPDATE SKIP LOCKED
   )
@@ -45,7 +48,7 @@ BEGIN
            WHEN task.holder IS NULL THEN 'finished'
            ELSE 'lost'
          END
-    FROM unnest(p_keys, p_tokens) AS claim (key, token)
+    FROM unnest((SELECT p_keys), (SELECT p_tokens)) AS claim (key, token)
     LEFT JOIN task ON task.key = claim.key;
 END
 $function$;
@@ -308,17 +311,16 @@ BEGIN
          SET __session_id__ = my.id, __claim_token__ = coalesce(t.__claim_token__, 0) + 1,
              -- not counted again: a claim whose reply was lost was never begun
              __attempts__ = t.__attempts__ + (t.__session_id__ IS DISTINCT FROM my.id)::integer
-        FROM unnest(my.keys) WITH ORDINALITY AS claim (key, rank)
-       WHERE t.__key__ = claim.key
-      RETURNING claim.rank AS rank, t.__key__ AS key, t.__claim_token__ AS token, t.__attempts__ AS attempt,
-                CASE WHEN claim.rank = CASE WHEN __picks__ THEN 1 ELSE cardinality(my.keys) END THEN __position__ END AS position,
+       WHERE t.__key__ = ANY ((SELECT my.keys)::__key_type__[])
+      RETURNING t.__key__ AS key, t.__claim_token__ AS token, t.__attempts__ AS attempt,
+                CASE WHEN t.__key__ = my.keys[CASE WHEN __picks__ THEN 1 ELSE cardinality(my.keys) END] THEN __position__ END AS position,
                 CASE WHEN t.__attempts__ > 2 THEN session_lock.is_suspect(my.name, t.__key__::text) END AS alone, __select_columns__
     )
     SELECT 'task'::text, c.key, c.token, c.attempt, CASE WHEN c.key = ANY (my.cancelled) THEN 'cancelled' WHEN c.key = ANY (my.rescued) THEN 'rescued' END,
            c.position, NULL::double precision, NULL::double precision, NULL::integer, c.alone,
            NULL::double precision, NULL::boolean, NULL::integer, __claimed_columns__
-      FROM claimed AS c
-     ORDER BY c.rank;
+      FROM claimed AS c JOIN unnest((SELECT my.keys)) WITH ORDINALITY AS claim (key, rank) ON claim.key = c.key
+     ORDER BY claim.rank;
   END IF;
 
   PERFORM session_lock.note_look(p_id, p_id = ANY (my.sharing) AND cardinality(my.keys) < p_limit, my.many, my.clock);
@@ -352,16 +354,16 @@ BEGIN
   END IF;
   --   Where nothing that is due is left to others, it need not look again for what it will be told: of tasks that are inserted where a
   --   trigger or enqueue wakes, and given back. When the next one is due it must know.
-  IF my.want > 0 AND cardinality(my.keys) = 0 AND my.from_start AND NOT my.limited AND session_lock.seen_idle(p_id)
-     AND (__due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL)
-     AND (__always_wakes__ OR EXISTS (
-       SELECT FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid
-        WHERE g.tgrelid = to_regclass(__table_text__) AND g.tgname = __wake_trigger_text__ AND g.tgenabled IN ('O', 'A') AND c.relkind = 'r'
-     ))
-  THEN
-    my.heard := NOT EXISTS (
-      SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND t.__session_id__ IS DISTINCT FROM my.id
-    );
+  IF my.want > 0 AND cardinality(my.keys) = 0 AND my.from_start AND NOT my.limited THEN
+    my.heard := session_lock.seen_idle(p_id)
+      AND (__due_is_indexed__ OR to_regclass('__due_index_literal__') IS NOT NULL)
+      AND (__always_wakes__ OR EXISTS (
+        SELECT FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid
+         WHERE g.tgrelid = to_regclass(__table_text__) AND g.tgname = __wake_trigger_text__ AND g.tgenabled IN ('O', 'A') AND c.relkind = 'r'
+      ))
+      AND NOT EXISTS (
+        SELECT FROM __table__ AS t WHERE (__pending__) AND t.__available_at__ <= my.clock AND t.__session_id__ IS DISTINCT FROM my.id
+      );
   END IF;
   IF my.want > 0 AND cardinality(my.keys) < my.want AND my.from_start AND (__counts_held__ OR NOT my.limited) THEN
     SELECT coalesce(array_agg(holder.id), '{}'), coalesce(array_agg(holder.held), '{}') INTO my.named, my.counts
@@ -450,7 +452,7 @@ BEGIN
   IF my.held IS NOT NULL THEN
     WITH finished AS (
       UPDATE __table__ AS t SET __session_id__ = NULL, __finish__ = DEFAULT
-       WHERE t.__key__ = ANY (my.held)
+       WHERE t.__key__ = ANY ((SELECT my.held)::__key_type__[])
       RETURNING (__pending__) IS TRUE AS pending
     )
     SELECT count(*), count(*) FILTER (WHERE f.pending) INTO my.updated, my.pending FROM finished AS f;
@@ -496,12 +498,12 @@ BEGIN
   WITH task AS MATERIALIZED (
     SELECT t.__key__ AS key, t.__session_id__ AS holder, t.__claim_token__ AS token, (__pending__) IS TRUE AS pending
       FROM __table__ AS t
-     WHERE t.__key__ = ANY (my.keys)
+     WHERE t.__key__ = ANY ((SELECT my.keys)::__key_type__[])
      ORDER BY t.__key__
        FOR NO KEY UPDATE
   )
   SELECT count(*) INTO my.held
-    FROM task JOIN unnest(p_keys, p_tokens) AS claim (key, token) ON claim.key = task.key AND claim.token = task.token
+    FROM task JOIN unnest((SELECT p_keys), (SELECT p_tokens)) AS claim (key, token) ON claim.key = task.key AND claim.token = task.token
    WHERE task.holder = p_id AND task.pending;
   IF session_lock.clock() >= my.expires THEN  -- the lease ran out in the wait for a row
     RAISE EXCEPTION 'session % is not live', p_id USING ERRCODE = 'SL001';
@@ -513,7 +515,7 @@ BEGIN
 
   WITH finished AS (
     UPDATE __table__ AS t SET __session_id__ = NULL, __finish__ = DEFAULT
-     WHERE t.__key__ = ANY (my.keys)
+     WHERE t.__key__ = ANY ((SELECT my.keys)::__key_type__[])
     RETURNING (__pending__) IS TRUE AS pending
   )
   SELECT count(*), count(*) FILTER (WHERE f.pending) INTO my.held, my.pending FROM finished AS f;
@@ -906,7 +908,7 @@ BEGIN
          END,
          s.capacity, least(coalesce(part.share, 0), s.capacity), coalesce(holder.held, 0), s.running,
          coalesce(there.tasks, 0), coalesce(there.free, false), coalesce(there.unfit, false), coalesce(there.limited, false), my.paused,
-         '_' || s.functions NOT IN ('_', '__set__')
+         s.functions NOT IN ('', substr('__set__', 2))
     FROM session_lock.session AS s
     LEFT JOIN unnest(my.named, my.counts) AS holder (id, held) ON holder.id = s.id
     LEFT JOIN unnest(my.shared, my.targets) AS part (id, share) ON part.id = s.id

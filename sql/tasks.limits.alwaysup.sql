@@ -446,7 +446,7 @@ BEGIN
   END IF;
 
   IF __has_value__ AND NOT __fair__ THEN
-    my.keys := ARRAY(SELECT t.__key__ FROM __table__ AS t WHERE t.__key__ = ANY (my.keys) ORDER BY __order_by__);
+    my.keys := ARRAY(SELECT t.__key__ FROM __table__ AS t WHERE t.__key__ = ANY ((SELECT my.keys)::__key_type__[]) ORDER BY __order_by__);
   END IF;
   pick__set__.keys := my.keys;
   pick__set__.from_start := my.start IS NULL;

@@ -43,7 +43,10 @@ class SessionShare:
     """Tasks that name it, counted among the first 100,000 that are due."""
 
     running: int
-    """Those of them in calls of its tasker, at its last keepalive."""
+    """Tasks in calls of its tasker, at its last keepalive: more than it holds, where the rows of some are gone or were closed by others."""
+
+    idle: bool
+    """Whether its last look left it with room. If not, it looks again when a call ends."""
 
     why: str
     """In a sentence, why it got no more."""
@@ -61,7 +64,7 @@ class SessionShare:
     @property
     def unstarted(self) -> int:
         """Held and not begun."""
-        return self.held - self.running
+        return max(self.held - self.running, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ class Facts:
     limited: bool
     paused: bool
     other: bool
+    idle: bool
 
 
 class Explaining(Protocol):
@@ -132,7 +136,9 @@ def explain(sessions: Sequence[Facts]) -> Sequence[SessionShare]:
             capacity=one.capacity,
             target=one.target,
             held=one.held,
-            running=min(one.running, one.held),
+            # With room it has begun all that it had, and ended some since it said so.
+            running=min(one.running, one.held) if one.idle else one.running,
+            idle=one.idle,
             why=_why(one, sessions),
         )
         for one in sessions
@@ -152,14 +158,15 @@ def _why(one: Facts, sessions: Sequence[Facts]) -> str:  # noqa: C901 (one rule 
         return "it holds all that its capacity allows"
     if one.other:
         return "it runs another version of the mapping, and takes what is pending by that one"
+    if one.running > one.held and not one.idle:
+        return (
+            f"it is busy with {one.running}, more than it holds: the rows of others are gone, or were closed by somebody else; "
+            "it looks again when a call ends"
+        )
     if one.unfit:
         return "what is free is not for it, by the mapping's accepts"
-    if one.free and one.held >= one.target:
-        if one.limited:
-            return "limits of the mapping hold the other tasks back"
-        return f"it has its share of the {one.tasks} tasks that are due"
     if one.free:
-        return "tasks are free and it has room: its next look takes them, as far as limits let it"
+        return _of_free(one)
     if not one.tasks:
         return "no task is due that it could do"
     if one.held < one.target and any(
@@ -169,7 +176,19 @@ def _why(one: Facts, sessions: Sequence[Facts]) -> str:  # noqa: C901 (one rule 
     return "all that is due is held: running tasks do not move"
 
 
+def _of_free(one: Facts) -> str:
+    if one.held >= one.target:
+        if one.limited:
+            return "limits of the mapping hold the other tasks back"
+        return f"it has its share of the {one.tasks} tasks that are due"
+    if one.idle:
+        return "tasks are free and it has room: its next look takes them, as far as limits let it"
+    if one.running:
+        return f"tasks are free, and it is busy with {one.running}: it looks again when a call ends"
+    return "tasks are free and it runs none: it has not looked yet, or its looks fail, which its log and health() say"
+
+
 def as_json(share: SessionShare) -> dict[str, Any]:
     """With what is worked out, for machines."""
-    names = ("session", "label", "app_version", "state", "live", "draining", "capacity", "target", "held", "running", "unstarted", "why")  # fmt: skip
+    names = ("session", "label", "app_version", "state", "live", "draining", "capacity", "target", "held", "running", "idle", "unstarted", "why")  # fmt: skip
     return {name: getattr(share, name) for name in names}

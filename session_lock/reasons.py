@@ -105,7 +105,7 @@ def _story(
     fitting = [each for each in shares if each.session in told["fitting"]]
     if full := _full(fitting):
         return "waiting", [full, *named]
-    return "claimable", [_claimable(told, table), *named]
+    return "claimable", [_claimable(told, table) + _when(told, table, fitting), *named]
 
 
 def _closed(conditions: Sequence[Condition]) -> str:
@@ -219,11 +219,22 @@ def _claimable(told: Mapping[str, Any], table: TaskTable) -> str:
             f"{', '.join(versions[:5])}{' ..' if len(versions) > 5 else ''}, and take it if it is pending by that"
         )
     if table.rules.fair:
-        return f"it is claimable now: the next look takes it, when its {table.rules.column} has its turn (fair_by)"
+        return "it is claimable now"
     if told["in_front"] is None and (table.accepts is not None or table.made_by == "duties"):
         return "it is claimable now, in its turn among those that are for the same sessions (accepts)"
     if told["in_front"] is None:
         return "it is claimable now, behind more than 10,000 others"
     if told["in_front"]:
         return f"it is claimable now, behind {told['in_front']:,} other{'' if told['in_front'] == 1 else 's'}"
-    return "it is claimable now: the next look takes it"
+    return "it is claimable now"
+
+
+def _when(told: Mapping[str, Any], table: TaskTable, fitting: Sequence[SessionShare]) -> str:
+    """Busy is who has no room, and runs something: one that has just started has not looked yet."""
+    if fitting and all(each.running and not each.idle for each in fitting):
+        return f"; the sessions that may take it are busy (with {sum(each.running for each in fitting):,}), and look again when a call ends"
+    if told.get("versions"):
+        return ""
+    if table.rules.fair:
+        return f": the next look takes it, when its {table.rules.column} has its turn (fair_by)"
+    return ": the next look takes it" if told["in_front"] == 0 else ""

@@ -151,6 +151,7 @@ class MemoryShares(MemorySessions[T]):
             limited=possible < total and len(due) > possible,
             paused=self._paused,
             other=False,
+            idle=session.idle,
         )
 
     def _ask_for_tasks(

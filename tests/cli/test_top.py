@@ -345,7 +345,7 @@ AT = datetime(2026, 11, 29, 12, 4, 31, tzinfo=UTC)
 
 def session(number: int, label: str, **others: Any) -> LiveSession:
     usual = {
-        "app_version": "2.4", "state": "live", "capacity": 1100, "target": 6, "held": 6, "running": 2, "beat_age": 0.4,
+        "app_version": "2.4", "state": "live", "capacity": 1100, "target": 6, "held": 6, "running": 2, "idle": False, "beat_age": 0.4,
         "lease_left": 29.2, "why": "all that is due is held: running tasks do not move",
     }  # fmt: skip
     return LiveSession(session=number, label=label, **{**usual, **others})

@@ -16,7 +16,7 @@ from session_lock.overview import LiveSession, Overview
 
 def session(number: int, state: str = "live") -> LiveSession:
     return LiveSession(
-        session=number, label="", app_version="", state=state, capacity=1, target=1, held=1, running=1, why="", beat_age=None, lease_left=None,
+        session=number, label="", app_version="", state=state, capacity=1, target=1, held=1, running=1, idle=False, why="", beat_age=None, lease_left=None,
     )  # fmt: skip
 
 

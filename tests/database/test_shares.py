@@ -28,12 +28,12 @@ async def test_one_story(suite: Suite):
     assert await told(suite) == [("live", 0, 0, 0, "no task is due that it could do")] * 2
     await suite.add(3)
     await suite.add(after=60)
-    assert {each[4] for each in await told(suite)} == {"tasks are free and it has room"}
+    assert {each[4] for each in await told(suite)} == {"tasks are free and it runs none"}
     await suite.work(first, 2, over_share=False)
     await suite.database.bump_session(first, ttl=30, draining=False, running=1)
     assert await told(suite) == [
         ("live", 2, 2, 1, "it has its share of the 3 tasks that are due"),
-        ("live", 1, 0, 0, "tasks are free and it has room"),
+        ("live", 1, 0, 0, "tasks are free and it runs none"),
     ]
     held = [row.claim.key for row in (await suite.work(first)).tasks]
     assert len(held) == 3  # it did not say what it holds
@@ -56,6 +56,25 @@ async def test_one_story(suite: Suite):
     assert (await told(suite))[0] == ("ended", 0, 3, 3, "it has ended")
 
 
+async def test_with_room_it_looks_and_busy_it_does_not(suite: Suite):
+    (key,) = await suite.add()
+    lease = await suite.start(capacity=15)
+    await suite.work(lease, 3)  # for three slots, and gets one: there is room
+    (other,) = await suite.add()
+    assert (await told(suite))[0] == ("live", 2, 1, 1, "tasks are free and it has room")
+    await suite.work(lease, 1, held=[key])
+    await suite.add()
+    await suite.database.bump_session(lease, ttl=30, draining=False, running=2)
+    (share,) = await session_lock.shares(suite.database)
+    assert (share.idle, share.running, share.unstarted) == (False, 2, 0)
+    assert share.why == "tasks are free, and it is busy with 2: it looks again when a call ends"
+    await suite.remove(key)
+    await suite.remove(other)
+    (share,) = await session_lock.shares(suite.database)
+    assert (share.held, share.running, share.unstarted) == (0, 2, 0)
+    assert share.why.startswith("it is busy with 2, more than it holds: the rows of others are gone")
+
+
 @under(accepts=NEEDS)
 async def test_what_is_not_for_it(limited: Suite):
     await limited.start(version="1")
@@ -63,7 +82,7 @@ async def test_what_is_not_for_it(limited: Suite):
     await limited.add(address="needs 2", count=2)
     assert [(target, why) for _, target, _, _, why in await told(limited)] == [
         (0, "what is free is not for it, by the mapping's accepts"),
-        (2, "tasks are free and it has room"),
+        (2, "tasks are free and it runs none"),
     ]
 
 
@@ -109,7 +128,7 @@ async def test_a_session_of_another_version_of_the_mapping_takes_what_is_pending
             for each in (before, after):
                 await each.start_session(capacity=2, ttl=30)
             assert [share.why.partition(":")[0] for share in await session_lock.shares(before)] == [
-                "tasks are free and it has room",
+                "tasks are free and it runs none",
                 "it runs another version of the mapping, and takes what is pending by that one",
             ]
             assert "another version" in (await session_lock.shares(after))[0].why

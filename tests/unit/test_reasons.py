@@ -25,6 +25,7 @@ HOLDER = {
     "id": 17, "label": "web-1:7", "app_version": "2.3", "state": "live", "beat_ago": 2.2, "left": 27.9, "asked_to_cancel": False,
 }  # fmt: skip
 NOW = "it is claimable now: the next look takes it"
+BUSY = "the sessions that may take it are busy (with 3), and look again when a call ends"
 SQUARE = replace(EMAILS, limits=(Limit(1, by="address", ordered=True),), order_by=("id",))
 FAIR = replace(EMAILS, fair_by="address")
 ASKING = replace(EMAILS, accepts="body")
@@ -34,7 +35,14 @@ DBA = Locker(pid=99, sure=True, application_name="psql", role="dba", since=300)
 def share(
     session: int = 1, *, held: int = 0, target: int = 10, capacity: int = 10, **options: Any
 ) -> SessionShare:
-    given = {"label": "", "app_version": "1", "state": "live", "running": 0, "why": ""} | options
+    given = {
+        "label": "",
+        "app_version": "1",
+        "state": "live",
+        "running": 0,
+        "idle": True,
+        "why": "",
+    } | options
     return SessionShare(session=session, held=held, target=target, capacity=capacity, **given)
 
 
@@ -47,6 +55,11 @@ def holder(**changes: Any) -> dict[str, Any]:
     [
         ({}, {}, "claimable", [NOW]),
         ({"in_front": 1}, {}, "claimable", ["it is claimable now, behind 1 other"]),
+        ({}, {"shares": [share(held=3, running=3, idle=False)]}, "claimable", [f"it is claimable now; {BUSY}"]),
+        ({}, {"shares": [share(held=0, running=0, idle=False)]}, "claimable", [NOW]),
+        ({"fitting": [1, 2]}, {"shares": [share(held=3, running=3, idle=False), share(2)]}, "claimable", [NOW]),
+        ({"in_front": 1}, {"shares": [share(held=3, running=3, idle=False)]}, "claimable", [f"it is claimable now, behind 1 other; {BUSY}"]),
+        ({"in_front": None}, {"table": FAIR, "shares": [share(held=3, running=3, idle=False)]}, "claimable", [f"it is claimable now; {BUSY}"]),
         ({"in_front": 1234}, {}, "claimable", ["it is claimable now, behind 1,234 others"]),
         ({"in_front": None}, {}, "claimable", ["it is claimable now, behind more than 10,000 others"]),
         ({"in_front": None}, {"table": FAIR}, "claimable", [f"{NOW}, when its address has its turn (fair_by)"]),

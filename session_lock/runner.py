@@ -22,7 +22,7 @@ from session_lock.settings import Settings
 from session_lock.tasker import Tasker, asynchronous, each
 from session_lock.telemetry import MeterProvider, Telemetry, TracerProvider
 from session_lock.turns import Turns
-from session_lock.waiting import wait_for, wait_through
+from session_lock.waiting import have_shield, wait_for, wait_through
 from session_lock.watch import watch_over
 from session_lock.watchdog import check_watchdog
 from session_lock.wording import describe, level_of
@@ -99,6 +99,7 @@ class Runner(RunningBlock, Generic[T]):
         """
         if self._engine is not None:
             raise RuntimeError("a Runner runs once: make another one")
+        have_shield()
         # The engine is a task of its own, which a cancellation from outside cannot reach: a TaskGroup that is cancelled
         # cancels all of its children at once, the finish in flight among them.
         self._loop = asyncio.get_running_loop()
@@ -111,7 +112,7 @@ class Runner(RunningBlock, Generic[T]):
             try:
                 await wait_through({self._engine}, self._abort)
             finally:
-                if (error := self._failure()) is not None:
+                if self._engine.done() and (error := self._failure()) is not None:
                     logger.error(
                         "a Runner that was being cancelled failed: %s",
                         describe(error),

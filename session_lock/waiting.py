@@ -73,6 +73,14 @@ def _wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
+def have_shield() -> None:
+    """Before it is wanted: anyio imports its half for asyncio where a scope is entered first, and at the end of a Runner there may be
+    another version of it on the disk, or no time.
+    """
+    with anyio.CancelScope():  # noqa: ASYNC100 -- for what it brings along
+        pass
+
+
 async def wait_through(tasks: set[asyncio.Task[Any]], on_cancel: Callable[[], object]) -> None:
     """Wait until the tasks have ended, also when cancelled meanwhile: `on_cancel` is called then, and it is raised last.
 

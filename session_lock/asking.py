@@ -117,7 +117,7 @@ async def _find(connection: Connection, condition: str, *arguments: object, sure
 
 
 ACTIVITY = """
-SELECT DISTINCT a.pid, a.application_name, a.role, extract(epoch FROM clock_timestamp() - a.since)::float8 AS since, a.prepared
+SELECT DISTINCT a.pid, a.application_name, a.role, extract(epoch FROM statement_timestamp() - a.since)::float8 AS since, a.prepared
   FROM pg_catalog.pg_locks AS l
   JOIN (SELECT s.pid, NULL AS locker, s.application_name, s.usename::text AS role, s.xact_start AS since, NULL AS prepared
           FROM pg_catalog.pg_stat_activity AS s WHERE s.datname = current_database() AND s.pid <> pg_backend_pid()

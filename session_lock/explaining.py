@@ -86,6 +86,7 @@ class Facts:
     paused: bool
     other: bool
     idle: bool
+    age: float
 
 
 class Explaining(Protocol):

@@ -806,11 +806,11 @@ $function$;
 --   tasks    how many are due and could be held at once by somebody; free: some of them are held by nobody that lives
 --   unfit    there are free ones, but none for a session of its kind (accepts) · limited: limits let fewer be held than are due
 --   other    it calls the functions of another version of the mapping, by whose words it is given tasks
---   idle     its last look left it with room
+--   idle     its last look left it with room · age: for how long it has been there, in seconds
 CREATE OR REPLACE FUNCTION session_lock.shares__set__() RETURNS TABLE (
   session bigint, label text, app_version text, state text, capacity integer, target integer, held bigint, running integer,
   tasks bigint, free boolean, unfit boolean, limited boolean, paused boolean, other boolean,
-  idle boolean
+  idle boolean, age double precision
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
@@ -910,7 +910,7 @@ BEGIN
          END,
          s.capacity, least(coalesce(part.share, 0), s.capacity), coalesce(holder.held, 0), s.running,
          coalesce(there.tasks, 0), coalesce(there.free, false), coalesce(there.unfit, false), coalesce(there.limited, false), my.paused,
-         s.functions NOT IN ('', substr('__set__', 2)), s.idle
+         s.functions NOT IN ('', substr('__set__', 2)), s.idle, extract(epoch FROM my.clock - s.started_at)::double precision
     FROM session_lock.session AS s
     LEFT JOIN unnest(my.named, my.counts) AS holder (id, held) ON holder.id = s.id
     LEFT JOIN unnest(my.shared, my.targets) AS part (id, share) ON part.id = s.id

@@ -36,6 +36,7 @@ LOOKS: dict[str, Look] = {
     "vacuum": table.vacuum,
     "plan": plan.plan,
     "sessions": work.sessions,
+    "backlog": work.backlog,
     "claims": work.claims,
     "failures": work.failures,
 }

@@ -60,7 +60,8 @@ async def plan(case: Case) -> AsyncIterator[Finding]:
         "nodes": [node["Node Type"] for node in nodes],
     }
     text = f"a look for work reads {pages:,} pages for {evidence['tasks']} tasks"
-    if not other and {*used} <= {index, *(row["name"] for row in parts)}:
+    ours = {index, *(row["name"] for row in parts)}
+    if not other and {*used} <= ours:
         yield Finding(
             severity="warning",
             text=f"{text}, by the index {index}: it walks past rows that are dead, held or not due",
@@ -68,13 +69,21 @@ async def plan(case: Case) -> AsyncIterator[Finding]:
             evidence=evidence,
         )
         return
-    ways = ", ".join([*other, *(f"the index {name}" for name in used)])
+    due = table.claim_columns.available_at
+    if other == ["Bitmap Heap Scan"] and {*used} <= ours:
+        text += f": of the index {index} it reads all that is due, and sorts it"
+    else:
+        text += f", and not by the index {index} but by {', '.join([*other, *(f'the index {name}' for name in used)])}"
     changed = ", ".join(f"{row['name']} = {row['setting']}" for row in settings)
+    text += f"; set are {changed}" if changed else ""
+    remedies = [f"ANALYZE {table.quoted}", *(["reset those settings"] if changed else [])]
+    if table.order[0] != (due, False):
+        text += f"; order_by does not begin with {due}, so it walks past the scheduled rows that precede what is due"
+        remedies.append(f"if that changes nothing, let order_by begin with {due}")
     yield Finding(
         severity="warning",
-        text=f"{text}, and not by the index {index} but by {ways}"
-        + (f"; set are {changed}" if changed else ""),
-        remedy=f"ANALYZE {table.quoted}" + ("; and reset those settings" if changed else ""),
+        text=text,
+        remedy="; ".join(remedies),
         evidence={**evidence, "settings": {row["name"]: row["setting"] for row in settings}},
     )
 

@@ -18,6 +18,18 @@ from session_lock.wording import span
 MANY = 100
 """Failures in an hour that are few."""
 
+WAITS = 90.0
+"""Seconds for which a task is due and free, and not taken by who has room: three polls."""
+
+LONG = 900.0
+"""Seconds for which it waits for a slot."""
+
+SEEN = ("session", "label", "held", "running", "idle", "free", "unfit")
+
+INSTALLED = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspname = $1 AND p.proname = $2)
+"""
+
 GROWTH = 10
 """Times as many failures in the last hour as in an hour of the day before."""
 
@@ -92,6 +104,57 @@ async def sessions(case: Case) -> AsyncIterator[Finding]:
                 remedy="session-lock prune MODULE:ATTRIBUTE, once they have ended",
                 evidence={"functions": others},
             )
+
+
+@hurried
+async def backlog(case: Case) -> AsyncIterator[Finding]:
+    """Tasks that are due and free for long, though sessions live. The service's role may ask this too: by functions that it executes."""
+    if (table := case.table) is None:
+        return
+    schema, functions = case.wanted.schema, function_set(table, await read_shape(case.connection, table))
+    if not await case.connection.fetchval(INSTALLED, table.schema, f"shares_{functions}"):
+        return  # the look at what is installed says so
+    rows = await case.connection.fetch(f"SELECT * FROM {schema}.{quote_name(f'shares_{functions}')}()")
+    live = [row for row in rows if row["state"] in {"live", "draining"}]
+    takers = [row for row in live if row["state"] == "live" and not row["paused"] and not row["limited"]]
+    if not takers:
+        return
+    tell = f"SELECT b.tasks, b.oldest FROM {schema}.{quote_name(f'backlog_{functions}')}($1) AS b"
+    waiting = await case.connection.fetchrow(tell, live[0]["session"])
+    if waiting is None or waiting["oldest"] < WAITS:
+        return
+    text = f"tasks are free, the oldest due for {span(waiting['oldest'])}, and"
+    free = [row for row in takers if row["free"]]
+    idle = [
+        row for row in free
+        if row["held"] < row["target"] and row["age"] >= WAITS and (row["idle"] or not row["running"])
+    ]  # fmt: skip
+    evidence = {
+        "oldest": waiting["oldest"],
+        "sessions": [{name: row[name] for name in SEEN} for row in takers],
+    }
+    if idle:
+        names = ", ".join(f"{row['session']} ({row['label']})" for row in idle[:5])
+        yield Finding(
+            severity="error",
+            text=f"{text} sessions with room take none: {names}{' ..' if len(idle) > 5 else ''}",
+            remedy="ask their health() and their log (session_lock.fetch, session_lock.breaker) why: their looks fail, or nearly all of their calls did",
+            evidence=evidence,
+        )
+    elif all(row["unfit"] for row in takers):
+        yield Finding(
+            severity="warning",
+            text=f"{text} no session that takes work may be given them (accepts)",
+            remedy="start an instance of the version that they need; session-lock why MODULE:ATTRIBUTE KEY names it",
+            evidence=evidence,
+        )
+    elif free and waiting["oldest"] >= LONG and all(row["running"] and not row["idle"] for row in free):
+        yield Finding(
+            severity="warning",
+            text=f"{text} all sessions are busy, with {sum(row['running'] for row in free):,}",
+            remedy="start more instances, or give them more slots (Settings.concurrency); if calls hang, set a task_timeout",
+            evidence=evidence,
+        )
 
 
 @hurried

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -152,6 +153,7 @@ class MemoryShares(MemorySessions[T]):
             paused=self._paused,
             other=False,
             idle=session.idle,
+            age=math.inf,
         )
 
     def _ask_for_tasks(

@@ -370,6 +370,9 @@ async def test_those_who_share_it_and_who_has_it_since_a_savepoint(suite: Suite)
     async with stranger(suite, "SELECT") as connection:
         async with connection.transaction():
             await connection.execute(LOCKED.format(key))
+        await connection.execute(
+            "UPDATE public.email SET body = 'new' WHERE id = $1", other
+        )  # another lock of the table
         [locker] = (await suite.database.why(key)).lockers
         assert (locker.pid, locker.sure) == (connection.get_server_pid(), False)
 

@@ -496,7 +496,7 @@ async def test_the_table_is_locked(patient: Patient):
             )
             # What cannot be seen behind it is said, and the rest goes on.
             assert {(each.look, each.severity) for each in found[1:]} <= {
-                (look, "unseen") for look in ("installation", "plan", "sessions", "claims")
+                (look, "unseen") for look in ("installation", "plan", "sessions", "backlog", "claims")
             }
             assert (
                 "could not be looked at: public.email could not be examined: it is locked by another"

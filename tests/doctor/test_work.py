@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import pytest
@@ -14,6 +17,7 @@ from session_lock.doctor import LOOKS, plan
 from session_lock.migrations import install, tune
 from session_lock.objects import function_set
 from session_lock.schema import source
+from session_lock.session import Lease
 from tests.conftest import APP_ROLE
 from tests.sql.test_partitions import ADD, BY_RANGE, EVENTS
 from tests.support import EMAILS, add_emails
@@ -131,8 +135,26 @@ async def test_another_index_in_the_same_order(patient: Patient, monkeypatch: py
     await patient.admin.execute(f"ALTER ROLE app IN DATABASE {patient.name} SET enable_seqscan = off")
     found = [each for each in await patient.found() if each.look == "plan"]
     assert [each.evidence["indexes"] for each in found] == [["email_pkey"]]
-    assert "but by the index email_pkey; set are enable_seqscan = off" in found[0].text
+    assert (
+        "but by the index email_pkey; set are enable_seqscan = off; order_by does not begin with available_at"
+        in found[0].text
+    )
+    assert found[0].remedy.endswith("; if that changes nothing, let order_by begin with available_at")
     await install(patient.owner, patient.table)
+    assert [each for each in await patient.found() if each.look == "plan"] == []
+
+
+async def test_a_bitmap_of_its_own_index(patient: Patient, monkeypatch: pytest.MonkeyPatch):
+    """As long as the server knows nothing of the rows. It is by the index, and all the same reads what it would not have to."""
+    monkeypatch.setattr(plan, "PAGES", 100)
+    await patient.owner.execute("ALTER TABLE public.email SET (autovacuum_enabled = off)")
+    patient.table = replace(EMAILS, pending="sent_at IS NULL", discard=None)
+    await install(patient.owner, patient.table, grant_to=APP_ROLE)
+    await add_emails(patient.admin, 50_000)
+    [found] = [each for each in await patient.found() if each.look == "plan"]
+    index = f"pending_{await functions_of(patient)}"
+    assert found.text.endswith(f"for 100 tasks: of the index {index} it reads all that is due, and sorts it")
+    await patient.admin.execute(found.remedy)
     assert [each for each in await patient.found() if each.look == "plan"] == []
 
 
@@ -285,3 +307,80 @@ async def test_what_breaks_ends_it(patient: Patient, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(LOOKS, "clock", cut)
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
         await patient.found(connection=await patient.connect())
+
+
+# What is due and not taken -----------------------------------------------------------------------------------
+
+
+async def waits(patient: Patient, *, minutes: int) -> None:
+    await patient.admin.execute(
+        "INSERT INTO public.email (address, body, available_at) SELECT 'a', '2', now() - make_interval(mins => $1) FROM generate_series(1, 3)",
+        minutes,
+    )
+
+
+@asynccontextmanager
+async def session(
+    patient: Patient, *, version: str = "1", age: int = 600
+) -> AsyncIterator[tuple[PostgresDatabase[Any], Lease]]:
+    async with PostgresDatabase(patient.app_dsn, patient.table) as database:
+        lease = await database.start_session(capacity=2, ttl=30, label="web-1:7", app_version=version)
+        await patient.admin.execute("UPDATE session_lock.session SET draining = id <> $1", lease.id)
+        await patient.admin.execute(
+            "UPDATE session_lock.session SET started_at = started_at - make_interval(secs => $1)", age
+        )
+        yield database, lease
+
+
+async def test_room_and_free_tasks_and_none_is_taken(patient: Patient):
+    await waits(patient, minutes=3)
+    async with session(patient) as (database, lease):
+        found = await patient.finding("backlog", "error")
+        assert (
+            found.text
+            == "tasks are free, the oldest due for 3 minutes, and sessions with room take none: 2 (web-1:7)"
+        )
+        assert [each["session"] for each in found.evidence["sessions"]] == [2]
+        [own] = [each for each in await database.doctor() if each.look == "backlog"]
+        assert own.text == found.text  # which the service may see of itself
+        await database.get_work(lease, limit=2)
+        await database.bump_session(lease, ttl=30, draining=False, running=2)
+        assert await patient.is_well()  # it is busy, and none has waited for long
+        await patient.admin.execute("UPDATE public.email SET available_at = now() - interval '1 hour'")
+        found = await patient.finding("backlog", "warning")
+        assert (
+            found.text == "tasks are free, the oldest due for 60 minutes, and all sessions are busy, with 2"
+        )
+
+
+async def test_who_has_just_started_may_still_look(patient: Patient):
+    await waits(patient, minutes=3)
+    async with session(patient, age=10):
+        assert await patient.is_well()
+
+
+async def test_what_limits_hold_back_is_no_fault(patient: Patient):
+    patient.table = replace(EMAILS, limits=(Limit(1),))
+    await install(patient.owner, patient.table, grant_to=APP_ROLE)
+    await tune(patient.owner, patient.table)
+    await waits(patient, minutes=60)
+    async with session(patient) as (database, lease):
+        await database.get_work(lease, limit=2)
+        await database.bump_session(lease, ttl=30, draining=False, running=1)
+        assert [each for each in await patient.found() if each.look == "backlog"] == []
+
+
+async def test_what_no_session_may_be_given(patient: Patient):
+    patient.table = replace(EMAILS, accepts="body")
+    await install(patient.owner, patient.table, grant_to=APP_ROLE)
+    await tune(patient.owner, patient.table)
+    await waits(patient, minutes=3)
+    async with session(patient):
+        [found] = [each for each in await patient.found() if each.look == "backlog"]
+        assert (found.severity, found.text) == (
+            "warning",
+            "tasks are free, the oldest due for 3 minutes, and no session that takes work may be given them (accepts)",
+        )
+    async with session(patient, version="2") as (database, lease):
+        await database.get_work(lease, limit=3)
+        assert [each for each in await patient.found() if each.look == "backlog"] == []

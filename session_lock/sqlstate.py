@@ -122,14 +122,23 @@ class Told:
     constraint: str | None
 
     @property
+    def innermost(self) -> str:
+        return self.context.split("\n", 1)[0]
+
+    @property
     def in_a_trigger(self) -> bool:
         """Whether it was raised beneath one of our functions, by one of the user's: that is the row's matter."""
-        innermost = self.context.split("\n", 1)[0]
-        return bool(re.match(r"(PL/\w+|SQL) function ", innermost)) and not OUR_FUNCTIONS.search(innermost)
+        return bool(re.match(r"(PL/\w+|SQL) function ", self.innermost)) and not OUR_FUNCTIONS.search(
+            self.innermost
+        )
 
     def without_values(self) -> str:
-        """What may be logged: a message of class 22 quotes the value, and DETAIL quotes the row; so neither."""
-        text = f"{self.kind} ({self.state})" if self.state[:2] == "22" else f"{self.message} ({self.state})"
+        """What may be logged. A message of class 22 quotes the value, that of a function of the user's may, and DETAIL quotes the row: none of these."""
+        text = f"{self.message} ({self.state})"
+        if self.in_a_trigger:
+            text = f"{self.kind} ({self.state}), {self.innermost}"
+        elif self.state[:2] == "22":
+            text = f"{self.kind} ({self.state})"
         return f"{text} [{self.constraint}]" if self.constraint and self.constraint not in text else text
 
 

@@ -113,7 +113,7 @@ class Scene:
         for line in (
             server_log.splitlines()
         ):  # PostgreSQL itself quotes what it refuses: a row, or a text that is no number
-            quoted = re.search(r" DETAIL:  |ERROR:  invalid input syntax", line)
+            quoted = re.search(r" DETAIL:  |ERROR:  (invalid input syntax|refused by a trigger)", line)
             assert set(self.canaries.found_in(line)) <= ({"row"} if quoted else set()), line
 
 
@@ -241,6 +241,40 @@ async def test_t6_t7_nothing_is_told_of_rows_while_tasks_go_wrong(scene):
     assert canaries.reason in kept[str(keys["discard"])]
     assert "email_check" in kept[str(keys["forbidden"])]
     assert "row" not in canaries.found_in(kept[str(keys["forbidden"])])  # refused by us: in our words
+
+
+async def test_t6_what_a_trigger_says_is_told_to_nobody(scene):
+    """Where it was raised is: at each claim, and at each finish."""
+    await scene.admin.execute(
+        """
+        CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+          IF new.address = 'claim' OR new.sent_at IS NOT NULL THEN RAISE EXCEPTION 'refused by a trigger: %', new.body; END IF;
+          RETURN new;
+        END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON public.email FOR EACH ROW EXECUTE FUNCTION public.refuse();
+        """
+    )
+    await scene.add("finish")
+
+    async def do(task):
+        await scene.add("claim")
+
+    async with PostgresDatabase(scene.app_dsn, EMAILS) as tasks:
+        runner = Runner(tasks, each(do), QUICK, tracer_provider=scene.provider)
+        running = asyncio.create_task(runner.run())
+        async with asyncio.timeout(20):
+            while "gets no work" not in scene.logged:
+                await asyncio.sleep(0.02)
+        scene.raised.append(repr(runner.health()))
+        runner.stop()
+        await running
+    await scene.assert_silent()
+    where = "RaiseError (P0001), PL/pgSQL function public.refuse() line 3 at RAISE"
+    assert where in runner.health().last_error
+    assert (
+        await scene.admin.fetchval("SELECT error FROM session_lock.failure") == f"finish was refused: {where}"
+    )
 
 
 async def test_t6_what_a_tasker_says_is_cut(scene):

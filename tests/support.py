@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from session_lock import schema
 from session_lock.catalog import read_shape
 from session_lock.indexes import index_steps
 from session_lock.objects import function_set
 from session_lock.schema import mapping_files, render
-from session_lock.table import TaskTable
+from session_lock.table import Shape, TaskTable
 
 EMAIL_TABLE = """
 CREATE TABLE public.email (
@@ -46,18 +47,34 @@ async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 async def apply_mapping(
     connection: asyncpg.Connection, table: TaskTable, *, grant_to: str | None = None
 ) -> str:
-    """Run the mapping's files in their order, as any migration tool would; returns the name of its set of functions."""
+    """Run the mapping's files in their order, as any migration tool would; returns the name of its set of functions.
+
+    Hundreds of times in a run, so it is in a hurry: what is wrong within a function is seen where one is called.
+    """
     shape = await read_shape(connection, table)
+    await connection.execute("SET check_function_bodies = off")
     for name in ("sessions.up.sql", "sessions.alwaysup.sql", "tasks.up.sql"):
-        await connection.execute(render(name, table, shape))
+        await connection.execute(_rendered(name, table, shape))
     for name in mapping_files(table, "index"):
         for statement in index_steps(name, table, shape).values():
             await connection.execute(statement)
     for name in mapping_files(table, "alwaysup"):
-        await connection.execute(render(name, table, shape))
+        await connection.execute(_rendered(name, table, shape))
     if grant_to:
         await connection.execute(render("grants.sql", table, shape, role=grant_to))
+    await connection.execute("RESET check_function_bodies")
     return function_set(table, shape)
+
+
+_RENDERED: dict[tuple[str, str], str] = {}
+
+
+def _rendered(name: str, table: TaskTable, shape: Shape) -> str:
+    """Once for each mapping, and for each fault that a test has put into the file."""
+    key = (schema.source(name) + schema.source(schema.LOCK), repr((table, shape)))
+    if key not in _RENDERED:
+        _RENDERED[key] = render(name, table, shape)
+    return _RENDERED[key]
 
 
 async def add_emails(connection: asyncpg.Connection, count: int) -> list[int]:

@@ -11,7 +11,10 @@ from session_lock import Retry, Settings
 HOUR = 3600.0
 
 CALM_FROM = 2400.0
-"""Nothing goes wrong from here on: what is left is to be done by the end of the hour."""
+"""Nothing goes wrong from here on: what is left is to be done by the end of the hour,"""
+
+LONGER = 900.0
+"""or so many seconds later, if it has not been by then."""
 
 SETTINGS = Settings(
     lease_ttl=90.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from session_lock.testing.freezing import Freezer
 from session_lock.testing.rows import MemorySession, MemoryTask
 from tests.storms.log import Log
 from tests.storms.network import WHO, Network
-from tests.storms.scripts import HOUR, SETTINGS, Instance, Script, Step
+from tests.storms.scripts import HOUR, LONGER, SETTINGS, Instance, Script, Step
 from tests.storms.taskers import Plan, Resource, Taskers
 
 FAREWELL = SETTINGS.drain_timeout + SETTINGS.cancel_grace + SETTINGS.shutdown_timeout + 1.0
@@ -209,6 +210,9 @@ async def _play(script: Script) -> Log:
         await asyncio.sleep(step.at - clock())
         world.take(step)
     await asyncio.sleep(HOUR - clock())
+    # What is begun late, and given back by a call that was too long for its `task_timeout`, may want some time more.
+    while world.unsettled() and clock() < HOUR + LONGER:
+        await asyncio.sleep(10)
     world.stop()
     await asyncio.sleep(FAREWELL)
     log = world.close()
@@ -242,6 +246,10 @@ class World:
             case "tasks":
                 for plan in step.tasks:
                     self.database.add(len(self.database._tasks), plan)
+
+    def unsettled(self) -> bool:
+        """Whether there is something to do, now or at some time."""
+        return any(row.available_at < math.inf for row in self.database._open.values())
 
     def restart(self, process: Process) -> None:
         """As a supervisor does."""

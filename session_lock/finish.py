@@ -93,6 +93,10 @@ async def _call(
     verb: Callable[[], Coroutine[Any, Any, Sequence[Settled]]],
 ) -> None:
     with settling(hold, phase_name, settlements) as phase:
-        settled = await hold.call(f"{phase_name}_tasks", verb())
+        try:
+            settled = await hold.call(f"{phase_name}_tasks", verb())
+        except asyncio.CancelledError as error:  # the time for it is over: nobody knows whether it was done
+            phase.error = error
+            raise
         phase.set(lost=sum(each.outcome is Outcome.LOST for each in settled))
     answered(hold, settlements, settled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from asyncio import CancelledError
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import Token
 from typing import Any, Protocol, Self, TypeAlias
@@ -158,11 +159,13 @@ class ToldPhase(Phase):
     def __exit__(self, kind: object, error: BaseException | None, trace_: object) -> None:
         if self._token is not None:
             context.detach(self._token)
-        if error is not None:
+        cut_off = isinstance(error, CancelledError)  # by our own end: nothing has failed, and it was not done
+        if error is not None and not cut_off:
             self.error = error
-        with untold():
-            self._timer.took(self, self._name, time.perf_counter() - self._began)
-        if self._spans is not None and not (self._deferred and self.error is None and self.idle):
+        if self.error is not None or not cut_off:
+            with untold():
+                self._timer.took(self, self._name, time.perf_counter() - self._began)
+        if self._spans is not None and not (self._deferred and self.error is None and (self.idle or cut_off)):
             with untold():
                 self._end(self._span or self._start(self._spans))
 

@@ -192,6 +192,51 @@ async def test_a_cancelled_call_of_ours_is_no_error_and_an_abandoned_one_is(span
 
 
 @virtual
+@pytest.mark.parametrize("idle_spans", [True, False])
+async def test_a_keepalive_that_the_stop_cancels_is_no_error(spans: Spans, idle_spans: bool) -> None:
+    """The stop sends one, so as to say that the session drains."""
+    database = table(0)
+    database.delay("bump_session", 0.5)
+    runner = Runner(database, do_all, settings(), idle_spans=idle_spans, tracer_provider=spans.provider)
+    took: list[str] = []
+    runner._telemetry.took = lambda *told: took.append(told[1])
+    async with running(runner):
+        await asyncio.sleep(1)
+    assert database.count("bump_session") == 1
+    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
+    assert not any("error.type" in span.attributes for span in spans.all())
+    assert len(spans.of("keepalive")) == idle_spans
+    assert took.count("keepalive") == 0  # how long it takes is not known
+    assert took.count("end") == 1
+
+
+@virtual
+async def test_what_the_end_cuts_off_of_the_records_is_an_error(spans: Spans) -> None:
+    """It is not known whether they were made."""
+    database = table(1)
+    database.hang("finish_tasks")
+    config = settings(shutdown_timeout=1, call_timeout=100, lease_ttl=1000)
+    async with running(Runner(database, do_all, config, tracer_provider=spans.provider)):
+        await until(lambda: database.count("finish_tasks"))
+    (finish,) = spans.of("finish")
+    assert (finish.status.status_code, finish.attributes["error.type"]) == (
+        StatusCode.ERROR,
+        "CancelledError",
+    )
+
+
+@virtual
+async def test_a_start_that_takes_too_long_has_failed_by_its_time(spans: Spans) -> None:
+    database = table(0)
+    database.hang("start_session", times=1)
+    async with running(Runner(database, do_all, settings(), tracer_provider=spans.provider)):
+        await until(lambda: len(spans.of("start")) == 2)
+    late, started = spans.of("start")
+    assert (late.status.status_code, late.attributes["error.type"]) == (StatusCode.ERROR, "TimeoutError")
+    assert started.status.status_code is StatusCode.UNSET
+
+
+@virtual
 async def test_the_only_task_of_a_call_is_in_the_trace_of_who_put_it_in_and_so_is_its_finish(
     spans: Spans,
 ) -> None:

@@ -194,7 +194,7 @@ class Telemetry:
         self._tell_calls()
         operation, attributes = OPERATIONS[name], self._of_phases[name]
         if phase.error is not None:
-            attributes = {**attributes, words.ERROR_TYPE: self._meter.type_of(phase.error)}
+            attributes = {**attributes, **self._meter.error_of(phase.error)}
         if operation.type is not None:
             self._meter.record(words.OPERATION_DURATION, seconds, attributes)
         elif phase.asks and words.DB_OPERATION in attributes:

@@ -15,6 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from session_lock.errors import SessionLockError
 from session_lock.tasks import Task
 from session_lock.telemetry import words
 from session_lock.wording import level_of
@@ -176,6 +177,8 @@ class ToldPhase(Phase):
             if self._own:
                 span.set_attributes(self._own)
             tell_error(span, self.error)
+            if (state := state_of(self.error)) is not None:
+                span.set_attribute(words.DB_STATUS, state)
         span.end()
 
     def _start(self, spans: Spans) -> Span:
@@ -210,6 +213,11 @@ def _ours(attributes: Values) -> dict[str, str | float]:
 def type_of(error: BaseException) -> str:
     """The type alone: a message may hold what the row held."""
     return type(error).__qualname__[:100]
+
+
+def state_of(error: BaseException | None) -> str | None:
+    """The SQLSTATE, where the database has answered with one."""
+    return error.sqlstate if isinstance(error, SessionLockError) else None
 
 
 def tell_error(span: Span, error: BaseException | None) -> None:

@@ -38,7 +38,7 @@ from tests.unit.virtual import until, virtual
 
 ALLOWED = {
     "messaging.system", "messaging.destination.name", "messaging.operation.name", "messaging.operation.type", "error.type",
-    "session_lock.outcome",
+    "db.response.status_code", "session_lock.outcome",
 }  # fmt: skip
 """All attributes of metrics of a database in memory."""
 
@@ -145,6 +145,23 @@ async def test_types_of_errors_are_told_apart_as_long_as_they_are_few(meters: Me
             if "error.type" in point.attributes
         }
         assert len(types) == MOST_TYPES + 1
+
+
+@virtual
+async def test_sqlstates_are_told_apart_as_long_as_they_are_few(meters: Meters) -> None:
+    """A trigger may raise any."""
+    database = table(1)
+    for number in range(MOST_TYPES + 20):
+        error = DatabaseError("away")
+        error.sqlstate = f"P{number:04}"
+        database.fail("get_work", error, times=1)
+    async with running(Runner(database, do_all, settings(), meter_provider=meters.provider)):
+        await until(lambda: database.finished, within=2000)
+    took, status = "messaging.client.operation.duration", "db.response.status_code"
+    assert meters.value(took, error__type="DatabaseError") == MOST_TYPES + 20
+    told = [point for point in meters.read()[took] if status in point.attributes]
+    assert len(told) == MOST_TYPES + 1
+    assert {point.count for point in told if point.attributes[status] == "_OTHER"} == {20}
 
 
 @virtual

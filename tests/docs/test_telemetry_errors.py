@@ -1,0 +1,77 @@
+"""docs/reference/telemetry.md: what is told of calls that PostgreSQL refuses, to a real SDK."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from session_lock import PostgresDatabase, Runner, SchemaError, Settings, TaskTable, each
+from session_lock.migrations import install
+from tests.conftest import TestDatabase
+from tests.unit.test_metrics import Meters
+from tests.unit.test_telemetry import Spans, nothing
+
+MAILS = TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at = now()", columns=["address"])
+
+STATUS = "db.response.status_code"
+
+
+@pytest.fixture
+async def admin(database: TestDatabase) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database.admin_dsn)
+    await connection.execute("CREATE TABLE mail (id bigint PRIMARY KEY, address text, sent_at timestamptz)")
+    await install(connection, MAILS)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def spans() -> Iterator[Spans]:
+    collected = Spans()
+    yield collected
+    collected.provider.shutdown()
+
+
+@pytest.fixture
+def meters() -> Iterator[Meters]:
+    measured = Meters()
+    yield measured
+    measured.provider.shutdown()
+
+
+async def until(true: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.05)
+
+
+def told_of(attributes: Iterable[Any]) -> set[tuple[str, str]]:
+    """The types and SQLSTATEs of errors; either comes with the other."""
+    return {(each["error.type"], each[STATUS]) for each in attributes if {"error.type", STATUS} & {*each}}
+
+
+async def test_the_sqlstate_is_told_of_a_call_that_failed(
+    database: TestDatabase, admin: asyncpg.Connection, spans: Spans, meters: Meters
+) -> None:
+    told = {"tracer_provider": spans.provider, "meter_provider": meters.provider}
+    config = Settings(start_jitter=0, keepalive_interval=0.2)
+    async with PostgresDatabase(database.admin_dsn, MAILS, listen=False) as mails:
+        runner = Runner(mails, each(nothing), config, **told)
+        async with runner:
+            await until(lambda: runner.ready)
+            await admin.execute("DELETE FROM session_lock.session")
+            await until(lambda: len(spans.of("start")) == 2)
+        with pytest.raises(SchemaError):
+            async with Runner(mails, each(nothing), config, **told):
+                await admin.execute("ALTER TABLE mail RENAME sent_at TO gone_at")
+                await until(lambda: spans.of("receive")[-1].attributes.get(STATUS) == "42703")
+    errors = {("SessionLost", "SL001"), ("SchemaError", "42703")}
+    assert told_of(span.attributes for span in spans.all()) == errors
+    durations = meters.read()
+    of_looks, of_sessions = (told_of(point.attributes for point in durations[f"{each}.client.operation.duration"]) for each in ("messaging", "db"))  # fmt: skip
+    assert of_looks | of_sessions == errors
+    assert ("SchemaError", "42703") in of_looks & of_sessions

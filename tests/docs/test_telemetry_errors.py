@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import asyncpg
 import pytest
+from opentelemetry.trace import StatusCode
 
-from session_lock import PostgresDatabase, Runner, SchemaError, Settings, TaskTable, each
+from session_lock import PostgresDatabase, Retry, Runner, SchemaError, Settings, TaskTable, each
 from session_lock.migrations import install
 from tests.conftest import TestDatabase
+from tests.unit.scenes import do_all
 from tests.unit.test_metrics import Meters
 from tests.unit.test_telemetry import Spans, nothing
 
@@ -52,6 +55,33 @@ async def until(true: Callable[[], Any]) -> None:
 def told_of(attributes: Iterable[Any]) -> set[tuple[str, str]]:
     """The types and SQLSTATEs of errors; either comes with the other."""
     return {(each["error.type"], each[STATUS]) for each in attributes if {"error.type", STATUS} & {*each}}
+
+
+async def test_a_finish_that_a_trigger_refuses_is_told_with_what_it_raises(
+    database: TestDatabase, admin: asyncpg.Connection, spans: Spans, meters: Meters
+) -> None:
+    """By the SQLSTATE that all of a call have in common, if they have."""
+    await admin.execute(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.address <> '' AND NEW.sent_at IS NOT NULL THEN "
+        "RAISE EXCEPTION 'no' USING ERRCODE = NEW.address; END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER no BEFORE UPDATE ON mail FOR EACH ROW EXECUTE FUNCTION no()"
+    )
+    failed, config = "session_lock.tasks.failed", Settings(start_jitter=0, poll_interval=0.2, retry=Retry(delay=100))  # fmt: skip
+    async with PostgresDatabase(database.admin_dsn, MAILS, listen=False) as mails:
+        runner = Runner(mails, do_all, config, tracer_provider=spans.provider, meter_provider=meters.provider)
+        async with runner:
+            for refused, values in (2, "(1, 'P0001'), (2, ''), (3, 'P0001')"), (4, "(4, '23505'), (5, 'P0001')"):  # fmt: skip
+                await admin.execute(f"INSERT INTO mail VALUES {values}")
+                await until(lambda: meters.value(failed, error__type="RowRefusedError") == refused)  # noqa: B023
+            said = runner.health().last_error
+    errors = [span.attributes for span in spans.all() if span.status.status_code is StatusCode.ERROR]
+    told = [(each["messaging.operation.name"], each["error.type"], each["session_lock.refused"], each.get(STATUS)) for each in errors]  # fmt: skip
+    assert told == [("finish", "RowRefusedError", 2, "P0001"), ("finish", "RowRefusedError", 2, None)]
+    assert meters.value(failed) == 4
+    assert re.fullmatch(
+        r"task Task\(key=\d, .*\) cannot be recorded: \w+ \((P0001|23505)\), PL/pgSQL function public.no\(\) line 1 at RAISE",
+        said,
+    )
 
 
 async def test_the_sqlstate_is_told_of_a_call_that_failed(

@@ -15,6 +15,7 @@ from opentelemetry.semconv import schemas as semconv
 
 from session_lock import (
     DatabaseError,
+    Discard,
     Duties,
     Duty,
     Retry,
@@ -104,13 +105,45 @@ async def test_what_became_of_tasks_is_counted_once_each(meters: Meters) -> None
     async with running(Runner(database, tasker, settings(), meter_provider=meters.provider)):
         await until(lambda: meters.outcomes().get("retried"))
     assert meters.outcomes() == {"released": 1, "discarded": 1, "finished": 6, "retried": 1}
-    assert meters.value("session_lock.tasks.failed") == 0  # the tasker did what it should; the row refused
+    assert meters.value("session_lock.tasks.failed") == 1  # the tasker did what it should; the row refused
+    assert meters.value("session_lock.tasks.failed", error__type="RowRefusedError") == 1
     assert meters.value("messaging.client.consumed.messages") == 9
     async with running(
         Runner(table(3), each(other), settings(), name="other", meter_provider=meters.provider)
     ):
         await until(lambda: meters.value("session_lock.tasks.failed", error__type="LookupError") == 3)
         await until(lambda: meters.outcomes().get("retried", 0) >= 3)
+
+
+@virtual
+async def test_an_attempt_that_is_refused_has_failed_once_whatever_refuses_it(meters: Meters) -> None:
+    """1: its finish. 2: its finish in a transaction. 3: nothing but the tasker, whose failure's record is as good as any other. 4: its
+    discard, which is no attempt that has failed.
+    """
+    refuses = {"refuse": lambda key, _: "no" if key in (1, 2) else None, "refuse_discard": lambda *_: "no"}
+    database = table(4, **refuses)
+
+    async def tasker(task: Any) -> Any:
+        match task.key:
+            case 2:
+                async with task.transaction():
+                    pass
+            case 3:
+                raise LookupError
+            case 4:
+                return Discard("no address")
+        return None
+
+    config = settings(retry=Retry(max_attempts=3, delay=1))
+    async with running(Runner(database, each(tasker), config, meter_provider=meters.provider)):
+        await until(lambda: meters.outcomes().get("parked") == 4)
+    failed = "session_lock.tasks.failed"
+    assert meters.value(failed, error__type="RowRefusedError") == 3 + 3
+    assert meters.value(failed, error__type="LookupError") == 3
+    assert meters.value(failed) == 9
+    settled = "messaging.client.operation.duration"
+    assert meters.value(settled, error__type="RowRefusedError", messaging__operation__name="finish") == 3
+    assert meters.value(settled, error__type="RowRefusedError", messaging__operation__name="release") == 4
 
 
 @virtual

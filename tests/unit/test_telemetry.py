@@ -21,7 +21,7 @@ from session_lock.telemetry.spans import MOST_LINKS
 from session_lock.telemetry.words import OPERATIONS, OUTCOMES, SCHEMA_URL
 from session_lock.testing import MemoryDatabase
 from tests.unit.faults import NONCES, Faulty
-from tests.unit.scenes import CANARY, Sleeper, do_all, running, settings, table
+from tests.unit.scenes import CANARY, Sleeper, do_all, rows, running, settings, table
 from tests.unit.virtual import until, virtual
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -189,6 +189,24 @@ async def test_a_cancelled_call_of_ours_is_no_error_and_an_abandoned_one_is(span
             await until(lambda: tasker.begun)  # noqa: B023
         tasker.thaw.set()
     assert [span.status.status_code for span in spans.of("process")] == [StatusCode.UNSET, StatusCode.ERROR]
+
+
+@virtual
+async def test_a_finish_that_a_row_refuses_is_an_error_also_along_with_a_look(spans: Spans) -> None:
+    """Some of many, of a session that is alone."""
+    inner = MemoryDatabase(rows(400), refuse=lambda key, _: "no" if key % 100 == 7 else None)
+    database = Faulty(inner)
+    config = settings(batch_size=5, concurrency=2, prefetch=0, retry=Retry(delay=1000))
+    async with running(Runner(database, Sleeper(0.01), config, tracer_provider=spans.provider)):
+        await until(lambda: len(database.finished) == 396)
+    failed = [span for span in spans.all() if span.status.status_code is StatusCode.ERROR]
+    assert {(span.name.split()[0], span.attributes["error.type"]) for span in failed} == {
+        ("finish", "RowRefusedError")
+    }
+    assert sum(session_lock_attributes(span)["refused"] for span in failed) == 4
+    good = [session_lock_attributes(span) for span in spans.of("finish") if span not in failed]
+    assert {(told["refused"], told["lost"]) for told in good} == {(0, 0)}
+    assert database.count("finish_tasks") < len(good) / 2  # most were along with a look
 
 
 @virtual

@@ -65,7 +65,7 @@ class Phase:
 class Timer(Protocol):
     """Is told how long a phase took."""
 
-    def took(self, phase: Phase, name: str, seconds: float) -> None: ...
+    def took(self, phase: Phase, name: str, seconds: float, attributes: Mapping[str, str | int]) -> None: ...
 
 
 class Spans:
@@ -120,7 +120,14 @@ class ToldPhase(Phase):
     error: BaseException | None
 
     def __init__(
-        self, name: str, title: str, *, attributes: Values, spans: Spans | None, timer: Timer, deferred: bool
+        self,
+        name: str,
+        title: str,
+        *,
+        attributes: Mapping[str, str | int],
+        spans: Spans | None,
+        timer: Timer,
+        deferred: bool,
     ) -> None:
         super().__init__()
         self._name, self._title, self._attributes = name, title, attributes
@@ -165,7 +172,7 @@ class ToldPhase(Phase):
             self.error = error
         if self.error is not None or not cut_off:
             with untold():
-                self._timer.took(self, self._name, time.perf_counter() - self._began)
+                self._timer.took(self, self._name, time.perf_counter() - self._began, self._attributes)
         if self._spans is not None and not (self._deferred and self.error is None and (self.idle or cut_off)):
             with untold():
                 self._end(self._span or self._start(self._spans))

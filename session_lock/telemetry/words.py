@@ -63,6 +63,9 @@ OPERATIONS = {
 """The phases by the name of their span, which the mapping's name follows, as in `receive email`. A process is of kind CONSUMER,
 all others are CLIENTs of the database."""
 
+FINISH_IN = "finish_in"
+"""The call of the database by which a finish takes place in a transaction of the tasker's."""
+
 
 Kind = Literal["counter", "histogram", "gauge", "sum"]
 

@@ -8,17 +8,27 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import asyncpg
+import psycopg
 import pytest
 from opentelemetry.trace import StatusCode
 
 from session_lock import PostgresDatabase, Retry, Runner, SchemaError, Settings, TaskTable, each
 from session_lock.migrations import install
 from tests.conftest import TestDatabase
+from tests.docs.pages import Page
 from tests.unit.scenes import do_all
 from tests.unit.test_metrics import Meters
 from tests.unit.test_telemetry import Spans, nothing
 
 MAILS = TaskTable("mail", key="id", pending="sent_at IS NULL", finish="sent_at = now()", columns=["address"])
+
+ROWS = re.findall(
+    r"^\| (`(?:messaging|db|server|error|session_lock)\.[^|]*) \| [^|]* \|$",
+    Page("telemetry.md", folder="reference").text,
+    re.MULTILINE,
+)
+LISTED = {name for row in ROWS for name in re.findall(r"`([\w.]+)`", row)}
+"""The attributes of spans, by the page's table of them."""
 
 STATUS = "db.response.status_code"
 
@@ -36,6 +46,7 @@ async def admin(database: TestDatabase) -> AsyncIterator[asyncpg.Connection]:
 def spans() -> Iterator[Spans]:
     collected = Spans()
     yield collected
+    assert {name for span in collected.all() for name in span.attributes} <= LISTED
     collected.provider.shutdown()
 
 
@@ -82,6 +93,48 @@ async def test_a_finish_that_a_trigger_refuses_is_told_with_what_it_raises(
         r"task Task\(key=\d, .*\) cannot be recorded: \w+ \((P0001|23505)\), PL/pgSQL function public.no\(\) line 1 at RAISE",
         said,
     )
+
+
+async def test_a_finish_in_a_transaction_is_told_by_the_function_that_it_calls(
+    database: TestDatabase, admin: asyncpg.Connection, spans: Spans, meters: Meters
+) -> None:
+    """1: in one of ours. 2: in one of the tasker's. 3: in one of a thread. 4: of what somebody has closed meanwhile."""
+    await admin.execute("INSERT INTO mail SELECT generate_series(1, 4)")
+    pool = await asyncpg.create_pool(database.admin_dsn, min_size=1)
+
+    def in_thread(task: Any) -> None:
+        with psycopg.connect(database.admin_dsn) as connection:
+            task.finish_in_sync(connection)
+
+    async def tasker(task: Any) -> None:
+        match task.key:
+            case 1:
+                async with task.transaction():
+                    pass
+            case 2:
+                async with pool.acquire() as connection, connection.transaction():
+                    await task.finish_in(connection)
+            case 3:
+                await asyncio.to_thread(in_thread, task)
+            case 4:
+                await admin.execute("UPDATE mail SET sent_at = now() WHERE id = 4")
+                async with task.transaction():
+                    pass
+
+    config = Settings(start_jitter=0, poll_interval=0.2)
+    async with PostgresDatabase(database.admin_dsn, MAILS, listen=False) as mails, pool:
+        runner = Runner(
+            mails, each(tasker), config, tracer_provider=spans.provider, meter_provider=meters.provider
+        )
+        async with runner:
+            await until(lambda: len(spans.of("process")) == 4)
+    processes = {span.context.span_id: span.attributes.get("error.type") for span in spans.of("process")}
+    fences = [span for span in spans.of("finish") if span.attributes["db.operation.name"] == "finish_in"]
+    assert sorted((span.status.status_code.name, *(span.attributes.get(name) for name in ("error.type", STATUS))) for span in fences) == [("ERROR", "TaskLost", "SL002"), *[("UNSET", None, None)] * 3]  # fmt: skip
+    assert {span.parent.span_id: span.attributes.get("error.type") for span in fences} == processes
+    took = "messaging.client.operation.duration"
+    assert meters.value(took, db__operation__name="finish_in", messaging__operation__type="settle") == 4
+    assert meters.value(took, db__operation__name="finish_in", error__type="TaskLost") == 1
 
 
 async def test_the_sqlstate_is_told_of_a_call_that_failed(

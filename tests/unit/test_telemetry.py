@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from session_lock import DatabaseError, Release, Retry, Runner, SchemaError, SessionLost, each
+from session_lock import DatabaseError, Release, Retry, Runner, SchemaError, SessionLost, TaskLost, each
 from session_lock.connections import place_of
 from session_lock.telemetry.call import AT_ONCE
 from session_lock.telemetry.spans import MOST_LINKS
@@ -274,6 +274,69 @@ async def test_the_only_task_of_a_call_is_in_the_trace_of_who_put_it_in_and_so_i
     assert {span.parent for span in spans.all() if span.name.split()[0] in ("start", "receive", "end")} == {
         None
     }
+
+
+@virtual
+@pytest.mark.parametrize("batch_size", [1, 3])
+async def test_a_finish_in_the_taskers_transaction_is_a_child_of_its_call(
+    spans: Spans, batch_size: int
+) -> None:
+    """And no parent of what is done in that transaction."""
+    database = Faulty(MemoryDatabase({key: {"traceparent": PARENT} for key in (1, 2, 3)}))
+    tracer = spans.provider.get_tracer("app")
+
+    async def tasker(batch: Any) -> Any:
+        async with batch.transaction():
+            with tracer.start_as_current_span("mine"):
+                await asyncio.sleep(1)
+        return batch
+
+    config = settings(batch_size=batch_size)
+    async with running(Runner(database, tasker, config, tracer_provider=spans.provider)):
+        await until(lambda: len(database.finished) == 3)
+    processes = {span.context.span_id: span.context.trace_id for span in spans.of("process")}
+    finishes = spans.of("finish")
+    assert len(processes) == len(finishes) == 3 // batch_size
+    assert min(span.end_time for span in finishes) <= min(span.start_time for span in spans.of("mine"))
+    for span in (*finishes, *spans.of("mine")):
+        assert processes[span.parent.span_id] == span.context.trace_id
+    for span in finishes:
+        assert span.kind is SpanKind.CLIENT
+        assert span.attributes["messaging.operation.type"] == "settle"
+        assert span.attributes["messaging.batch.message_count"] == batch_size
+        assert session_lock_attributes(span)["session_id"] == 1
+        assert span.status.status_code is StatusCode.UNSET
+
+
+@virtual
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(TaskLost(CANARY), (StatusCode.ERROR, "TaskLost", "SL002")), (None, (StatusCode.UNSET, None, None))],
+)
+async def test_a_finish_in_a_transaction_that_is_refused_is_an_error_and_one_that_is_cancelled_is_none(
+    spans: Spans, error: Any, told: Any
+) -> None:
+    database = table(1)
+    if error is None:
+        database.hang("transaction")
+    else:
+        error.sqlstate = "SL002"
+        database.fail("transaction", error, times=1)
+
+    async def tasker(task: Any) -> None:
+        async with task.transaction():
+            pass
+
+    config = settings(drain_timeout=1, cancel_grace=1, retry=Retry(delay=100))
+    runner = Runner(database, each(tasker), config, tracer_provider=spans.provider)
+    took: list[str] = []
+    runner._telemetry.took = lambda *told: took.append(told[1])
+    async with running(runner):
+        await until(lambda: database.count("transaction"))
+    (finish,) = spans.of("finish")
+    told_of = (finish.attributes.get("error.type"), finish.attributes.get("db.response.status_code"))
+    assert (finish.status.status_code, *told_of) == told
+    assert took.count("finish") == (error is not None)
 
 
 @virtual

@@ -111,6 +111,8 @@ class Settled(NamedTuple):
     outcome: Outcome
     error: str | None = None
     """With `REFUSED`: what the database said, without values of the row."""
+    sqlstate: str | None = None
+    """And what it calls that, where it told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ class SessionLockError(Exception):
     ```
     """
 
+    sqlstate: str | None = None
+    """What the server calls it, by its five characters; None: it has not said it, or nobody has asked it."""
+
 
 # The programmer ------------------------------------------------------------------------------------
 

@@ -16,9 +16,9 @@ from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
 from session_lock.moving import still_here
 from session_lock.pieces import WHOLE, Stretch
-from session_lock.recording import answered, settling
+from session_lock.recording import answered, settling, tell
 from session_lock.scarcity import Patience
-from session_lock.telemetry import words
+from session_lock.telemetry import Phase, words
 from session_lock.waiting import wait_for
 from session_lock.whence import Whence
 from session_lock.wording import describe, level_of
@@ -170,10 +170,11 @@ async def _get_work(hold: Hold[T], room: int, stretch: Stretch, along: int, **sc
     woken_at, hold.woken_at = hold.woken_at, None
     try:
         with (
-            settling(hold, "finish", settlements) if settlements else nullcontext(),
+            settling(hold, "finish", settlements) if settlements else nullcontext(Phase()) as recording,
             hold.telemetry.phase("receive", may_be_idle=True, session_id=hold.lease.id, room=room) as phase,
         ):
             work = await hold.call("get_work", hold.database.get_work(hold.lease, **options))
+            tell(hold, recording, work.settled)
             phase.idle = not work.tasks
             phase.count(len(work.tasks))
             if hold.telemetry.heard and (rescued := sum(task.rescued for task in work.tasks)):

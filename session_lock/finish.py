@@ -11,12 +11,12 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from session_lock.database import Outcome, Settled
+from session_lock.database import Settled
 from session_lock.errors import DatabaseError, SessionLost
 from session_lock.held import claims_of
 from session_lock.hold import Ending, Hold
 from session_lock.outbox import AT_ONCE, LOCKED_PAUSE, Settlement
-from session_lock.recording import answered, handback, settling
+from session_lock.recording import answered, handback, settling, tell
 from session_lock.tasks import Finish, HandOver
 from session_lock.waiting import wait_for
 from session_lock.wording import describe, level_of
@@ -93,6 +93,10 @@ async def _call(
     verb: Callable[[], Coroutine[Any, Any, Sequence[Settled]]],
 ) -> None:
     with settling(hold, phase_name, settlements) as phase:
-        settled = await hold.call(f"{phase_name}_tasks", verb())
-        phase.set(lost=sum(each.outcome is Outcome.LOST for each in settled))
+        try:
+            settled = await hold.call(f"{phase_name}_tasks", verb())
+        except asyncio.CancelledError as error:  # the time for it is over: nobody knows whether it was done
+            phase.error = error
+            raise
+        tell(hold, phase, settled)
     answered(hold, settlements, settled)

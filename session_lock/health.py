@@ -47,7 +47,8 @@ class Health:
     """For how many seconds the event loop gave no turn: the longest wait of the last 10 s; None: it has no session."""
 
     last_error: str | None = None
-    """What went wrong last with the database, the session or the Runner itself, mended or not; no tasker's error."""
+    """What went wrong last with the database, the session or the Runner itself, mended or not; a row that refuses its outcome as well.
+    No tasker's error."""
 
     last_error_ago: float | None = None
     """Seconds since then."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -271,26 +271,26 @@ class Hold(Room[T]):
                 raise TaskLost(f"{task!r} is no longer held by session {self.lease.id}")
 
     async def finish_in(self, connection: Any, tasks: Sequence[Task[Any]]) -> None:
-        await self.database.finish_in(connection, self.lease, claims_of(tasks))
+        with self.telemetry.finishing(tasks, self.lease.id):
+            await self.database.finish_in(connection, self.lease, claims_of(tasks))
 
     def finish_in_sync(self, connection: Any, tasks: Sequence[Task[Any]]) -> None:
-        self.database.finish_in_sync(connection, self.lease, claims_of(tasks))
-
-    def transaction(self, tasks: Sequence[Task[Any]]) -> AbstractAsyncContextManager[Any]:
-        return self._transaction(tasks)
+        with self.telemetry.finishing(tasks, self.lease.id):
+            self.database.finish_in_sync(connection, self.lease, claims_of(tasks))
 
     @asynccontextmanager
-    async def _transaction(self, tasks: Sequence[Task[Any]]) -> AsyncIterator[Any]:
+    async def transaction(self, tasks: Sequence[Task[Any]]) -> AsyncIterator[Any]:
         self.assert_held(tasks)
         async with AsyncExitStack() as stack:
-            try:
-                async with asyncio.timeout(self.session.left()):
-                    entry = self.database.transaction(self.lease, claims_of(tasks))
-                    connection = await stack.enter_async_context(entry)
-            except TimeoutError as error:
-                raise DatabaseError(
-                    "no finishing transaction could be opened: all connections for them are in use"
-                ) from error
+            with self.telemetry.finishing(tasks, self.lease.id):
+                try:
+                    async with asyncio.timeout(self.session.left()):
+                        entry = self.database.transaction(self.lease, claims_of(tasks))
+                        connection = await stack.enter_async_context(entry)
+                except TimeoutError as error:
+                    raise DatabaseError(
+                        "no finishing transaction could be opened: all connections for them are in use"
+                    ) from error
             yield connection
         unsettled = [task for task in tasks if task not in self._settled]
         self._settled.update(unsettled)

@@ -287,6 +287,6 @@ async def _by_halves(
         return await call(items)
     except RowRefusedError as refused:
         if len(items) == 1:
-            return [Settled(key(items[0]), Outcome.REFUSED, str(refused))]
+            return [Settled(key(items[0]), Outcome.REFUSED, str(refused), refused.sqlstate)]
         middle = len(items) // 2
         return [*await _by_halves(call, items[:middle], key), *await _by_halves(call, items[middle:], key)]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from session_lock.database import STILL_HELD, Handback, Outcome, Settled
+from session_lock.errors import RowRefusedError
 from session_lock.held import claims_of
 from session_lock.hold import Hold
 from session_lock.outbox import Settlement
@@ -41,6 +42,23 @@ def settling(hold: Hold[T], phase_name: str, settlements: Sequence[Settlement[T]
     if handed_over := sum(isinstance(verdict, HandOver) for _, verdict in settlements):
         phase.event(words.HAND_OVER, tasks=handed_over)
     return phase
+
+
+def tell(hold: Hold[T], phase: Phase, settled: Sequence[Settled]) -> None:
+    """What the database's answer makes of that span. A row that refuses is an error, with the SQLSTATE that all of them have."""
+    if not hold.telemetry.heard:
+        return
+    refused = [each for each in settled if each.outcome is Outcome.REFUSED]
+    phase.set(lost=sum(each.outcome is Outcome.LOST for each in settled), refused=len(refused))
+    if refused:
+        phase.error = _refusal(refused)
+
+
+def _refusal(refused: Sequence[Settled]) -> RowRefusedError:
+    error = RowRefusedError(refused[0].error or "")
+    if len(states := {each.sqlstate for each in refused}) == 1:
+        (error.sqlstate,) = states
+    return error
 
 
 def answered(hold: Hold[T], settlements: Sequence[Settlement[T]], settled: Sequence[Settled]) -> None:
@@ -96,16 +114,22 @@ def _other(hold: Hold[T], task: Task[T], verdict: Verdict, answer: Settled) -> V
         case Outcome.LOCKED:
             return verdict
         case Outcome.REFUSED:
-            return _after_refusal(hold, task, verdict, answer.error or "")
+            return _after_refusal(hold, task, verdict, answer)
         case _:
             return None
 
 
-def _after_refusal(hold: Hold[T], task: Task[T], verdict: Verdict, error: str) -> Verdict | None:
-    """What to do about a row that refuses: a finish becomes a failure, a discard parks. None: it stays held."""
+def _after_refusal(hold: Hold[T], task: Task[T], verdict: Verdict, answer: Settled) -> Verdict | None:
+    """What to do about a row that refuses: a finish becomes a failure, a discard parks. None: it stays held.
+
+    The breaker does not hear of it: the tasker has succeeded, which has closed it, and the row would refuse any other instance as well.
+    """
+    error = answer.error or ""
     logger.error("task %r cannot be recorded: %s", task, error, extra=hold.about())
+    hold.vitals.went_wrong(f"task {task!r} cannot be recorded: {error}")
     match verdict:
-        case Finish():
+        case Finish():  # the tasker's own failure would have been the verdict, and is counted
+            hold.telemetry.failed(_refusal((answer,)))
             return hold.after_failure(task, f"finish was refused: {error}")
         case Discard(reason):
             return Park(f"discard was refused: {error}; {reason}")

@@ -238,20 +238,19 @@ class Runner(RunningBlock, Generic[T]):
                 with ExitStack() as undo:
                     guard = watch_over(self.settings.on_stuck)
                     undo.callback(guard.leave)
-                    async with asyncio.timeout(self.settings.call_timeout):
+                    async with asyncio.timeout(self.settings.call_timeout) as limit:
                         database = await self._find_database()
                         identity = await database.identity()
-                        self._telemetry.name = self._name or identity.mapping
-                        self._telemetry.begin(identity)
-                        self._arrive_at(identity)
-                        with self._telemetry.phase("start", capacity=capacity) as phase:
+                    self._telemetry.name = self._name or identity.mapping
+                    self._telemetry.begin(identity)
+                    self._arrive_at(identity)
+                    with self._telemetry.phase("start", capacity=capacity) as phase:
+                        async with asyncio.timeout_at(limit.when()):
                             lease = await database.start_session(
-                                capacity=capacity,
-                                ttl=self.settings.lease_ttl,
-                                label=session.own_label(),
-                                app_version=self._app_version,
-                            )
-                            phase.set(session_id=lease.id)
+                                capacity=capacity, ttl=self.settings.lease_ttl,
+                                label=session.own_label(), app_version=self._app_version,
+                            )  # fmt: skip
+                        phase.set(session_id=lease.id)
                     undo.pop_all()
             except (DatabaseError, OSError) as error:
                 # A TimeoutError is an OSError, and so is what a watch says that cannot start.

@@ -66,6 +66,12 @@ def translated(what: str, remedy: str, *, grant: str = "") -> Iterator[None]:
 def translate(error: BaseException, what: str, remedy: str, grant: str = "") -> SessionLockError:
     """One of our errors for one of a driver's, by its SQLSTATE."""
     told = read(error)
+    ours = _ours(error, told, what, remedy, grant)
+    ours.sqlstate = told.state or None
+    return ours
+
+
+def _ours(error: BaseException, told: Told, what: str, remedy: str, grant: str) -> SessionLockError:
     state, message = told.state, told.message
     match state:
         case "SL001":

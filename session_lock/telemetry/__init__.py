@@ -87,18 +87,22 @@ class Telemetry:
         *,
         may_be_idle: bool = False,
         settles: Sequence[Task[Any]] = (),
+        verb: str | None = None,
         **attributes: str | float,
     ) -> Phase:
         """A span around the block, its parent while it runs; under `idle_spans=False` an idle one leaves no span.
 
-        The tasks that it settles say what it hangs together with.
+        The tasks that it settles say what it hangs together with; `verb` is the call of the database, if not the usual one.
         """
         if not self.heard:
             return Phase()
+        common = self._of_phases[phase]
+        if verb is not None and words.DB_OPERATION in common:
+            common = {**common, words.DB_OPERATION: verb}
         told = ToldPhase(
             phase,
             f"{phase} {self.name}",
-            attributes=self._of_phases[phase],
+            attributes=common,
             spans=self._spans,
             timer=self,
             deferred=may_be_idle and not self._idle_spans,
@@ -119,6 +123,12 @@ class Telemetry:
             calls = Calls(self.name, session_id, self._of_phases["process"], self._spans, self._meter)
             self._calls = calls
         return Call(calls, tasks, counted=counted)
+
+    def finishing(self, tasks: Sequence[Task[Any]], session_id: int) -> Phase:
+        """Around what finishes these in a transaction of the tasker's; in any thread."""
+        phase = self.phase("finish", settles=tasks, verb=words.FINISH_IN, session_id=session_id)
+        phase.count(len(tasks))
+        return phase
 
     @property
     def heard(self) -> bool:
@@ -187,15 +197,14 @@ class Telemetry:
                 words.FAILED, 1, None if error is None else {words.ERROR_TYPE: self._meter.type_of(error)}
             )
 
-    def took(self, phase: Phase, name: str, seconds: float) -> None:
+    def took(self, phase: Phase, name: str, seconds: float, attributes: Attributes) -> None:
         """A phase that is no call of the tasker."""
         if self._meter is None:
             return
         self._tell_calls()
-        operation, attributes = OPERATIONS[name], self._of_phases[name]
         if phase.error is not None:
-            attributes = {**attributes, words.ERROR_TYPE: self._meter.type_of(phase.error)}
-        if operation.type is not None:
+            attributes = {**attributes, **self._meter.error_of(phase.error)}
+        if OPERATIONS[name].type is not None:
             self._meter.record(words.OPERATION_DURATION, seconds, attributes)
         elif phase.asks and words.DB_OPERATION in attributes:
             self._meter.record(words.DB_DURATION, seconds, attributes)

@@ -5,6 +5,7 @@ task: what all calls of a session have in common is made once, and nothing is ke
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextvars import Token
 from typing import Any, Self
@@ -47,7 +48,7 @@ class Calls:
         self.spans: Spans | None = spans
         self._attributes = attributes
         self._meter = meter
-        self._took: list[tuple[float, str | None]] = []
+        self._took: deque[tuple[float, str | None]] = deque()
 
     def took(self, seconds: float, error: BaseException | None) -> None:
         """One has ended. Told together with others, by the next phase of the session if not before."""
@@ -57,15 +58,17 @@ class Calls:
                 self.tell()
 
     def tell(self) -> None:
-        """How long those took that have ended since."""
-        took, self._took = self._took, []
-        if self._meter is not None:
-            for seconds, error in took:
-                attributes = self._attributes
-                if error is not None:
-                    attributes = {**attributes, words.ERROR_TYPE: error}
-                with untold():
-                    self._meter.record(words.PROCESS_DURATION, seconds, attributes)
+        """How long those took that have ended since. Others may tell at the same time, in a thread."""
+        while self._meter is not None and self._took:
+            try:
+                seconds, error = self._took.popleft()
+            except IndexError:
+                return
+            attributes = self._attributes
+            if error is not None:
+                attributes = {**attributes, words.ERROR_TYPE: error}
+            with untold():
+                self._meter.record(words.PROCESS_DURATION, seconds, attributes)
 
 
 class Call(Phase):

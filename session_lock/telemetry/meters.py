@@ -11,8 +11,16 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
 
-from session_lock.telemetry.spans import type_of
-from session_lock.telemetry.words import METRICS, OTHER_ERROR, SCHEMA_URL, SECONDS, Metric
+from session_lock.telemetry.spans import state_of, type_of
+from session_lock.telemetry.words import (
+    DB_STATUS,
+    ERROR_TYPE,
+    METRICS,
+    OTHER_ERROR,
+    SCHEMA_URL,
+    SECONDS,
+    Metric,
+)
 from session_lock.versions import LIBRARY_VERSION
 
 Attributes: TypeAlias = Mapping[str, str | int]
@@ -20,7 +28,9 @@ Figures: TypeAlias = Mapping[Metric, float]
 
 
 MOST_TYPES = 100
-"""Types of errors that are told apart. Classes can be made while a program runs, and their names of anything."""
+"""Types of errors that are told apart, and SQLSTATEs. Classes can be made while a program runs, and their names of anything; a trigger
+may raise any SQLSTATE.
+"""
 
 
 class Seen(Protocol):
@@ -41,6 +51,7 @@ class Meter:
         self._totals: dict[Metric, dict[frozenset[tuple[str, str | int]], int]] = {}
         self._histograms: dict[Metric, Histogram] = {}
         self._types: set[str] = set()
+        self._states: set[str] = set()
         meter = provider.get_meter("session_lock", LIBRARY_VERSION, SCHEMA_URL)
         for metric in METRICS:
             name, unit, text = metric.name, metric.unit, metric.description
@@ -61,12 +72,22 @@ class Meter:
         self._histograms[metric].record(value, attributes)
 
     def type_of(self, error: BaseException) -> str:
-        """As an attribute: those that come when there are many already are all of one."""
-        name = type_of(error)
+        """As an attribute."""
+        return self._one_of(self._types, type_of(error))
+
+    def error_of(self, error: BaseException) -> dict[str, str]:
+        """What a call of the database has failed with, as attributes."""
+        told = {ERROR_TYPE: self.type_of(error)}
+        if (state := state_of(error)) is not None:
+            told[DB_STATUS] = self._one_of(self._states, state)
+        return told
+
+    def _one_of(self, known: set[str], name: str) -> str:
+        """Those that come when there are many already are all of one."""
         with self._lock:
-            if len(self._types) < MOST_TYPES:
-                self._types.add(name)
-            return name if name in self._types else OTHER_ERROR
+            if len(known) < MOST_TYPES:
+                known.add(name)
+            return name if name in known else OTHER_ERROR
 
     def count(self, metric: Metric, value: int, attributes: Attributes) -> None:
         """Here, since an SDK takes a hundred times as long for it; it looks at the totals when it collects."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from asyncio import CancelledError
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import Token
 from typing import Any, Protocol, Self, TypeAlias
@@ -14,6 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from session_lock.errors import SessionLockError
 from session_lock.tasks import Task
 from session_lock.telemetry import words
 from session_lock.wording import level_of
@@ -63,7 +65,7 @@ class Phase:
 class Timer(Protocol):
     """Is told how long a phase took."""
 
-    def took(self, phase: Phase, name: str, seconds: float) -> None: ...
+    def took(self, phase: Phase, name: str, seconds: float, attributes: Mapping[str, str | int]) -> None: ...
 
 
 class Spans:
@@ -118,7 +120,14 @@ class ToldPhase(Phase):
     error: BaseException | None
 
     def __init__(
-        self, name: str, title: str, *, attributes: Values, spans: Spans | None, timer: Timer, deferred: bool
+        self,
+        name: str,
+        title: str,
+        *,
+        attributes: Mapping[str, str | int],
+        spans: Spans | None,
+        timer: Timer,
+        deferred: bool,
     ) -> None:
         super().__init__()
         self._name, self._title, self._attributes = name, title, attributes
@@ -158,11 +167,13 @@ class ToldPhase(Phase):
     def __exit__(self, kind: object, error: BaseException | None, trace_: object) -> None:
         if self._token is not None:
             context.detach(self._token)
-        if error is not None:
+        cut_off = isinstance(error, CancelledError)  # by our own end: nothing has failed, and it was not done
+        if error is not None and not cut_off:
             self.error = error
-        with untold():
-            self._timer.took(self, self._name, time.perf_counter() - self._began)
-        if self._spans is not None and not (self._deferred and self.error is None and self.idle):
+        if self.error is not None or not cut_off:
+            with untold():
+                self._timer.took(self, self._name, time.perf_counter() - self._began, self._attributes)
+        if self._spans is not None and not (self._deferred and self.error is None and (self.idle or cut_off)):
             with untold():
                 self._end(self._span or self._start(self._spans))
 
@@ -173,6 +184,8 @@ class ToldPhase(Phase):
             if self._own:
                 span.set_attributes(self._own)
             tell_error(span, self.error)
+            if (state := state_of(self.error)) is not None:
+                span.set_attribute(words.DB_STATUS, state)
         span.end()
 
     def _start(self, spans: Spans) -> Span:
@@ -207,6 +220,11 @@ def _ours(attributes: Values) -> dict[str, str | float]:
 def type_of(error: BaseException) -> str:
     """The type alone: a message may hold what the row held."""
     return type(error).__qualname__[:100]
+
+
+def state_of(error: BaseException | None) -> str | None:
+    """The SQLSTATE, where the database has answered with one."""
+    return error.sqlstate if isinstance(error, SessionLockError) else None
 
 
 def tell_error(span: Span, error: BaseException | None) -> None:

@@ -23,6 +23,7 @@ MESSAGING_BATCH = "messaging.batch.message_count"
 DB_SYSTEM = "db.system.name"
 DB_NAMESPACE = "db.namespace"
 DB_OPERATION = "db.operation.name"
+DB_STATUS = "db.response.status_code"
 SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
 ERROR_TYPE = "error.type"
@@ -61,6 +62,9 @@ OPERATIONS = {
 }
 """The phases by the name of their span, which the mapping's name follows, as in `receive email`. A process is of kind CONSUMER,
 all others are CLIENTs of the database."""
+
+FINISH_IN = "finish_in"
+"""The call of the database by which a finish takes place in a transaction of the tasker's."""
 
 
 Kind = Literal["counter", "histogram", "gauge", "sum"]

@@ -264,6 +264,23 @@ async def test_a_sick_one_is_live_and_not_ready() -> None:
 
 
 @virtual
+async def test_a_row_that_refuses_is_told_as_it_is_logged_and_makes_nobody_sick(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It would do the same to any instance, and the tasker has done what it should."""
+    database = table(20, refuse=lambda *_: "no (P0001)")
+    config = settings(breaker_failures=3, retry=Retry(delay=3600, longest=3600, jitter=0))
+    runner = Runner(database, do_all, config)
+    async with running(runner):
+        await until(lambda: len(database.failures) == 20)
+        assert told(runner) == ("running", True, True)
+        said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert len(said) == 20
+        assert runner.health().last_error == said[-1]
+    assert said[-1].endswith("cannot be recorded: no (P0001)")
+
+
+@virtual
 async def test_a_paused_one_is_live_and_ready_and_looks_no_more() -> None:
     database = table(0)
     runner = Runner(database, do_all, settings())

@@ -15,6 +15,7 @@ from opentelemetry.semconv import schemas as semconv
 
 from session_lock import (
     DatabaseError,
+    Discard,
     Duties,
     Duty,
     Retry,
@@ -38,7 +39,7 @@ from tests.unit.virtual import until, virtual
 
 ALLOWED = {
     "messaging.system", "messaging.destination.name", "messaging.operation.name", "messaging.operation.type", "error.type",
-    "session_lock.outcome",
+    "db.response.status_code", "session_lock.outcome",
 }  # fmt: skip
 """All attributes of metrics of a database in memory."""
 
@@ -104,13 +105,45 @@ async def test_what_became_of_tasks_is_counted_once_each(meters: Meters) -> None
     async with running(Runner(database, tasker, settings(), meter_provider=meters.provider)):
         await until(lambda: meters.outcomes().get("retried"))
     assert meters.outcomes() == {"released": 1, "discarded": 1, "finished": 6, "retried": 1}
-    assert meters.value("session_lock.tasks.failed") == 0  # the tasker did what it should; the row refused
+    assert meters.value("session_lock.tasks.failed") == 1  # the tasker did what it should; the row refused
+    assert meters.value("session_lock.tasks.failed", error__type="RowRefusedError") == 1
     assert meters.value("messaging.client.consumed.messages") == 9
     async with running(
         Runner(table(3), each(other), settings(), name="other", meter_provider=meters.provider)
     ):
         await until(lambda: meters.value("session_lock.tasks.failed", error__type="LookupError") == 3)
         await until(lambda: meters.outcomes().get("retried", 0) >= 3)
+
+
+@virtual
+async def test_an_attempt_that_is_refused_has_failed_once_whatever_refuses_it(meters: Meters) -> None:
+    """1: its finish. 2: its finish in a transaction. 3: nothing but the tasker, whose failure's record is as good as any other. 4: its
+    discard, which is no attempt that has failed.
+    """
+    refuses = {"refuse": lambda key, _: "no" if key in (1, 2) else None, "refuse_discard": lambda *_: "no"}
+    database = table(4, **refuses)
+
+    async def tasker(task: Any) -> Any:
+        match task.key:
+            case 2:
+                async with task.transaction():
+                    pass
+            case 3:
+                raise LookupError
+            case 4:
+                return Discard("no address")
+        return None
+
+    config = settings(retry=Retry(max_attempts=3, delay=1))
+    async with running(Runner(database, each(tasker), config, meter_provider=meters.provider)):
+        await until(lambda: meters.outcomes().get("parked") == 4)
+    failed = "session_lock.tasks.failed"
+    assert meters.value(failed, error__type="RowRefusedError") == 3 + 3
+    assert meters.value(failed, error__type="LookupError") == 3
+    assert meters.value(failed) == 9
+    settled = "messaging.client.operation.duration"
+    assert meters.value(settled, error__type="RowRefusedError", messaging__operation__name="finish") == 3 + 3
+    assert meters.value(settled, error__type="RowRefusedError", messaging__operation__name="release") == 4
 
 
 @virtual
@@ -145,6 +178,23 @@ async def test_types_of_errors_are_told_apart_as_long_as_they_are_few(meters: Me
             if "error.type" in point.attributes
         }
         assert len(types) == MOST_TYPES + 1
+
+
+@virtual
+async def test_sqlstates_are_told_apart_as_long_as_they_are_few(meters: Meters) -> None:
+    """A trigger may raise any."""
+    database = table(1)
+    for number in range(MOST_TYPES + 20):
+        error = DatabaseError("away")
+        error.sqlstate = f"P{number:04}"
+        database.fail("get_work", error, times=1)
+    async with running(Runner(database, do_all, settings(), meter_provider=meters.provider)):
+        await until(lambda: database.finished, within=2000)
+    took, status = "messaging.client.operation.duration", "db.response.status_code"
+    assert meters.value(took, error__type="DatabaseError") == MOST_TYPES + 20
+    told = [point for point in meters.read()[took] if status in point.attributes]
+    assert len(told) == MOST_TYPES + 1
+    assert {point.count for point in told if point.attributes[status] == "_OTHER"} == {20}
 
 
 @virtual

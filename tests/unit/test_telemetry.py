@@ -14,14 +14,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from session_lock import DatabaseError, Release, Retry, Runner, SchemaError, SessionLost, each
+from session_lock import DatabaseError, Release, Retry, Runner, SchemaError, SessionLost, TaskLost, each
 from session_lock.connections import place_of
 from session_lock.telemetry.call import AT_ONCE
 from session_lock.telemetry.spans import MOST_LINKS
 from session_lock.telemetry.words import OPERATIONS, OUTCOMES, SCHEMA_URL
 from session_lock.testing import MemoryDatabase
 from tests.unit.faults import NONCES, Faulty
-from tests.unit.scenes import CANARY, Sleeper, do_all, running, settings, table
+from tests.unit.scenes import CANARY, Sleeper, do_all, rows, running, settings, table
 from tests.unit.virtual import until, virtual
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -192,6 +192,69 @@ async def test_a_cancelled_call_of_ours_is_no_error_and_an_abandoned_one_is(span
 
 
 @virtual
+async def test_a_finish_that_a_row_refuses_is_an_error_also_along_with_a_look(spans: Spans) -> None:
+    """Some of many, of a session that is alone."""
+    inner = MemoryDatabase(rows(400), refuse=lambda key, _: "no" if key % 100 == 7 else None)
+    database = Faulty(inner)
+    config = settings(batch_size=5, concurrency=2, prefetch=0, retry=Retry(delay=1000))
+    async with running(Runner(database, Sleeper(0.01), config, tracer_provider=spans.provider)):
+        await until(lambda: len(database.finished) == 396)
+    failed = [span for span in spans.all() if span.status.status_code is StatusCode.ERROR]
+    assert {(span.name.split()[0], span.attributes["error.type"]) for span in failed} == {
+        ("finish", "RowRefusedError")
+    }
+    assert sum(session_lock_attributes(span)["refused"] for span in failed) == 4
+    good = [session_lock_attributes(span) for span in spans.of("finish") if span not in failed]
+    assert {(told["refused"], told["lost"]) for told in good} == {(0, 0)}
+    assert database.count("finish_tasks") < len(good) / 2  # most were along with a look
+
+
+@virtual
+@pytest.mark.parametrize("idle_spans", [True, False])
+async def test_a_keepalive_that_the_stop_cancels_is_no_error(spans: Spans, idle_spans: bool) -> None:
+    """The stop sends one, so as to say that the session drains."""
+    database = table(0)
+    database.delay("bump_session", 0.5)
+    runner = Runner(database, do_all, settings(), idle_spans=idle_spans, tracer_provider=spans.provider)
+    took: list[str] = []
+    runner._telemetry.took = lambda *told: took.append(told[1])
+    async with running(runner):
+        await asyncio.sleep(1)
+    assert database.count("bump_session") == 1
+    assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
+    assert not any("error.type" in span.attributes for span in spans.all())
+    assert len(spans.of("keepalive")) == idle_spans
+    assert took.count("keepalive") == 0  # how long it takes is not known
+    assert took.count("end") == 1
+
+
+@virtual
+async def test_what_the_end_cuts_off_of_the_records_is_an_error(spans: Spans) -> None:
+    """It is not known whether they were made."""
+    database = table(1)
+    database.hang("finish_tasks")
+    config = settings(shutdown_timeout=1, call_timeout=100, lease_ttl=1000)
+    async with running(Runner(database, do_all, config, tracer_provider=spans.provider)):
+        await until(lambda: database.count("finish_tasks"))
+    (finish,) = spans.of("finish")
+    assert (finish.status.status_code, finish.attributes["error.type"]) == (
+        StatusCode.ERROR,
+        "CancelledError",
+    )
+
+
+@virtual
+async def test_a_start_that_takes_too_long_has_failed_by_its_time(spans: Spans) -> None:
+    database = table(0)
+    database.hang("start_session", times=1)
+    async with running(Runner(database, do_all, settings(), tracer_provider=spans.provider)):
+        await until(lambda: len(spans.of("start")) == 2)
+    late, started = spans.of("start")
+    assert (late.status.status_code, late.attributes["error.type"]) == (StatusCode.ERROR, "TimeoutError")
+    assert started.status.status_code is StatusCode.UNSET
+
+
+@virtual
 async def test_the_only_task_of_a_call_is_in_the_trace_of_who_put_it_in_and_so_is_its_finish(
     spans: Spans,
 ) -> None:
@@ -211,6 +274,69 @@ async def test_the_only_task_of_a_call_is_in_the_trace_of_who_put_it_in_and_so_i
     assert {span.parent for span in spans.all() if span.name.split()[0] in ("start", "receive", "end")} == {
         None
     }
+
+
+@virtual
+@pytest.mark.parametrize("batch_size", [1, 3])
+async def test_a_finish_in_the_taskers_transaction_is_a_child_of_its_call(
+    spans: Spans, batch_size: int
+) -> None:
+    """And no parent of what is done in that transaction."""
+    database = Faulty(MemoryDatabase({key: {"traceparent": PARENT} for key in (1, 2, 3)}))
+    tracer = spans.provider.get_tracer("app")
+
+    async def tasker(batch: Any) -> Any:
+        async with batch.transaction():
+            with tracer.start_as_current_span("mine"):
+                await asyncio.sleep(1)
+        return batch
+
+    config = settings(batch_size=batch_size)
+    async with running(Runner(database, tasker, config, tracer_provider=spans.provider)):
+        await until(lambda: len(database.finished) == 3)
+    processes = {span.context.span_id: span.context.trace_id for span in spans.of("process")}
+    finishes = spans.of("finish")
+    assert len(processes) == len(finishes) == 3 // batch_size
+    assert min(span.end_time for span in finishes) <= min(span.start_time for span in spans.of("mine"))
+    for span in (*finishes, *spans.of("mine")):
+        assert processes[span.parent.span_id] == span.context.trace_id
+    for span in finishes:
+        assert span.kind is SpanKind.CLIENT
+        assert span.attributes["messaging.operation.type"] == "settle"
+        assert span.attributes["messaging.batch.message_count"] == batch_size
+        assert session_lock_attributes(span)["session_id"] == 1
+        assert span.status.status_code is StatusCode.UNSET
+
+
+@virtual
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(TaskLost(CANARY), (StatusCode.ERROR, "TaskLost", "SL002")), (None, (StatusCode.UNSET, None, None))],
+)
+async def test_a_finish_in_a_transaction_that_is_refused_is_an_error_and_one_that_is_cancelled_is_none(
+    spans: Spans, error: Any, told: Any
+) -> None:
+    database = table(1)
+    if error is None:
+        database.hang("transaction")
+    else:
+        error.sqlstate = "SL002"
+        database.fail("transaction", error, times=1)
+
+    async def tasker(task: Any) -> None:
+        async with task.transaction():
+            pass
+
+    config = settings(drain_timeout=1, cancel_grace=1, retry=Retry(delay=100))
+    runner = Runner(database, each(tasker), config, tracer_provider=spans.provider)
+    took: list[str] = []
+    runner._telemetry.took = lambda *told: took.append(told[1])
+    async with running(runner):
+        await until(lambda: database.count("transaction"))
+    (finish,) = spans.of("finish")
+    told_of = (finish.attributes.get("error.type"), finish.attributes.get("db.response.status_code"))
+    assert (finish.status.status_code, *told_of) == told
+    assert took.count("finish") == (error is not None)
 
 
 @virtual

@@ -35,7 +35,8 @@ def with_lifespan(app: App, running: Callable[[], AbstractAsyncContextManager[ob
     application = with_lifespan(get_asgi_application(), running)
     ```
     """
-    if other := type(running).__name__ if isinstance(running, RunningBlock) else what_else(running):
+    given: object = running
+    if other := type(given).__name__ if isinstance(given, RunningBlock) else what_else(given):
         raise SettingsError(f"with_lifespan takes {KIND}, not {other}")
     told = live = False  # of a lifespan, or of there being none
 

@@ -138,7 +138,8 @@ async def backlog(case: Case) -> AsyncIterator[Finding]:
         yield Finding(
             severity="error",
             text=f"{text} sessions with room take none: {names}{' ..' if len(idle) > 5 else ''}",
-            remedy="ask their health() and their log (session_lock.fetch, session_lock.breaker) why: their looks fail, or nearly all of their calls did",
+            remedy="ask their health() and their log (session_lock.fetch, session_lock.breaker) why: their looks fail, or nearly all of their calls did; "
+            "or the rows are locked, which session-lock why MODULE:ATTRIBUTE KEY says of one",
             evidence=evidence,
         )
     elif all(row["unfit"] for row in takers):

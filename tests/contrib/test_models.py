@@ -21,11 +21,12 @@ import sqlalchemy as sa
 from django.db import connections, models
 from django.db.models.functions import Now
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, aliased, mapped_column
 
 from session_lock import PostgresDatabase, SettingsError, TaskTable
 from session_lock.catalog import read_shape
 from session_lock.migrations import check, install
+from session_lock.models.decoding import by_attributes
 from tests.conftest import TestDatabase
 from tests.contrib.kinds import django_create, set_up_django, url
 from tests.database.conftest import PostgresHarness, Suite
@@ -66,6 +67,26 @@ class SaPair(Base):
 
 class SaSpecial(SaPair):
     pass
+
+
+class SaPerson(Base):
+    __tablename__ = "person"
+    number: Mapped[int] = mapped_column("id", primary_key=True)
+    name: Mapped[str]
+    kind: Mapped[str]
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}
+
+
+class SaEngineer(SaPerson):
+    __tablename__ = "engineer"
+    number: Mapped[int] = mapped_column("id", sa.ForeignKey("person.id"), primary_key=True)
+    is_ready: Mapped[bool] = mapped_column("ready")
+    __mapper_args__ = {"polymorphic_identity": "engineer"}
+
+
+class SaChief(SaEngineer):
+    rank: Mapped[int | None]
+    __mapper_args__ = {"polymorphic_identity": "chief"}
 
 
 class SaPrice(Base):
@@ -384,6 +405,43 @@ class AsModel(Base):
     body: Mapped[str | None]
 
 
+class AsRenamed(Base):
+    __tablename__ = "letter"
+    number: Mapped[int] = mapped_column("id", primary_key=True)
+    to: Mapped[str] = mapped_column("address")
+    address: Mapped[str | None] = mapped_column("body")
+
+
+class DataclassBase(MappedAsDataclass, DeclarativeBase):
+    pass
+
+
+class AsMappedDataclass(DataclassBase):
+    __tablename__ = "email"
+    number: Mapped[int] = mapped_column("id", primary_key=True)
+    to: Mapped[str] = mapped_column("address")
+    text: Mapped[str | None] = mapped_column("body")
+    sent: Mapped[datetime | None] = mapped_column("sent_at", init=False)
+
+
+class AsDjango(models.Model):
+    number = models.IntegerField(primary_key=True, db_column="id")
+    to = models.TextField(db_column="address")
+    text = models.TextField(null=True, db_column="body")
+
+    class Meta:
+        app_label = "post"
+
+
+class AsItsOwn(Base):
+    __tablename__ = "own_letter"
+    number: Mapped[int] = mapped_column("id", primary_key=True)
+    to: Mapped[str] = mapped_column("address")
+
+    def __init__(self, *, id: int, address: str, body: str | None) -> None:  # noqa: A002
+        self.number, self.to = id, address
+
+
 def as_text(*, address: str, **rest: Any) -> str:
     return f"{rest['id']} {address}"
 
@@ -394,6 +452,10 @@ DECODED = [
     (AsTypedDict, lambda data: (data["id"], data["address"], data["body"])),
     (AsTuple, lambda data: tuple(data)),
     (AsModel, lambda data: (data.id, data.address, data.body)),
+    (AsRenamed, lambda data: (data.number, data.to, data.address)),
+    (AsMappedDataclass, lambda data: (data.number, data.to, data.text)),
+    (AsDjango, lambda data: (data.number, data.to, data.text)),
+    (AsItsOwn, lambda data: (data.number, data.to, None)),
     (as_text, lambda data: (int(data.split()[0]), data.split()[1], None)),
 ]
 
@@ -412,3 +474,29 @@ async def test_what_a_row_is_decoded_to(
             assert read(task.data) == (key, address, None)
             if isinstance(decode, type) and decode is not AsTypedDict:
                 assert type(task.data) is decode
+
+
+def test_a_model_is_called_with_its_own_attributes_where_one_of_a_parent_has_the_column_too() -> None:
+    names = dict.fromkeys(("id", "ready"), 1)
+    assert vars(by_attributes(SaEngineer, tuple(names))(**names))["number"] == 1
+    author = by_attributes(DjMail, ("author_id", "Sent at"))(**{"author_id": 7, "Sent at": None})
+    assert (author.author_id, author.sent) == (7, None)
+    # Functions that are written by hand: their columns are known when there is a row.
+    assert by_attributes(AsMappedDataclass, ())(id=1, address="a", body=None).to == "a"
+
+
+@pytest.mark.parametrize(
+    ("decode", "columns", "sentence"),
+    [
+        (AsModel, ["id", "state"], "AsModel has no attribute for the column 'state' of the mapping: take it out of columns="),
+        (AsDjango, ["id", "state"], "AsDjango has no attribute for the column 'state' of the mapping"),
+        (AsMappedDataclass, ["id", "address", "body", "sent_at"], r"called with number, to, text, sent, .* \(.*'sent'\): name other"),
+        (AsMappedDataclass, ["id", "address"], r"called with number, to, .* \(missing .*'text'\): name other columns, or give a function"),
+    ],
+)  # fmt: skip
+def test_a_model_that_does_not_take_the_columns_is_refused(
+    decode: Any, columns: list[str], sentence: str
+) -> None:
+    table = TaskTable("email", key="id", pending="p", finish="f", columns=columns)
+    with pytest.raises(SettingsError, match=sentence):
+        PostgresDatabase("postgresql:///app", table, decode=decode)

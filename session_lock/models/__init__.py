@@ -6,7 +6,7 @@ Neither is imported before a model of it is given: it tells by the names of its 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from difflib import get_close_matches
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from session_lock.drivers import lineage
 from session_lock.errors import SettingsError
-from session_lock.names import quote_name, split_direction
+from session_lock.names import as_sequence, quote_name, split_direction
 
 KEY_TYPE = re.compile(
     r"(smallint|integer|bigint|uuid|text|(varchar|character varying)(\(\d+\))?)", re.IGNORECASE
@@ -74,8 +74,8 @@ def read_model(
     given: Any,
     *,
     key: Any,
-    columns: Iterable[Any],
-    order_by: Iterable[Any],
+    columns: Any,
+    order_by: Any,
     fair_by: Any,
     limits: Any,
     expressions: Mapping[str, Any],
@@ -91,8 +91,8 @@ def read_model(
     return {
         "table": ".".join(map(_part, filter(None, (model.schema, model.table)))),
         "key": _key(model, key),
-        "columns": [_column(model, each, "columns") for each in columns],
-        "order_by": [_ordered(model, each, claimed) for each in order_by],
+        "columns": [_column(model, each, "columns") for each in as_sequence(columns, "columns")],
+        "order_by": [_ordered(model, each, claimed) for each in as_sequence(order_by, "order_by")],
         "fair_by": None if fair_by is None else _column(model, fair_by, "fair_by"),
         "limits": [_limited(model, each) for each in limits] if isinstance(limits, list | tuple) else limits,
         **{role: _expression(model, each, role) for role, each in expressions.items()},
@@ -167,10 +167,10 @@ def _column(model: Model, given: Any, role: str) -> str:
             return known[given]
         close = get_close_matches(given, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise SettingsError(f"{model.name} has no column {given!r} (named by {role}=){hint}")
+        raise SettingsError(f"the table of {model.name} has no column {given!r} (named by {role}=){hint}")
     column = model.column_of(given)
     if column is None:
-        raise SettingsError(f"{role} names {given}, which is no column of {model.name}")
+        raise SettingsError(f"{role} names {given}, which is no column in the table of {model.name}")
     return column
 
 

@@ -23,7 +23,7 @@ class SQLAlchemyModel:
     def __init__(self, model: Any) -> None:
         mapper: Any = sqlalchemy.inspect(model)
         self.name: str = model.__name__
-        if mapper.inherits is not None and not mapper.concrete:
+        if mapper.inherits is not None and mapper.local_table is mapper.inherits.local_table:
             raise SettingsError(
                 f"{self.name} has its rows in the table of {mapper.inherits.class_.__name__}: give that to from_model, and "
                 "say in pending which of them are tasks"
@@ -43,10 +43,12 @@ class SQLAlchemyModel:
         return {**{column.name: column.name for column in self._table.columns}, **attributes}
 
     def written(self) -> Mapping[str, str]:
+        # One of a child's may be over a column of its own table and one of its parent's.
         return {
-            each.columns[0].name: each.key
+            column.name: each.key
             for each in self._mapper.column_attrs
-            if self._owns(each.columns[0])
+            for column in each.columns
+            if self._owns(column)
         }
 
     def column_of(self, given: Any) -> str | None:

@@ -20,13 +20,14 @@ import pytest
 import sqlalchemy as sa
 from django.db import connections, models
 from django.db.models.functions import Now
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, aliased, mapped_column
 
-from session_lock import PostgresDatabase, SettingsError, TaskTable
+from session_lock import PostgresDatabase, SettingsError, TaskTable, each
 from session_lock.catalog import read_shape
 from session_lock.migrations import check, install
 from session_lock.models.decoding import by_attributes
+from session_lock.testing import run_until_idle
 from tests.conftest import TestDatabase
 from tests.contrib.kinds import django_create, set_up_django, url
 from tests.database.conftest import PostgresHarness, Suite
@@ -87,6 +88,12 @@ class SaEngineer(SaPerson):
 class SaChief(SaEngineer):
     rank: Mapped[int | None]
     __mapper_args__ = {"polymorphic_identity": "chief"}
+
+
+class SaAxes(Base):
+    __tablename__ = "axes"
+    x: Mapped[int] = mapped_column(primary_key=True)
+    y: Mapped[int]
 
 
 class SaPrice(Base):
@@ -204,6 +211,37 @@ async def test_what_a_model_says_works_in_the_database(
         await admin.close()
 
 
+async def test_a_child_with_a_table_of_its_own_is_taken_by_that(database: TestDatabase) -> None:
+    mapping = TaskTable.from_model(
+        SaEngineer, pending=SaEngineer.is_ready.is_(False), finish={SaEngineer.is_ready: True},
+        columns=[SaEngineer.number, "is_ready"], order_by=[SaEngineer.number.desc()],
+    )  # fmt: skip
+    assert (mapping.table, mapping.key, mapping.columns) == ("engineer", "id", ("id", "ready"))
+    engine = create_async_engine(url(database.admin_dsn, "asyncpg"))
+    async with engine.begin() as connection:
+        tables = [SaPerson.__table__, SaEngineer.__table__]
+        await connection.run_sync(Base.metadata.create_all, tables)
+    admin = await asyncpg.connect(database.admin_dsn)
+    await install(admin, mapping)
+    async with AsyncSession(engine) as session, session.begin():
+        session.add_all([SaEngineer(name="ann", is_ready=False), SaChief(name="ben", is_ready=False)])
+        session.add(SaPerson(name="cid"))
+    seen: list[Any] = []
+
+    async def see(task: Any) -> None:
+        seen.append(task.data)
+
+    async with PostgresDatabase(database.admin_dsn, mapping, decode=SaEngineer) as tasks:
+        await run_until_idle(tasks, each(see))
+    assert [(type(data), data.number, data.is_ready) for data in seen] == [
+        (SaEngineer, 2, False),
+        (SaEngineer, 1, False),
+    ]
+    assert await admin.fetchval("SELECT count(*) FROM engineer WHERE ready") == 2
+    await admin.close()
+    await engine.dispose()
+
+
 def test_text_and_all_else_is_as_for_any_mapping() -> None:
     mapping = TaskTable.from_model(
         SaPair,
@@ -292,11 +330,22 @@ WRONG = [
     (SaPrice, {}, r"the key SaPrice.amount is of type (FLOAT|DOUBLE PRECISION): a key is smallint"),
     (DjAuthor, {"key": "rank"}, r"the key DjAuthor.rank is of type numeric\(3, 1\)"),
     (SaSpecial, {}, "SaSpecial has its rows in the table of SaPair: give that to from_model"),
+    (SaChief, {}, "SaChief has its rows in the table of SaEngineer: give that to from_model"),
+    (SaEngineer, {"columns": [SaEngineer.name]}, "names SaEngineer.name, which is no column in the table of SaEngineer"),
+    (SaEngineer, {"columns": ["name"]}, "the table of SaEngineer has no column 'name'"),
+    (SaMail, {"order_by": SaMail.sent}, r"^order_by is a sequence, and was given one thing alone; write order_by=\[..\] around it"),
+    (SaMail, {"order_by": SaMail.sent.desc()}, "^order_by is a sequence, and was given"),
+    (SaMail, {"columns": SaMail.sent}, "^columns is a sequence, and was given"),
+    (DjMail, {"order_by": models.F("sent").desc()}, "^order_by is a sequence, and was given"),
+    (DjMail, {"columns": models.F("sent")}, "^columns is a sequence, and was given"),
+    (DjMail, {"order_by": "sent"}, r"^order_by is a sequence of names; write order_by=\('sent',\)"),
+    (SaAxes, {"order_by": "xy"}, r"^order_by is a sequence of names; write order_by=\('xy',\)"),
+    (SaAxes, {"columns": "xy"}, r"^columns is a sequence of names; write columns=\('xy',\)"),
     (DjAbstract, {}, "DjAbstract is abstract and has no table"),
     (SaMail, {"columns": ["snet"]}, r"SaMail has no column 'snet' \(named by columns=\); did you mean 'sent'\?"),
     (DjMail, {"order_by": ["-trys"]}, r"DjMail has no column 'trys' \(named by order_by=\); did you mean 'tries'\?"),
-    (SaMail, {"columns": [SaPair.one]}, r"columns names SaPair.one, which is no column of SaMail"),
-    (DjMail, {"fair_by": models.F("author__name")}, "fair_by names .*, which is no column of DjMail"),
+    (SaMail, {"columns": [SaPair.one]}, r"columns names SaPair.one, which is no column in the table of SaMail"),
+    (DjMail, {"fair_by": models.F("author__name")}, "fair_by names .*, which is no column in the table of DjMail"),
     (SaMail, {"pending": SaMail.sent is None}, "pending of SaMail is text or an expression of its layer, not False"),
     (DjMail, {"pending": SaMail.sent.is_(None)}, "pending of DjMail is text or an expression of its layer"),
     (SaMail, {"pending": aliased(SaMail).sent.is_(None)}, "names .*, which is no column of its table"),
@@ -316,7 +365,7 @@ WRONG = [
     (DjMail, {"pending": models.Q(note__in=[])}, "is true of no row, as one of an empty list is: mend it"),
     (DjMail, {"finish": {"tries": "many"}}, "cannot be compiled .*'many'.*: mend it"),
     (DjMail, {"order_by": [models.F("sent").desc(nulls_last=True)]}, "says where nulls go"),
-    (SaMail, {"order_by": [SaMail.sent.desc().nulls_last()]}, "order_by names .*, which is no column of SaMail"),
+    (SaMail, {"order_by": [SaMail.sent.desc().nulls_last()]}, "order_by names .*, which is no column in the table of SaMail"),
 ]  # fmt: skip
 
 

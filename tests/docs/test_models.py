@@ -51,8 +51,13 @@ async def test_both_taskers_of_the_page(database: TestDatabase, monkeypatch: pyt
     )  # fmt: skip
     await apply_mapping(admin, columns, grant_to=APP_ROLE)
     await admin.execute("INSERT INTO mail (address) VALUES ('last')")
+
+    async def see(task):
+        seen.append(task.data)
+
     async with PostgresDatabase(database.app_dsn, columns, decode=mail) as mails:
-        assert await run_until_idle(mails, each(lambda task: seen.append(task.data)), SETTINGS) == 1
+        assert await run_until_idle(mails, each(see), SETTINGS) == 1
+    assert await admin.fetchval("SELECT count(*) FROM mail WHERE sent_at IS NULL") == 0
     assert [(type(data), data.address, data.sent) for data in seen] == [(mail, "last", None)]
 
     page.run(holding="models.Model")

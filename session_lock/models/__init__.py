@@ -35,6 +35,9 @@ class Model(Protocol):
     now: str
     """How the server's time is written in its layer."""
 
+    condition: str
+    """What a condition looks like in its layer."""
+
     schema: str | None
     table: str
 
@@ -59,6 +62,10 @@ class Model(Protocol):
 
     def direction_of(self, given: Any) -> tuple[Any, bool]:
         """What an element of an order is over, and whether it goes down."""
+        ...
+
+    def is_query(self, given: Any) -> bool:
+        """Whether it is a query over a model, where what that filters by is wanted."""
         ...
 
     def expression(self, given: Any) -> str | None:
@@ -190,6 +197,10 @@ def _limited(model: Model, given: Any) -> Any:
 def _expression(model: Model, given: Any, role: str) -> str | None:
     if given is None or isinstance(given, str):
         return given
+    if model.is_query(given):
+        raise SettingsError(
+            f"{role} of {model.name} is a query: give the condition itself, such as {model.condition}"
+        )
     text = model.expression(given)
     if text is None:
         raise SettingsError(f"{role} of {model.name} is text or an expression of its layer, not {given!r}")
@@ -200,8 +211,9 @@ def _assignments(model: Model, given: Any, role: str) -> str | None:
     if given is None or isinstance(given, str):
         return given
     if not isinstance(given, Mapping) or not given:
+        other = "a query" if model.is_query(given) else repr(given)  # to print one would ask the database
         raise SettingsError(
-            f"{role} of {model.name} is text, or what each column is set to, such as {{'sent_at': {model.now}}}, not {given!r}"
+            f"{role} of {model.name} is text, or what each column is set to, such as {{'sent_at': {model.now}}}, not {other}"
         )
     parts: list[str] = []
     for target, value in given.items():

@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -20,8 +20,10 @@ import pytest
 import sqlalchemy as sa
 from django.db import connections, models
 from django.db.models.functions import Now
+from django.utils import timezone
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, aliased, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, aliased, mapped_column
 
 from session_lock import PostgresDatabase, SettingsError, TaskTable, each
 from session_lock.catalog import read_shape
@@ -94,6 +96,13 @@ class SaAxes(Base):
     __tablename__ = "axes"
     x: Mapped[int] = mapped_column(primary_key=True)
     y: Mapped[int]
+
+
+class SaTagged(Base):
+    __tablename__ = "tagged"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tags: Mapped[list[str]] = mapped_column(postgresql.ARRAY(sa.Text))
+    grid: Mapped[list[list[int]]] = mapped_column(sa.ARRAY(sa.Integer))
 
 
 class SaPrice(Base):
@@ -363,6 +372,12 @@ WRONG = [
     (DjMail, {"finish": {"sent": datetime.now}}, r"would set Sent at to now, which is to be called first: write Now\(\)"),
     (DjMail, {"pending": models.Q()}, r"is true of each row, as an empty Q\(\) is: mend it"),
     (DjMail, {"pending": models.Q(note__in=[])}, "is true of no row, as one of an empty list is: mend it"),
+    (SaMail, {"pending": sa.select(SaMail).where(SaMail.sent.is_(None))}, r"pending of SaMail is a query: give the condition itself, such as Mail.sent_at.is_\(None\)"),
+    (SaMail, {"accepts": Session().query(SaMail.note)}, "accepts of SaMail is a query: give the condition itself"),
+    (DjMail, {"pending": DjMail.objects.filter(sent=None)}, r"pending of DjMail is a query: give the condition itself, such as Q\(done_at=None\)"),
+    (DjMail, {"finish": DjMail.objects.all()}, "finish of DjMail is text, or what each column is set to, .* not a query"),
+    (SaMail, {"pending": SaMail.tries.in_([])}, "asks what is in an empty list, which nothing is: mend it"),
+    (SaMail, {"pending": SaMail.tries.not_in([]) & SaMail.sent.is_(None)}, "asks what is in an empty list"),
     (DjMail, {"finish": {"tries": "many"}}, "cannot be compiled .*'many'.*: mend it"),
     (DjMail, {"order_by": [models.F("sent").desc(nulls_last=True)]}, "says where nulls go"),
     (SaMail, {"order_by": [SaMail.sent.desc().nulls_last()]}, "order_by names .*, which is no column in the table of SaMail"),
@@ -374,6 +389,55 @@ def test_what_cannot_be_is_said_in_a_sentence(model: Any, words: dict[str, Any],
     with pytest.raises(SettingsError, match=sentence) as caught:
         TaskTable.from_model(model, **{"pending": "p", "finish": "f", **words})
     assert "\n" not in str(caught.value)
+
+
+def test_the_time_at_which_it_is_declared_is_refused() -> None:
+    utc = datetime.now(UTC)
+    local = utc.astimezone().replace(tzinfo=None)
+    for model, words, now in [
+        (SaMail, {"pending": SaMail.sent > local}, "func.now()"),
+        (SaMail, {"pending": SaMail.sent > utc.replace(tzinfo=None)}, "func.now()"),
+        (SaMail, {"pending": SaMail.sent > utc - timedelta(seconds=9)}, "func.now()"),
+        (SaMail, {"pending": SaMail.sent.in_([utc])}, "func.now()"),
+        (SaMail, {"accepts": sa.case((sa.cast(SaMail.sent, sa.Date) == local.date(), "2"))}, "func.now()"),
+        (SaMail, {"finish": {"sent": sa.literal(utc)}}, "func.now()"),
+        (DjMail, {"pending": models.Q(sent__gt=timezone.now())}, "Now()"),
+        (DjMail, {"pending": models.Q(sent__date=utc.date())}, "Now()"),
+        (DjMail, {"finish": {"sent": models.Value(utc)}}, "Now()"),
+    ]:
+        with pytest.raises(SettingsError) as caught:
+            TaskTable.from_model(model, **{"pending": "p", "finish": "f", **words})
+        assert str(caught.value) == (
+            f"an expression of {model.__name__} has the time at which this was declared in it, which is another one in each process: "
+            f"let available_at say when a row is due; finish and discard take {now}, and a fixed time can be written as text"
+        )
+
+
+def test_a_fixed_time_is_none_of_the_start_of_the_process() -> None:
+    past = datetime(2024, 2, 29, 12, tzinfo=UTC)
+    words = [
+        (SaMail, SaMail.sent > past),
+        (DjMail, models.Q(sent__gt=past)),
+        (DjMail, models.Q(sent__date=past.date())),
+    ]
+    for model, pending in words:
+        assert "2024-02-29" in TaskTable.from_model(model, pending=pending, finish="f").pending
+
+
+async def test_an_empty_array_has_the_type_of_its_column(database: TestDatabase) -> None:
+    mapping = TaskTable.from_model(
+        SaTagged,
+        pending=(SaTagged.tags != []) & ~SaTagged.tags.contains(["x"]),
+        finish={SaTagged.tags: [], SaTagged.grid: [[]]},
+    )
+    assert "ARRAY['x']" in mapping.pending
+    admin = await asyncpg.connect(database.admin_dsn)
+    await admin.execute("CREATE TABLE tagged (id bigint PRIMARY KEY, tags text[], grid int[])")
+    await admin.execute("INSERT INTO tagged VALUES (1, '{a}', '{{1}}')")
+    await install(admin, mapping)
+    await admin.execute(f"UPDATE tagged SET {mapping.finish} WHERE {mapping.pending}")
+    assert tuple(await admin.fetchrow("SELECT tags, grid FROM tagged")) == ([], [])
+    await admin.close()
 
 
 def test_a_mapping_among_the_models_that_goes_over_a_foreign_key_is_refused(tmp_path: Path) -> None:

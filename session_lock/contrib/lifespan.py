@@ -35,7 +35,9 @@ def with_lifespan(app: App, running: Callable[[], AbstractAsyncContextManager[ob
     application = with_lifespan(get_asgi_application(), running)
     ```
     """
-    if other := type(running).__name__ if isinstance(running, RunningBlock) else what_else(running):
+    if isinstance(running, RunningBlock):
+        raise SettingsError(f"with_lifespan takes {KIND}, not {type(running).__name__}")
+    if other := what_else(running):
         raise SettingsError(f"with_lifespan takes {KIND}, not {other}")
     told = live = False  # of a lifespan, or of there being none
 

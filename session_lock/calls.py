@@ -29,6 +29,8 @@ class Calls:
 
     def __init__(self, connect: Connect, wanted: Wanted) -> None:
         self._wanted = wanted
+        self.mapping_name: str = wanted.name
+        """Known before the database was asked."""
         self.address: tuple[Connect, str, str] = (connect, wanted.schema, wanted.name)
         """Two with the same one lead to the same sessions."""
         self._place = place_of(connect)

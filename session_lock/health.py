@@ -24,7 +24,7 @@ class Health:
     """
 
     name: str
-    """As `Runner.name`: empty before the first session, unless one was given."""
+    """As `Runner.name`: empty before the first session where a `DatabaseFinder` is to tell it, unless one was given."""
 
     state: State
     """starting (no session yet, or not again) · running · paused (the mapping is) · sick (its breaker is open) · draining (it

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from session_lock.errors import SettingsError
 
@@ -41,6 +43,17 @@ def one_line_safe(expression: str) -> str:
 
 
 # Text from the user ----------------------------------------------------------------------------------
+
+
+def as_sequence(given: Any, role: str) -> Sequence[Any]:
+    """What may be a sequence of names or of columns: one alone is none, and what it would be taken apart into is not what is meant."""
+    if isinstance(given, str):
+        raise SettingsError(f"{role} is a sequence of names; write {role}=({given!r},)")
+    if not isinstance(given, Iterable):
+        raise SettingsError(
+            f"{role} is a sequence, and was given one thing alone; write {role}=[..] around it"
+        )
+    return tuple(given)
 
 
 def check_name(name: str, kind: str) -> None:

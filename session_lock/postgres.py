@@ -46,7 +46,8 @@ class PostgresDatabase(Calls, Generic[T]):
     """A mapping in a PostgreSQL database; the `Database` that a Runner is given.
 
     `connect` is a DSN or an async callable that returns a new asyncpg connection. `decode` makes a task's data: it is
-    called with the mapping's columns as keyword arguments (`dict`, a dataclass, a pydantic model, any function).
+    called with the mapping's columns as keyword arguments (`dict`, a dataclass, a pydantic model, any function); a model of
+    SQLAlchemy or Django with its attributes for them.
 
     It holds up to two connections for work and one for keepalives, however many Runners share it, and up to four more
     while `transaction()` is used without a `pool` of yours: an asyncpg pool, an SQLAlchemy `AsyncEngine` or

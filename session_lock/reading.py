@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from session_lock.database import Claim, ClaimedTask, Outcome, Settled, Work
+from session_lock.models.decoding import by_attributes
 from session_lock.queue_table import parsed, selected
 from session_lock.schema import ENVELOPE
 from session_lock.table import TaskTable
@@ -30,7 +31,7 @@ class Reader(Generic[T]):
         self, table: TaskTable | None, decode: Callable[..., T], key: Callable[[Any], TaskKey] | None
     ) -> None:
         self._table = table
-        self._decode = decode
+        self._decode = by_attributes(decode, table.columns if table else ())
         self._key = key
         self.columns: str = selected(table, ENVELOPE)
         """What to read of `get_work`."""

@@ -168,8 +168,8 @@ class Runner(RunningBlock, Generic[T]):
 
     @property
     def name(self) -> str:
-        """What it is called in spans and logs: as it was given, else the mapping's name, which is known from the first session on."""
-        return self._telemetry.name
+        """What it is called in spans and logs: as it was given, else the mapping's name, which a `DatabaseFinder` tells with the first session."""
+        return self._telemetry.name or getattr(self._database, "mapping_name", "")
 
     def wake(self) -> None:
         """Look for work now rather than at the next poll."""
@@ -192,7 +192,11 @@ class Runner(RunningBlock, Generic[T]):
 
     def _engine_ended(self, _: asyncio.Task[BaseException | None]) -> None:
         if (error := self._failure()) is None:
-            logger.info("the Runner of %s has stopped", self.name, extra=self._about("stopped"))
+            logger.info(
+                "the Runner of %s has stopped",
+                self.name or "an unknown mapping",
+                extra=self._about("stopped"),
+            )
         else:
             self._vitals.went_wrong(error)
 

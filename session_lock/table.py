@@ -11,6 +11,7 @@ from session_lock.limits import AnyLimit, Rules, as_limits, rules_of
 from session_lock.models import read_model
 from session_lock.names import (
     BODY_QUOTE,
+    as_sequence,
     check_name,
     is_storable,
     quote_name,
@@ -158,10 +159,7 @@ class TaskTable:
                 raise SettingsError(f"{attribute} of a TaskTable is text, not {getattr(self, attribute)!r}")
         object.__setattr__(self, "limits", as_limits(self.limits))
         for attribute in ("columns", "order_by"):
-            value = getattr(self, attribute)
-            if isinstance(value, str):
-                raise SettingsError(f"{attribute} is a sequence of names; write {attribute}=({value!r},)")
-            object.__setattr__(self, attribute, tuple(value))
+            object.__setattr__(self, attribute, as_sequence(getattr(self, attribute), attribute))
         given: Any = self.claim_columns
         if isinstance(given, Mapping):
             object.__setattr__(self, "claim_columns", claim_columns(given))

@@ -11,6 +11,7 @@ from session_lock.cli.common import (
     Commands,
     add_mapping_arguments,
     at_least_one,
+    load_mapping,
     refuse_if,
     say,
     say_table,
@@ -87,6 +88,7 @@ def _install(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_to_ask_nobody(command: str, arguments: argparse.Namespace) -> None:
+    load_mapping(arguments.mapping)  # what is wrong with that is told first
     refuse_if(
         not arguments.yes and not sys.stdin.isatty(),
         f"{command} asks before it changes anything, and nobody is here to answer: add --yes",

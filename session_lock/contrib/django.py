@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+from session_lock.contrib.commands import printed_as
 from session_lock.contrib.running import needs
 from session_lock.errors import SettingsError
 from session_lock.migrations import install, remove
@@ -14,6 +15,7 @@ from session_lock.migrations.synchronous import Work, on_django
 from session_lock.table import TaskTable
 
 with needs("Django", "4.2"):
+    from django.core.management.base import CommandError
     from django.db import close_old_connections, router
     from django.db.migrations.operations.base import Operation
     from django.db.migrations.serializer import BaseSerializer
@@ -101,7 +103,8 @@ class InstallTaskTable(Operation):
 
     def _do(self, app_label: str, schema_editor: Any, work: Work[Any]) -> None:
         if router.allow_migrate(schema_editor.connection.alias, app_label, **self.hints):
-            on_django(schema_editor.connection, work)
+            with printed_as(CommandError, returncode=1):
+                on_django(schema_editor.connection, work)
 
 
 class _TaskTableSerializer(BaseSerializer):

@@ -22,17 +22,17 @@ KINDS = "a Runner, a RunnerGroup, or a function with @asynccontextmanager that y
 
 
 @contextmanager
-def needs(framework: str, least: str) -> Iterator[None]:
-    """Around what is imported from a framework, in the module that is named after it, as is its extra."""
-    extra = framework.lower()
-    module = f"session_lock.contrib.{extra}"
-    check_version(module, framework, least, extra=extra)
+def needs(framework: str, least: str, *, who: str = "", extra: str = "") -> Iterator[None]:
+    """Around what is imported from a framework, in the module that is named after it, as is its extra; or by `who`, with another `extra`."""
+    package = framework.lower()
+    who, extra = who or f"session_lock.contrib.{package}", extra or package
+    check_version(who, framework, least, extra=extra)
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != extra:  # it is there, and something else is not
+        if (error.name or "").partition(".")[0] != package:  # it is there, and something else is not
             raise
-        raise _unfit(module, framework, least, extra) from error
+        raise _unfit(who, framework, least, extra) from error
 
 
 def check_version(who: str, framework: str, least: str, *, extra: str) -> None:

@@ -6,7 +6,7 @@ Neither is imported before a model of it is given: it tells by the names of its 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from difflib import get_close_matches
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from session_lock.drivers import lineage
 from session_lock.errors import SettingsError
-from session_lock.names import quote_name, split_direction
+from session_lock.names import as_sequence, quote_name, split_direction
 
 KEY_TYPE = re.compile(
     r"(smallint|integer|bigint|uuid|text|(varchar|character varying)(\(\d+\))?)", re.IGNORECASE
@@ -34,6 +34,9 @@ class Model(Protocol):
 
     now: str
     """How the server's time is written in its layer."""
+
+    condition: str
+    """What a condition looks like in its layer."""
 
     schema: str | None
     table: str
@@ -61,6 +64,10 @@ class Model(Protocol):
         """What an element of an order is over, and whether it goes down."""
         ...
 
+    def is_query(self, given: Any) -> bool:
+        """Whether it is a query over a model, where what that filters by is wanted."""
+        ...
+
     def expression(self, given: Any) -> str | None:
         """The SQL of a condition or another expression, over bare names; None: it is none of this layer."""
         ...
@@ -74,8 +81,8 @@ def read_model(
     given: Any,
     *,
     key: Any,
-    columns: Iterable[Any],
-    order_by: Iterable[Any],
+    columns: Any,
+    order_by: Any,
     fair_by: Any,
     limits: Any,
     expressions: Mapping[str, Any],
@@ -91,8 +98,8 @@ def read_model(
     return {
         "table": ".".join(map(_part, filter(None, (model.schema, model.table)))),
         "key": _key(model, key),
-        "columns": [_column(model, each, "columns") for each in columns],
-        "order_by": [_ordered(model, each, claimed) for each in order_by],
+        "columns": [_column(model, each, "columns") for each in as_sequence(columns, "columns")],
+        "order_by": [_ordered(model, each, claimed) for each in as_sequence(order_by, "order_by")],
         "fair_by": None if fair_by is None else _column(model, fair_by, "fair_by"),
         "limits": [_limited(model, each) for each in limits] if isinstance(limits, list | tuple) else limits,
         **{role: _expression(model, each, role) for role, each in expressions.items()},
@@ -167,10 +174,10 @@ def _column(model: Model, given: Any, role: str) -> str:
             return known[given]
         close = get_close_matches(given, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise SettingsError(f"{model.name} has no column {given!r} (named by {role}=){hint}")
+        raise SettingsError(f"the table of {model.name} has no column {given!r} (named by {role}=){hint}")
     column = model.column_of(given)
     if column is None:
-        raise SettingsError(f"{role} names {given}, which is no column of {model.name}")
+        raise SettingsError(f"{role} names {given}, which is no column in the table of {model.name}")
     return column
 
 
@@ -190,6 +197,10 @@ def _limited(model: Model, given: Any) -> Any:
 def _expression(model: Model, given: Any, role: str) -> str | None:
     if given is None or isinstance(given, str):
         return given
+    if model.is_query(given):
+        raise SettingsError(
+            f"{role} of {model.name} is a query: give the condition itself, such as {model.condition}"
+        )
     text = model.expression(given)
     if text is None:
         raise SettingsError(f"{role} of {model.name} is text or an expression of its layer, not {given!r}")
@@ -200,8 +211,9 @@ def _assignments(model: Model, given: Any, role: str) -> str | None:
     if given is None or isinstance(given, str):
         return given
     if not isinstance(given, Mapping) or not given:
+        other = "a query" if model.is_query(given) else repr(given)  # to print one would ask the database
         raise SettingsError(
-            f"{role} of {model.name} is text, or what each column is set to, such as {{'sent_at': {model.now}}}, not {given!r}"
+            f"{role} of {model.name} is text, or what each column is set to, such as {{'sent_at': {model.now}}}, not {other}"
         )
     parts: list[str] = []
     for target, value in given.items():

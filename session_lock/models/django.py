@@ -14,11 +14,12 @@ from django.core.exceptions import (
     ValidationError,
 )
 from django.db import connections, router
-from django.db.models import F, Q, Value
+from django.db.models import F, Q, QuerySet, Value
 from django.db.models.expressions import OrderBy
 from django.db.models.sql import Query
 
 from session_lock.errors import SettingsError
+from session_lock.models.moments import refuse_now
 from session_lock.names import quote_literal
 
 
@@ -26,6 +27,7 @@ class DjangoModel:
     layer = "Django"
     unwritten = ""
     now = "Now()"
+    condition = "Q(done_at=None)"
 
     def __init__(self, model: Any) -> None:
         self.name: str = model.__name__
@@ -75,6 +77,9 @@ class DjangoModel:
             return given[1:], True
         return given, False
 
+    def is_query(self, given: Any) -> bool:
+        return isinstance(given, QuerySet | Query)
+
     def expression(self, given: Any) -> str | None:
         if not hasattr(given, "resolve_expression"):
             return None
@@ -113,6 +118,8 @@ class DjangoModel:
             raise SettingsError(
                 f"an expression of {self.name} cannot be compiled ({error}): mend it, or write it as text"
             ) from error
+        for each in arguments:
+            refuse_now(self.name, each, self.now)
         if "SELECT" in text:  # in which names of this table and of another would look alike
             raise SettingsError(
                 f"an expression of {self.name} has a subquery: write it as text, with aliases of your own"

@@ -13,17 +13,19 @@ from sqlalchemy.sql.elements import BindParameter, ClauseElement, ColumnClause, 
 from sqlalchemy.sql.selectable import SelectBase
 
 from session_lock.errors import SettingsError
+from session_lock.models.moments import refuse_now
 
 
 class SQLAlchemyModel:
     layer = "SQLAlchemy"
     unwritten = " (from a Table that is reflected, by exclude_properties)"
     now = "func.now()"
+    condition = "Mail.sent_at.is_(None)"
 
     def __init__(self, model: Any) -> None:
         mapper: Any = sqlalchemy.inspect(model)
         self.name: str = model.__name__
-        if mapper.inherits is not None and not mapper.concrete:
+        if mapper.inherits is not None and mapper.local_table is mapper.inherits.local_table:
             raise SettingsError(
                 f"{self.name} has its rows in the table of {mapper.inherits.class_.__name__}: give that to from_model, and "
                 "say in pending which of them are tasks"
@@ -43,10 +45,12 @@ class SQLAlchemyModel:
         return {**{column.name: column.name for column in self._table.columns}, **attributes}
 
     def written(self) -> Mapping[str, str]:
+        # One of a child's may be over a column of its own table and one of its parent's.
         return {
-            each.columns[0].name: each.key
+            column.name: each.key
             for each in self._mapper.column_attrs
-            if self._owns(each.columns[0])
+            for column in each.columns
+            if self._owns(column)
         }
 
     def column_of(self, given: Any) -> str | None:
@@ -61,6 +65,9 @@ class SQLAlchemyModel:
         if isinstance(given, UnaryExpression) and given.modifier in {operators.asc_op, operators.desc_op}:
             return given.element, given.modifier is operators.desc_op
         return given, False
+
+    def is_query(self, given: Any) -> bool:
+        return isinstance(_clause(given), SelectBase)
 
     def expression(self, given: Any) -> str | None:
         clause = _clause(given)
@@ -82,22 +89,12 @@ class SQLAlchemyModel:
 
     def _compiled(self, clause: ClauseElement) -> str:
         for part in visitors.iterate(clause):
-            # Names are bare in our SQL, so that those of another table would be taken for the model's own.
-            if isinstance(part, SelectBase):
-                raise SettingsError(
-                    f"an expression of {self.name} has a subquery: write it as text, with aliases of your own"
-                )
-            if isinstance(part, ColumnClause) and part.table is not None and not self._owns(part):
-                raise SettingsError(
-                    f"an expression of {self.name} names {part}, which is no column of its table"
-                )
-            if isinstance(part, BindParameter) and part.required:
-                raise SettingsError(
-                    f"an expression of {self.name} has a parameter {part.key!r} without a value"
-                )
+            self._refuse(part)
+        whole: Any = clause
+        whole = visitors.replacement_traverse(whole, {}, _typed)
         try:
             return str(
-                clause.compile(
+                whole.compile(
                     dialect=_dialect(), compile_kwargs={"literal_binds": True, "include_table": False}
                 )
             )
@@ -106,6 +103,38 @@ class SQLAlchemyModel:
             raise SettingsError(
                 f"an expression of {self.name} cannot be compiled ({reason}): write it as text"
             ) from error
+
+    def _refuse(self, part: Any) -> None:
+        # Names are bare in our SQL, so that those of another table would be taken for the model's own.
+        if isinstance(part, SelectBase):
+            raise SettingsError(
+                f"an expression of {self.name} has a subquery: write it as text, with aliases of your own"
+            )
+        if isinstance(part, ColumnClause) and part.table is not None and not self._owns(part):
+            raise SettingsError(f"an expression of {self.name} names {part}, which is no column of its table")
+        if isinstance(part, BindParameter):
+            self._refuse_value(part)
+
+    def _refuse_value(self, part: BindParameter[Any]) -> None:
+        if part.required:
+            raise SettingsError(f"an expression of {self.name} has a parameter {part.key!r} without a value")
+        value: Any = part.effective_value
+        if part.expanding and not value:
+            raise SettingsError(
+                f"an expression of {self.name} asks what is in an empty list, which nothing is: mend it, or write it as text"
+            )
+        for each in value if part.expanding else [value]:
+            refuse_now(self.name, each, self.now)
+
+
+def _typed(element: Any, **kw: Any) -> Any:  # noqa: ARG001 (as it is called)
+    """An empty array with its type, which PostgreSQL could not guess; None, by which all else is left as it is."""
+    is_array = isinstance(element, BindParameter) and isinstance(element.type, sqlalchemy.ARRAY)
+    return sqlalchemy.cast(element, element.type) if is_array and _is_empty(element.effective_value) else None
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_empty, value))
 
 
 def _clause(given: Any) -> ClauseElement | None:

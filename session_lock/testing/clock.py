@@ -2,7 +2,8 @@
 
 When nothing is ready the loop's clock jumps to the next timer. A test of minutes ends in milliseconds, the same way each
 time, and one that waits for something that can never happen fails at once instead of hanging. What a socket or a subprocess is about to
-bring is no timer, and is not waited for: time jumps past it, so that timeouts run out.
+bring is no timer, and is not waited for: time jumps past it, so that timeouts run out. Nor is a thread of your own that comes back by
+`call_soon_threadsafe`; those of `asyncio.to_thread`, `run_in_executor` and `anyio.to_thread` are waited for.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from session_lock import session
+from session_lock.testing.threads import WaitsForThreads, count_threads_of_anyio
 
 R = TypeVar("R")
 
@@ -23,12 +25,18 @@ DAY = 86_400.0
 
 def run_virtual(coroutine: Coroutine[Any, Any, R], *, limit: float = DAY) -> R:
     """`asyncio.run`, in virtual time. `limit`: as for `VirtualTimeLoop`, which also says what is raised. Not for what talks by a socket, as to
-    PostgreSQL, or waits for a subprocess: neither is waited for, and that is a `TimeoutError` or a `DeadlockError`.
+    PostgreSQL, waits for a subprocess, or for a thread that was begun in another way than by asyncio or anyio: none of them is waited for, and that is a
+    `TimeoutError` or a `DeadlockError`. `RuntimeError` where a loop runs already.
 
     ```python
     assert run_virtual(asyncio.sleep(3600, "an hour later")) == "an hour later"
     ```
     """
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 (the other one raises)
+        coroutine.close()  # or Python warns that nobody has awaited it
+        raise RuntimeError(
+            "run_virtual has an event loop of its own, and one is running here: call it in a plain def, or await what it was given"
+        )
     with virtual_time(limit=limit) as runner:
         return runner.run(coroutine)
 
@@ -67,8 +75,9 @@ class DeadlockError(RuntimeError):
     """
 
 
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock starts at 0 and jumps. While a thread of `run_in_executor` works it stands still.
+class VirtualTimeLoop(WaitsForThreads, asyncio.SelectorEventLoop):
+    """An event loop whose clock starts at 0 and jumps. While a thread of `run_in_executor`, `asyncio.to_thread` or `anyio.to_thread` works it stands
+    still; not for a thread of your own that comes back by `call_soon_threadsafe`, a socket or a subprocess.
 
     `limit` is the virtual time, in seconds, after which the test counts as one that never ends: a `DeadlockError`. Defaults to a day.
 
@@ -82,7 +91,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self, *, limit: float = DAY) -> None:
         self._now = 0.0
         self._limit = limit
-        self._threads = 0
+        count_threads_of_anyio()
         super().__init__(_JumpingSelector(self._jump))
 
     def time(self) -> float:

@@ -73,6 +73,7 @@ class MemoryDatabase(MemoryShares[T]):
         self._accepts: MemoryAccepts[T] = MemoryAccepts(accepts)
         self._limits: MemoryLimits[T] = MemoryLimits(limits, fair_by, value)
         super().__init__(rows, refuse=refuse, refuse_discard=refuse_discard, discards=discards)
+        self.mapping_name = name
         self._identity = Identity("memory", str(uuid4()), name)
 
     # The verbs ----------------------------------------------------------------------------------------------

@@ -258,6 +258,8 @@ async def test_install_says_what_is_pending_and_asks(cli, admin, monkeypatch):
     await add_emails(admin, 3)
     assert await cli("install", "MAPPING") == 2
     assert "nobody is here to answer: add --yes" in cli.err
+    assert await cli("install", "nope:emails") == 2
+    assert "there is no module 'nope'" in cli.err
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     for answer, status in (("n", 1), ("", 1), ("yes", 0)):
         questions = []

@@ -91,5 +91,5 @@ def test_what_is_missing_is_named(monkeypatch):
     code = "import sys; sys.modules['starlette'] = None; import session_lock.contrib.status"
     refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert refused.stderr.splitlines()[-1] == (
-        "ModuleNotFoundError: the status page needs starlette, which is not installed: pip install 'session-lock[status]'"
+        "session_lock.errors.SettingsError: the status page needs starlette 0.37.2 or later: pip install 'session-lock[status]'"
     )

@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -20,12 +20,16 @@ import pytest
 import sqlalchemy as sa
 from django.db import connections, models
 from django.db.models.functions import Now
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
+from django.utils import timezone
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, aliased, mapped_column
 
-from session_lock import PostgresDatabase, SettingsError, TaskTable
+from session_lock import PostgresDatabase, SettingsError, TaskTable, each
 from session_lock.catalog import read_shape
 from session_lock.migrations import check, install
+from session_lock.models.decoding import by_attributes
+from session_lock.testing import run_until_idle
 from tests.conftest import TestDatabase
 from tests.contrib.kinds import django_create, set_up_django, url
 from tests.database.conftest import PostgresHarness, Suite
@@ -66,6 +70,39 @@ class SaPair(Base):
 
 class SaSpecial(SaPair):
     pass
+
+
+class SaPerson(Base):
+    __tablename__ = "person"
+    number: Mapped[int] = mapped_column("id", primary_key=True)
+    name: Mapped[str]
+    kind: Mapped[str]
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}
+
+
+class SaEngineer(SaPerson):
+    __tablename__ = "engineer"
+    number: Mapped[int] = mapped_column("id", sa.ForeignKey("person.id"), primary_key=True)
+    is_ready: Mapped[bool] = mapped_column("ready")
+    __mapper_args__ = {"polymorphic_identity": "engineer"}
+
+
+class SaChief(SaEngineer):
+    rank: Mapped[int | None]
+    __mapper_args__ = {"polymorphic_identity": "chief"}
+
+
+class SaAxes(Base):
+    __tablename__ = "axes"
+    x: Mapped[int] = mapped_column(primary_key=True)
+    y: Mapped[int]
+
+
+class SaTagged(Base):
+    __tablename__ = "tagged"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    tags: Mapped[list[str]] = mapped_column(postgresql.ARRAY(sa.Text))
+    grid: Mapped[list[list[int]]] = mapped_column(sa.ARRAY(sa.Integer))
 
 
 class SaPrice(Base):
@@ -183,6 +220,37 @@ async def test_what_a_model_says_works_in_the_database(
         await admin.close()
 
 
+async def test_a_child_with_a_table_of_its_own_is_taken_by_that(database: TestDatabase) -> None:
+    mapping = TaskTable.from_model(
+        SaEngineer, pending=SaEngineer.is_ready.is_(False), finish={SaEngineer.is_ready: True},
+        columns=[SaEngineer.number, "is_ready"], order_by=[SaEngineer.number.desc()],
+    )  # fmt: skip
+    assert (mapping.table, mapping.key, mapping.columns) == ("engineer", "id", ("id", "ready"))
+    engine = create_async_engine(url(database.admin_dsn, "asyncpg"))
+    async with engine.begin() as connection:
+        tables = [SaPerson.__table__, SaEngineer.__table__]
+        await connection.run_sync(Base.metadata.create_all, tables)
+    admin = await asyncpg.connect(database.admin_dsn)
+    await install(admin, mapping)
+    async with AsyncSession(engine) as session, session.begin():
+        session.add_all([SaEngineer(name="ann", is_ready=False), SaChief(name="ben", is_ready=False)])
+        session.add(SaPerson(name="cid"))
+    seen: list[Any] = []
+
+    async def see(task: Any) -> None:
+        seen.append(task.data)
+
+    async with PostgresDatabase(database.admin_dsn, mapping, decode=SaEngineer) as tasks:
+        await run_until_idle(tasks, each(see))
+    assert [(type(data), data.number, data.is_ready) for data in seen] == [
+        (SaEngineer, 2, False),
+        (SaEngineer, 1, False),
+    ]
+    assert await admin.fetchval("SELECT count(*) FROM engineer WHERE ready") == 2
+    await admin.close()
+    await engine.dispose()
+
+
 def test_text_and_all_else_is_as_for_any_mapping() -> None:
     mapping = TaskTable.from_model(
         SaPair,
@@ -271,11 +339,22 @@ WRONG = [
     (SaPrice, {}, r"the key SaPrice.amount is of type (FLOAT|DOUBLE PRECISION): a key is smallint"),
     (DjAuthor, {"key": "rank"}, r"the key DjAuthor.rank is of type numeric\(3, 1\)"),
     (SaSpecial, {}, "SaSpecial has its rows in the table of SaPair: give that to from_model"),
+    (SaChief, {}, "SaChief has its rows in the table of SaEngineer: give that to from_model"),
+    (SaEngineer, {"columns": [SaEngineer.name]}, "names SaEngineer.name, which is no column in the table of SaEngineer"),
+    (SaEngineer, {"columns": ["name"]}, "the table of SaEngineer has no column 'name'"),
+    (SaMail, {"order_by": SaMail.sent}, r"^order_by is a sequence, and was given one thing alone; write order_by=\[..\] around it"),
+    (SaMail, {"order_by": SaMail.sent.desc()}, "^order_by is a sequence, and was given"),
+    (SaMail, {"columns": SaMail.sent}, "^columns is a sequence, and was given"),
+    (DjMail, {"order_by": models.F("sent").desc()}, "^order_by is a sequence, and was given"),
+    (DjMail, {"columns": models.F("sent")}, "^columns is a sequence, and was given"),
+    (DjMail, {"order_by": "sent"}, r"^order_by is a sequence of names; write order_by=\('sent',\)"),
+    (SaAxes, {"order_by": "xy"}, r"^order_by is a sequence of names; write order_by=\('xy',\)"),
+    (SaAxes, {"columns": "xy"}, r"^columns is a sequence of names; write columns=\('xy',\)"),
     (DjAbstract, {}, "DjAbstract is abstract and has no table"),
     (SaMail, {"columns": ["snet"]}, r"SaMail has no column 'snet' \(named by columns=\); did you mean 'sent'\?"),
     (DjMail, {"order_by": ["-trys"]}, r"DjMail has no column 'trys' \(named by order_by=\); did you mean 'tries'\?"),
-    (SaMail, {"columns": [SaPair.one]}, r"columns names SaPair.one, which is no column of SaMail"),
-    (DjMail, {"fair_by": models.F("author__name")}, "fair_by names .*, which is no column of DjMail"),
+    (SaMail, {"columns": [SaPair.one]}, r"columns names SaPair.one, which is no column in the table of SaMail"),
+    (DjMail, {"fair_by": models.F("author__name")}, "fair_by names .*, which is no column in the table of DjMail"),
     (SaMail, {"pending": SaMail.sent is None}, "pending of SaMail is text or an expression of its layer, not False"),
     (DjMail, {"pending": SaMail.sent.is_(None)}, "pending of DjMail is text or an expression of its layer"),
     (SaMail, {"pending": aliased(SaMail).sent.is_(None)}, "names .*, which is no column of its table"),
@@ -293,9 +372,15 @@ WRONG = [
     (DjMail, {"finish": {"sent": datetime.now}}, r"would set Sent at to now, which is to be called first: write Now\(\)"),
     (DjMail, {"pending": models.Q()}, r"is true of each row, as an empty Q\(\) is: mend it"),
     (DjMail, {"pending": models.Q(note__in=[])}, "is true of no row, as one of an empty list is: mend it"),
+    (SaMail, {"pending": sa.select(SaMail).where(SaMail.sent.is_(None))}, r"pending of SaMail is a query: give the condition itself, such as Mail.sent_at.is_\(None\)"),
+    (SaMail, {"accepts": Session().query(SaMail.note)}, "accepts of SaMail is a query: give the condition itself"),
+    (DjMail, {"pending": DjMail.objects.filter(sent=None)}, r"pending of DjMail is a query: give the condition itself, such as Q\(done_at=None\)"),
+    (DjMail, {"finish": DjMail.objects.all()}, "finish of DjMail is text, or what each column is set to, .* not a query"),
+    (SaMail, {"pending": SaMail.tries.in_([])}, "asks what is in an empty list, which nothing is: mend it"),
+    (SaMail, {"pending": SaMail.tries.not_in([]) & SaMail.sent.is_(None)}, "asks what is in an empty list"),
     (DjMail, {"finish": {"tries": "many"}}, "cannot be compiled .*'many'.*: mend it"),
     (DjMail, {"order_by": [models.F("sent").desc(nulls_last=True)]}, "says where nulls go"),
-    (SaMail, {"order_by": [SaMail.sent.desc().nulls_last()]}, "order_by names .*, which is no column of SaMail"),
+    (SaMail, {"order_by": [SaMail.sent.desc().nulls_last()]}, "order_by names .*, which is no column in the table of SaMail"),
 ]  # fmt: skip
 
 
@@ -304,6 +389,55 @@ def test_what_cannot_be_is_said_in_a_sentence(model: Any, words: dict[str, Any],
     with pytest.raises(SettingsError, match=sentence) as caught:
         TaskTable.from_model(model, **{"pending": "p", "finish": "f", **words})
     assert "\n" not in str(caught.value)
+
+
+def test_the_time_at_which_it_is_declared_is_refused() -> None:
+    utc = datetime.now(UTC)
+    local = utc.astimezone().replace(tzinfo=None)
+    for model, words, now in [
+        (SaMail, {"pending": SaMail.sent > local}, "func.now()"),
+        (SaMail, {"pending": SaMail.sent > utc.replace(tzinfo=None)}, "func.now()"),
+        (SaMail, {"pending": SaMail.sent > utc - timedelta(seconds=9)}, "func.now()"),
+        (SaMail, {"pending": SaMail.sent.in_([utc])}, "func.now()"),
+        (SaMail, {"accepts": sa.case((sa.cast(SaMail.sent, sa.Date) == local.date(), "2"))}, "func.now()"),
+        (SaMail, {"finish": {"sent": sa.literal(utc)}}, "func.now()"),
+        (DjMail, {"pending": models.Q(sent__gt=timezone.now())}, "Now()"),
+        (DjMail, {"pending": models.Q(sent__date=utc.date())}, "Now()"),
+        (DjMail, {"finish": {"sent": models.Value(utc)}}, "Now()"),
+    ]:
+        with pytest.raises(SettingsError) as caught:
+            TaskTable.from_model(model, **{"pending": "p", "finish": "f", **words})
+        assert str(caught.value) == (
+            f"an expression of {model.__name__} has the time at which this was declared in it, which is another one in each process: "
+            f"let available_at say when a row is due; finish and discard take {now}, and a fixed time can be written as text"
+        )
+
+
+def test_a_fixed_time_is_none_of_the_start_of_the_process() -> None:
+    past = datetime(2024, 2, 29, 12, tzinfo=UTC)
+    words = [
+        (SaMail, SaMail.sent > past),
+        (DjMail, models.Q(sent__gt=past)),
+        (DjMail, models.Q(sent__date=past.date())),
+    ]
+    for model, pending in words:
+        assert "2024-02-29" in TaskTable.from_model(model, pending=pending, finish="f").pending
+
+
+async def test_an_empty_array_has_the_type_of_its_column(database: TestDatabase) -> None:
+    mapping = TaskTable.from_model(
+        SaTagged,
+        pending=(SaTagged.tags != []) & ~SaTagged.tags.contains(["x"]),
+        finish={SaTagged.tags: [], SaTagged.grid: [[]]},
+    )
+    assert "ARRAY['x']" in mapping.pending
+    admin = await asyncpg.connect(database.admin_dsn)
+    await admin.execute("CREATE TABLE tagged (id bigint PRIMARY KEY, tags text[], grid int[])")
+    await admin.execute("INSERT INTO tagged VALUES (1, '{a}', '{{1}}')")
+    await install(admin, mapping)
+    await admin.execute(f"UPDATE tagged SET {mapping.finish} WHERE {mapping.pending}")
+    assert tuple(await admin.fetchrow("SELECT tags, grid FROM tagged")) == ([], [])
+    await admin.close()
 
 
 def test_a_mapping_among_the_models_that_goes_over_a_foreign_key_is_refused(tmp_path: Path) -> None:
@@ -384,6 +518,43 @@ class AsModel(Base):
     body: Mapped[str | None]
 
 
+class AsRenamed(Base):
+    __tablename__ = "letter"
+    number: Mapped[int] = mapped_column("id", primary_key=True)
+    to: Mapped[str] = mapped_column("address")
+    address: Mapped[str | None] = mapped_column("body")
+
+
+class DataclassBase(MappedAsDataclass, DeclarativeBase):
+    pass
+
+
+class AsMappedDataclass(DataclassBase):
+    __tablename__ = "email"
+    number: Mapped[int] = mapped_column("id", primary_key=True)
+    to: Mapped[str] = mapped_column("address")
+    text: Mapped[str | None] = mapped_column("body")
+    sent: Mapped[datetime | None] = mapped_column("sent_at", init=False)
+
+
+class AsDjango(models.Model):
+    number = models.IntegerField(primary_key=True, db_column="id")
+    to = models.TextField(db_column="address")
+    text = models.TextField(null=True, db_column="body")
+
+    class Meta:
+        app_label = "post"
+
+
+class AsItsOwn(Base):
+    __tablename__ = "own_letter"
+    number: Mapped[int] = mapped_column("id", primary_key=True)
+    to: Mapped[str] = mapped_column("address")
+
+    def __init__(self, *, id: int, address: str, body: str | None) -> None:  # noqa: A002
+        self.number, self.to = id, address
+
+
 def as_text(*, address: str, **rest: Any) -> str:
     return f"{rest['id']} {address}"
 
@@ -394,6 +565,10 @@ DECODED = [
     (AsTypedDict, lambda data: (data["id"], data["address"], data["body"])),
     (AsTuple, lambda data: tuple(data)),
     (AsModel, lambda data: (data.id, data.address, data.body)),
+    (AsRenamed, lambda data: (data.number, data.to, data.address)),
+    (AsMappedDataclass, lambda data: (data.number, data.to, data.text)),
+    (AsDjango, lambda data: (data.number, data.to, data.text)),
+    (AsItsOwn, lambda data: (data.number, data.to, None)),
     (as_text, lambda data: (int(data.split()[0]), data.split()[1], None)),
 ]
 
@@ -412,3 +587,29 @@ async def test_what_a_row_is_decoded_to(
             assert read(task.data) == (key, address, None)
             if isinstance(decode, type) and decode is not AsTypedDict:
                 assert type(task.data) is decode
+
+
+def test_a_model_is_called_with_its_own_attributes_where_one_of_a_parent_has_the_column_too() -> None:
+    names = dict.fromkeys(("id", "ready"), 1)
+    assert vars(by_attributes(SaEngineer, tuple(names))(**names))["number"] == 1
+    author = by_attributes(DjMail, ("author_id", "Sent at"))(**{"author_id": 7, "Sent at": None})
+    assert (author.author_id, author.sent) == (7, None)
+    # Functions that are written by hand: their columns are known when there is a row.
+    assert by_attributes(AsMappedDataclass, ())(id=1, address="a", body=None).to == "a"
+
+
+@pytest.mark.parametrize(
+    ("decode", "columns", "sentence"),
+    [
+        (AsModel, ["id", "state"], "AsModel has no attribute for the column 'state' of the mapping: take it out of columns="),
+        (AsDjango, ["id", "state"], "AsDjango has no attribute for the column 'state' of the mapping"),
+        (AsMappedDataclass, ["id", "address", "body", "sent_at"], r"called with number, to, text, sent, .* \(.*'sent'\): name other"),
+        (AsMappedDataclass, ["id", "address"], r"called with number, to, .* \(missing .*'text'\): name other columns, or give a function"),
+    ],
+)  # fmt: skip
+def test_a_model_that_does_not_take_the_columns_is_refused(
+    decode: Any, columns: list[str], sentence: str
+) -> None:
+    table = TaskTable("email", key="id", pending="p", finish="f", columns=columns)
+    with pytest.raises(SettingsError, match=sentence):
+        PostgresDatabase("postgresql:///app", table, decode=decode)

@@ -181,7 +181,7 @@ async def test_what_the_app_answers() -> None:
         assert (live.status_code, ready.status_code) == (200, 503)
         assert live.json() == ready.json() == {
             "live": True, "ready": False,
-            "runners": [{"name": "", "state": "starting", "session": None, "lease_margin": None, "looked_ago": None, "loop_lag": None}],
+            "runners": [{"name": "tasks", "state": "starting", "session": None, "lease_margin": None, "looked_ago": None, "loop_lag": None}],
         }  # fmt: skip
         assert live.headers["content-type"] == "application/json"
         assert live.headers["cache-control"] == "no-store"

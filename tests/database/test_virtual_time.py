@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import threading
 import time
+from functools import partial
 from uuid import uuid4
 
+import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 
+from session_lock import Settings, each
 from session_lock.session import Lease, Session, lease_clock
-from session_lock.testing import DeadlockError, run_virtual, virtual_time
+from session_lock.testing import DeadlockError, MemoryDatabase, run_until_idle, run_virtual, virtual_time
 
 
 def test_waiting_takes_no_time():
@@ -113,13 +119,87 @@ def test_cleanups_still_run_after_the_error():
     assert seen == ["cleaned"]
 
 
-def test_threads_are_waited_for_and_time_stands_still():
+@pytest.mark.parametrize("run", [asyncio.to_thread, anyio.to_thread.run_sync])
+def test_threads_are_waited_for_and_time_stands_still(run):
     async def main() -> float:
         async with asyncio.timeout(1):
-            await asyncio.to_thread(time.sleep, 0.05)
+            await run(time.sleep, 0.05)
+            await asyncio.gather(run(time.sleep, 0.05), run(time.sleep, 0.1))
         return asyncio.get_running_loop().time()
 
     assert run_virtual(main()) == 0
+
+
+def test_a_tasker_that_works_in_a_thread_of_anyio_is_waited_for():
+    async def work(task) -> None:
+        await anyio.to_thread.run_sync(time.sleep, 0.1)
+
+    database = MemoryDatabase({1: None})
+    run_virtual(run_until_idle(database, each(work), Settings(task_timeout=2)))
+    assert list(database.finished) == [1]
+
+
+@pytest.mark.timeout(10)
+def test_time_goes_on_while_a_thread_waits_for_the_loop_and_for_one_that_was_given_up():
+    async def nap() -> float:
+        await asyncio.sleep(60)
+        return asyncio.get_running_loop().time()
+
+    def ask() -> float:
+        time.sleep(0.05)
+        woken = anyio.from_thread.run(nap)
+        time.sleep(0.05)
+        return woken
+
+    async def main() -> tuple[float, float]:
+        async with asyncio.timeout(61):
+            woken = await anyio.to_thread.run_sync(ask)
+        gate = threading.Event()
+        waits = partial(anyio.to_thread.run_sync, gate.wait, abandon_on_cancel=True)
+        given_up = asyncio.create_task(waits())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.sleep(60)
+        gate.set()
+        return woken, asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == (60, 120)
+
+
+@pytest.mark.timeout(10)
+def test_who_waits_for_a_turn_of_a_limiter_has_no_thread():
+    async def main() -> float:
+        limiter = anyio.CapacityLimiter(1)
+        async with limiter, asyncio.TaskGroup() as group:
+            group.create_task(anyio.to_thread.run_sync(time.sleep, 0, limiter=limiter))
+            await asyncio.sleep(60)
+            limiter.release()
+            await asyncio.sleep(1)
+            await limiter.acquire()
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == 61
+
+
+def test_under_other_loops_threads_of_anyio_are_as_ever():
+    async def main() -> list[float]:
+        limiter = anyio.CapacityLimiter(1)
+        run = partial(anyio.to_thread.run_sync, limiter=limiter)
+        return await asyncio.gather(run(time.perf_counter), run(anyio.from_thread.run, now))
+
+    async def now() -> float:
+        return time.perf_counter()
+
+    run_virtual(asyncio.sleep(0))  # from now on they are counted
+    assert len(asyncio.run(main())) == 2
+
+
+async def test_within_a_loop_it_is_refused_in_a_sentence():
+    with pytest.raises(
+        RuntimeError, match="has an event loop of its own, and one is running here: call it in a plain def"
+    ):
+        run_virtual(asyncio.sleep(1))
 
 
 def test_the_lease_clock_is_the_loops():

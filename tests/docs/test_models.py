@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from session_lock import PostgresDatabase, Runner, Settings
+from session_lock import PostgresDatabase, Runner, Settings, TaskTable, each
+from session_lock.testing import run_until_idle
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.contrib.kinds import django_connection, django_create, set_up_django, url
 from tests.docs.pages import Page
@@ -43,6 +44,21 @@ async def test_both_taskers_of_the_page(database: TestDatabase, monkeypatch: pyt
     await page["engine"].dispose()
     wrong = "SELECT FROM mail AS m FULL JOIN receipt AS r ON r.mail = m.id AND r.address = m.address WHERE {}"
     assert await admin.fetch(wrong.format("m.id IS NULL OR r.mail IS NULL OR m.sent_at IS NULL")) == []
+
+    mail, seen = page["Mail"], []
+    columns = TaskTable.from_model(
+        mail, pending=mail.sent.is_(None), finish={mail.sent: sqlalchemy.func.now()}, columns=[mail.address, mail.sent]
+    )  # fmt: skip
+    await apply_mapping(admin, columns, grant_to=APP_ROLE)
+    await admin.execute("INSERT INTO mail (address) VALUES ('last')")
+
+    async def see(task):
+        seen.append(task.data)
+
+    async with PostgresDatabase(database.app_dsn, columns, decode=mail) as mails:
+        assert await run_until_idle(mails, each(see), SETTINGS) == 1
+    assert await admin.fetchval("SELECT count(*) FROM mail WHERE sent_at IS NULL") == 0
+    assert [(type(data), data.address, data.sent) for data in seen] == [(mail, "last", None)]
 
     page.run(holding="models.Model")
     await asyncio.to_thread(django_create, database.admin_dsn, page["Sale"], page["Invoice"])

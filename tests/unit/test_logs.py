@@ -55,6 +55,19 @@ async def test_a_life_without_trouble_is_three_lines_however_many_its_tasks(capl
 
 
 @virtual
+async def test_one_that_never_had_a_session_says_of_what_it_is(caplog: Any) -> None:
+    async def find() -> Any:
+        raise AssertionError("it is stopped before that")
+
+    for database in (table(0), find):
+        runner = Runner(database, do_all, settings())
+        runner.stop()
+        await runner.run()
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("session_lock")]
+    assert said == ["the Runner of tasks has stopped", "the Runner of an unknown mapping has stopped"]
+
+
+@virtual
 async def test_a_pause_and_a_drain_from_outside(caplog: Any) -> None:
     database = table(0)
     async with running(Runner(database, do_all, settings())) as run:

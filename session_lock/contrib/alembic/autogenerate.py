@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 from alembic.autogenerate import comparators
 from alembic.operations.ops import CreateTableOp, ModifyTableOps
-from alembic.util import DispatchPriority
+from alembic.util import CommandError, DispatchPriority
 from sqlalchemy import MetaData
 
 from session_lock.contrib.alembic.operations import InstallTaskTable
 from session_lock.contrib.alembic.ours import Ours
+from session_lock.contrib.commands import printed_as
 from session_lock.errors import SchemaError, SettingsError
 from session_lock.migrations.comparison import rights, to_install
 from session_lock.migrations.difference import INSTALL
@@ -49,6 +50,7 @@ def _name(table: TaskTable) -> tuple[str, str, tuple[str, str]]:
 
 
 @comparators.dispatch_for("schema", priority=DispatchPriority.LAST)
+@printed_as(CommandError)
 def _compare(context: Any, upgrade: Any, _schemas: Any) -> None:
     """After all others: what is ours they would drop, and what they are to make is there before it is installed."""
     declared = _declared(context.metadata)

@@ -9,7 +9,9 @@ from typing import Any
 
 from alembic.autogenerate import renderers
 from alembic.operations import MigrateOperation, Operations
+from alembic.util import CommandError
 
+from session_lock.contrib.commands import printed_as
 from session_lock.errors import SettingsError
 from session_lock.migrations import install, remove, takes_no_transaction
 from session_lock.migrations.synchronous import on_sqlalchemy
@@ -89,6 +91,7 @@ class LeaveTaskTable(MigrateOperation):
 
 
 @Operations.implementation_for(InstallTaskTable)
+@printed_as(CommandError)
 def _install(operations: Operations, operation: InstallTaskTable) -> None:
     context, table, grant_to = operations.get_context(), operation.table, operation.grant_to
     _need_connection(context, "install_task_table")
@@ -103,6 +106,7 @@ def _install(operations: Operations, operation: InstallTaskTable) -> None:
 
 
 @Operations.implementation_for(RemoveTaskTable)
+@printed_as(CommandError)
 def _remove(operations: Operations, operation: RemoveTaskTable) -> None:
     _need_connection(operations.get_context(), "remove_task_table")
     on_sqlalchemy(operations.get_bind(), lambda connection: remove(connection, operation.table))
@@ -111,7 +115,7 @@ def _remove(operations: Operations, operation: RemoveTaskTable) -> None:
 def _need_connection(context: Any, name: str) -> None:
     if context.as_sql:
         raise SettingsError(
-            f"op.{name} reads the table's types, which --sql cannot: commit what session-lock sql copy writes, and execute that"
+            f"op.{name} reads the table's types, which --sql cannot: commit the files that session-lock sql copy writes, and run them by psql"
         )
 
 

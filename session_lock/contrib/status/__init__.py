@@ -7,17 +7,9 @@ what is live `watching` (one reader for all who look at a mapping), `source` (it
 
 from __future__ import annotations
 
-from session_lock.contrib.running import check_version
+from session_lock.contrib.running import needs
 
-try:
-    check_version("the status page", "starlette", "0.37.2", extra="status")
+with needs("starlette", "0.37.2", who="the status page", extra="status"):
     from session_lock.contrib.status.app import StatusPage, status_app
-except ModuleNotFoundError as _missing:
-    if (_missing.name or "").partition(".")[0] != "starlette":
-        raise
-    raise ModuleNotFoundError(
-        "the status page needs starlette, which is not installed: pip install 'session-lock[status]'",
-        name=_missing.name,
-    ) from None
 
 __all__ = ["StatusPage", "status_app"]

@@ -1,8 +1,8 @@
 """`Database`: what a Runner needs of a database. Six verbs, over small frozen values; durations are seconds.
 
-`PostgresDatabase` and `testing.MemoryDatabase` keep this contract and pass one suite (`tests/database`). Every verb of a session raises `SessionLost` if the
-session is not live, and `DatabaseError` (or `SchemaError`) if the database did not do it or its answer was lost: whether it was done is unknown then, and
-asking again is safe. A call may be cancelled at any moment, with the same meaning. A key stands in a call at most once.
+`PostgresDatabase` and `testing.MemoryDatabase` keep this contract and pass one suite. Every verb of a session raises `SessionLost` if the session is not live, and
+`DatabaseError` (or `SchemaError`) if the database did not do it or its answer was lost: whether it was done is unknown then, and asking again is
+safe. A call may be cancelled at any moment, with the same meaning. A key stands in a call at most once.
 """
 
 from __future__ import annotations
@@ -110,9 +110,8 @@ class Settled(NamedTuple):
     key: TaskKey
     outcome: Outcome
     error: str | None = None
-    """With `REFUSED`: what the database said, without values of the row."""
+    """With `REFUSED`: what the database said, without values of the row; and what it calls that, where it told."""
     sqlstate: str | None = None
-    """And what it calls that, where it told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +267,8 @@ class Database(Protocol[T_co]):
     ) -> AbstractAsyncContextManager[Callable[[], bool] | None]:
         """Within the block `wake` is called, in the event loop, when there may be new tasks. A hint: looking is the truth.
 
-        What it yields tells whether wake-ups come through now, as far as that was proven lately; `wake` is called when that begins and when it ends. None:
-        nobody knows. `asked` is called when something is asked of the session `lease`; the answer to a keepalive says what. Entering does not wait, and
-        nothing that goes wrong is raised.
+        What it yields tells whether wake-ups come through now, as far as that was proven lately (None: nobody knows); `wake` is called when that begins and
+        when it ends. `asked` is called when something is asked of `lease`; the answer to a keepalive says what. Entering does not wait, and raises nothing.
         """
         ...
 

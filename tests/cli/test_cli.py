@@ -700,7 +700,7 @@ async def test_sessions_are_shown_with_the_reason(cli, admin):
         "unstarted",
     ]
     assert row.split() == ["1", "here:1", "live", "5", "2", "0", "0", "0"]
-    assert why.startswith("1: tasks are free and it has room")
+    assert why.startswith("1: tasks are free and it runs none")
     assert await cli("sessions", "MAPPING", "--json") == 0
     (one,) = json.loads(cli.out)
     assert (one["live"], one["target"], one["unstarted"]) == (True, 2, 0)

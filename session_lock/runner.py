@@ -192,11 +192,7 @@ class Runner(RunningBlock, Generic[T]):
 
     def _engine_ended(self, _: asyncio.Task[BaseException | None]) -> None:
         if (error := self._failure()) is None:
-            logger.info(
-                "the Runner of %s has stopped",
-                self.name or "an unknown mapping",
-                extra=self._about("stopped"),
-            )
+            logger.info("the Runner of %s has stopped", self.name or "an unknown mapping", extra=self._about("stopped"))  # fmt: skip
         else:
             self._vitals.went_wrong(error)
 

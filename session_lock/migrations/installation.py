@@ -11,7 +11,7 @@ from session_lock.migrations.comparison import claim_columns, pending_index, rig
 from session_lock.migrations.functions import is_newer, session_functions, shipped_functions, task_functions
 from session_lock.migrations.limiting import wrong_indexes
 from session_lock.migrations.partitions import build_index, check_partition_rights
-from session_lock.migrations.sandbox import Connection, quiet_settings, sentences
+from session_lock.migrations.sandbox import Connection, at_the_end, quiet_settings, sentences
 from session_lock.migrations.shipping import at_hand, due_index, is_there, shipped_table
 from session_lock.migrations.validation import Examined, check_rights, check_schema_is_ours, examine
 from session_lock.names import check_name
@@ -152,8 +152,8 @@ async def _turn(connection: Connection, table: TaskTable) -> AsyncIterator[None]
         raise DatabaseError(
             f"another installation in the schema {table.schema!r} is under way: try again when it has ended"
         )
-    try:
+    if within:
         yield
-    finally:
-        if not within:
-            await connection.fetch("SELECT pg_advisory_unlock($1)", key)
+        return
+    async with at_the_end(lambda: connection.fetch("SELECT pg_advisory_unlock($1)", key)):
+        yield

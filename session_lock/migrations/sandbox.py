@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -141,10 +141,20 @@ async def quiet_settings(connection: Connection) -> AsyncIterator[None]:
         "SELECT set_config(s.name, s.value, false) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
     )
     await connection.fetch(change, list(wanted), list(wanted.values()))
+    async with at_the_end(lambda: connection.fetch(change, list(before), list(before.values()))):
+        yield
+
+
+@asynccontextmanager
+async def at_the_end(undo: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """It is undone, whatever happens. What goes wrong in the block is told, and not that the connection was gone when this was to be undone."""
     try:
         yield
-    finally:
-        await connection.fetch(change, list(before), list(before.values()))
+    except BaseException:
+        with suppress(Exception):
+            await undo()
+        raise
+    await undo()
 
 
 async def attempt(

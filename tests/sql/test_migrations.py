@@ -16,6 +16,8 @@ from session_lock.asking import why
 from session_lock.catalog import read_shape
 from session_lock.errors import DatabaseError, SchemaError
 from session_lock.migrations import check, install, peek, pending_summary, prune, remove, validate
+from session_lock.migrations.installation import _turn
+from session_lock.migrations.sandbox import quiet_settings
 from session_lock.names import quote_name
 from session_lock.objects import function_set, index_name
 from session_lock.schema import SCHEMA_VERSION, render
@@ -996,3 +998,15 @@ async def test_settings_of_the_session_are_kept(admin, within):
         else:
             await work(admin, EMAILS)
         assert {name: await admin.fetchval(f"SHOW {name}") for name in settings} == settings
+
+
+@pytest.mark.parametrize(
+    "block", [quiet_settings, lambda connection: _turn(connection, EMAILS)], ids=["settings", "turn"]
+)
+async def test_a_connection_that_is_gone_does_not_hide_what_has_ended_an_installation(database, block):
+    """It is what interrupts an installation that takes the connection with it."""
+    connection = await asyncpg.connect(database.admin_dsn)
+    with pytest.raises(asyncio.CancelledError):
+        async with block(connection):
+            connection.terminate()
+            raise asyncio.CancelledError

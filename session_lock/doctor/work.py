@@ -26,10 +26,6 @@ LONG = 900.0
 
 SEEN = ("session", "label", "held", "running", "idle", "free", "unfit")
 
-INSTALLED = """
-SELECT EXISTS (SELECT FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspname = $1 AND p.proname = $2)
-"""
-
 GROWTH = 10
 """Times as many failures in the last hour as in an hour of the day before."""
 
@@ -112,9 +108,10 @@ async def backlog(case: Case) -> AsyncIterator[Finding]:
     if (table := case.table) is None:
         return
     schema, functions = case.wanted.schema, function_set(table, await read_shape(case.connection, table))
-    if not await case.connection.fetchval(INSTALLED, table.schema, f"shares_{functions}"):
+    shares = f"{schema}.{quote_name(f'shares_{functions}')}"
+    if not await case.connection.fetchval("SELECT to_regproc($1) IS NOT NULL", shares):
         return  # the look at what is installed says so
-    rows = await case.connection.fetch(f"SELECT * FROM {schema}.{quote_name(f'shares_{functions}')}()")
+    rows = await case.connection.fetch(f"SELECT * FROM {shares}()")
     live = [row for row in rows if row["state"] in {"live", "draining"}]
     takers = [row for row in live if row["state"] == "live" and not row["paused"] and not row["limited"]]
     if not takers:

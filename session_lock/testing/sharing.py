@@ -151,7 +151,7 @@ class MemoryShares(MemorySessions[T]):
             unfit=bool(free) and not self._accepts.of(session, free),
             limited=possible < total and len(due) > possible,
             paused=self._paused,
-            other=False,
+            other_version=False,
             idle=session.idle,
             age=math.inf,
         )

@@ -1,4 +1,4 @@
-"""Cancel `run()` between any two steps of the loop, over a real PostgreSQL: see tests/unit for the whole sweep in virtual time.
+"""Cancel `run()` between any two steps of the loop, over a real PostgreSQL: see tests/simulation for the whole sweep in virtual time.
 
 Here it is about what memory has not: connections, transactions, and statements whose answer nobody waits for any more.
 """
@@ -19,6 +19,7 @@ import pytest
 from session_lock import PostgresDatabase, Runner, Settings, each
 from tests.chaos.scene import AT_NIGHT
 from tests.conftest import APP_ROLE, TestDatabase
+from tests.stepping import SteppingLoop
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
 SECONDS = math.inf if AT_NIGHT else 18.0
@@ -28,33 +29,6 @@ CONFIG = Settings(
     concurrency=2, start_jitter=0, poll_interval=0.05, keepalive_interval=0.05, lease_ttl=8, cancel_grace=1, call_timeout=2,
     drain_timeout=1, shutdown_timeout=3,
 )  # fmt: skip
-
-
-class SteppingLoop(asyncio.SelectorEventLoop):
-    """Calls `act` before its n-th step, counted from `begin()`."""
-
-    steps = -1
-    stop_at = 0
-    act: Callable[[], object] = print
-
-    def begin(self, stop_at: int, act: Callable[[], object]) -> None:
-        self.steps, self.stop_at, self.act = 0, stop_at, act
-
-    def _counted(self, callback: Any) -> Any:
-        def step(*args: Any) -> Any:
-            if self.steps >= 0:
-                self.steps += 1
-                if self.steps == self.stop_at:
-                    self.act()
-            return callback(*args)
-
-        return step
-
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
-        return super().call_soon(self._counted(callback), *args, context=context)
-
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
-        return super().call_at(when, self._counted(callback), *args, context=context)
 
 
 async def tasker(task: Any) -> None:
@@ -79,7 +53,7 @@ async def one_run(database: TestDatabase, stop_at: int) -> tuple[bool, int]:
     before = asyncio.all_tasks()
     emails = PostgresDatabase(database.app_dsn, EMAILS)
     run = asyncio.create_task(Runner(emails, each(tasker), CONFIG).run())
-    loop.begin(stop_at, run.cancel)
+    loop.begin({stop_at: run.cancel})
     end = loop.call_later(0.12, run.cancel)
     await asyncio.wait({run})
     steps, loop.steps = loop.steps, -1

@@ -17,9 +17,9 @@ from session_lock.catalog import read_shape
 from session_lock.fetch import SETTLED_AFTER
 from session_lock.schema import render
 from session_lock.table import ClaimColumns
-from tests.chaos.test_cancel_everywhere import SteppingLoop
 from tests.conftest import APP_ROLE, TestDatabase
 from tests.proxy import proxy
+from tests.stepping import SteppingLoop
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, apply_mapping
 
 HOURLY = Settings(poll_interval=3600, start_jitter=0, concurrency=2, tasks_per_session=2)
@@ -529,7 +529,7 @@ def test_left_or_cancelled_between_any_two_steps_nothing_stays(
             for task in both:
                 task.cancel()
 
-        loop.begin(stop_at, cancel)
+        loop.begin({stop_at: cancel})
         end = loop.call_later(0.06, cancel)
         await asyncio.sleep(0.03)
         for backend in await listening_backends(admin):

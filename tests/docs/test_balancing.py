@@ -103,7 +103,7 @@ def test_the_numbers() -> None:
 def test_what_it_quotes_is_said() -> None:
     facts = {"label": "", "app_version": "", "state": "live", "capacity": 20, "tasks": 12}
     facts["age"] = 60
-    facts |= dict.fromkeys(("limited", "unfit", "paused", "free", "other", "idle"), False)
+    facts |= dict.fromkeys(("limited", "unfit", "paused", "free", "other_version", "idle"), False)
 
     a = Facts(**facts, session=1, target=8, held=12, running=12)
     b = Facts(**facts, session=2, target=4, held=0, running=0)

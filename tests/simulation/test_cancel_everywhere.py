@@ -1,7 +1,6 @@
 """Cancel `run()` between any two steps of the loop: whatever was under way, nothing is left and nothing is lost.
 
-`Stepper` wraps each callback that the loop is given, so that "the n-th step" is any point between two awaits of the engine,
-its phases, the taskers or the database.
+The n-th step of a `Stepper` is any point between two awaits of the engine, its phases, the taskers or the database.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import asyncio
 import gc
 import logging
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,40 +19,23 @@ from session_lock.database import SESSION_EXPIRED
 from session_lock.tasker import in_thread
 from session_lock.testing import MemoryDatabase, VirtualTimeLoop
 from session_lock.testing.rows import MemoryFailure
+from tests.stepping import SteppingLoop
 from tests.unit.faults import Faulty
 from tests.unit.scenes import rows, table
 from tests.unit.virtual import complaints, left_tasks
 
 
-class Stepper(VirtualTimeLoop):
-    """A loop that calls `at[n]` before its n-th step, counted from `begin()`."""
-
+class Stepper(SteppingLoop, VirtualTimeLoop):
     def __init__(self) -> None:
         super().__init__(limit=4000)
-        self.steps = -1
-        self.at: dict[int, Callable[[], object]] = {}
-
-    def begin(self, at: dict[int, Callable[[], object]]) -> None:
-        self.steps, self.at = 0, at
-
-    def _counted(self, callback: Any) -> Any:
-        def step(*args: Any) -> Any:
-            if self.steps >= 0:
-                self.steps += 1
-                if (act := self.at.pop(self.steps, None)) is not None:
-                    act()
-            return callback(*args)
-
-        return step
-
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
-        return super().call_soon(self._counted(callback), *args, context=context)
-
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
-        return super().call_at(when, self._counted(callback), *args, context=context)
 
 
 # Scenarios -------------------------------------------------------------------------------------------------
+
+FEW = Settings(
+    concurrency=2, tasks_per_session=3, start_jitter=0, keepalive_interval=0.4, lease_ttl=6, cancel_grace=1, call_timeout=1,
+    drain_timeout=2, shutdown_timeout=2, poll_interval=0.3,
+)  # fmt: skip
 
 
 def batches() -> tuple[Faulty, Runner[Any]]:
@@ -157,11 +138,7 @@ def moving() -> tuple[Faulty, Runner[Any]]:
     async def tasker(task: Any) -> None:
         await asyncio.sleep(0.2)
 
-    config = Settings(
-        concurrency=2, tasks_per_session=3, start_jitter=0, keepalive_interval=0.4, lease_ttl=6, cancel_grace=1, call_timeout=1,
-        drain_timeout=2, shutdown_timeout=2, poll_interval=0.3,
-    )  # fmt: skip
-    return database, Runner(finder, each(tasker), config)
+    return database, Runner(finder, each(tasker), FEW)
 
 
 def grouped() -> tuple[Faulty, RunnerGroup]:
@@ -172,12 +149,8 @@ def grouped() -> tuple[Faulty, RunnerGroup]:
     async def tasker(task: Any) -> None:
         await asyncio.sleep(0.15)
 
-    config = Settings(
-        concurrency=2, tasks_per_session=3, start_jitter=0, keepalive_interval=0.4, lease_ttl=6, cancel_grace=1, call_timeout=1,
-        drain_timeout=2, shutdown_timeout=2, poll_interval=0.3,
-    )  # fmt: skip
     return database, RunnerGroup(
-        *(Runner(each_one, each(tasker), config) for each_one in (database, second, third)), concurrency=2
+        *(Runner(each_one, each(tasker), FEW) for each_one in (database, second, third)), concurrency=2
     )
 
 

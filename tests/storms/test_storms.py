@@ -16,7 +16,7 @@ from tests.storms.replay import replay
 
 HOURS = 200
 AT_ONCE = 10
-AS_WELL = 60
+OTHER_HOURS = 60
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +85,7 @@ def test_a_fault_is_found(fault: faults.Fault, monkeypatch: pytest.MonkeyPatch) 
     seed, broken = FOUND[fault]
     wanted = {promise.__name__ for promise in broken}
     fault(monkeypatch)
-    assert any(wanted <= {*replay(hour).wrong} for hour in (seed, *range(AS_WELL)))
+    assert any(wanted <= {*replay(hour).wrong} for hour in (seed, *range(OTHER_HOURS)))
 
 
 def test_each_fault_is_looked_for() -> None:

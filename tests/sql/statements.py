@@ -207,6 +207,7 @@ ALONE = {
         _call("look for one knowing nothing", "get_work", 1, held=[]),
         _release("give back for the others", (1, 10, *KEPT), wake=True),
         _release("give back beside an old token of it", (2, 20, *KEPT), (1, 10, *KEPT), (1, 9, *BAD)),
+        _release("give back after an old token of it", (1, 9, *BAD), (1, 10, *KEPT), (2, 20, *KEPT)),
         _release("give back beside another's token of it", (2, 20, *KEPT), (1, 10, *KEPT), (1, 20, *BAD)),
         _release("give back after another's token of it", (1, 20, *BAD), (1, 10, *KEPT), (2, 20, *KEPT)),
         _release("put off beside an old token of it", (1, 10, 60, True, False, None), (1, 9, *BAD)),

@@ -26,6 +26,10 @@ class Client:
         self._watching = asyncio.create_task(self._stop())
         asyncio.get_running_loop().call_later(WARM_UP, self._count_from_here)
 
+    def asks_again(self) -> None:
+        """A call was refused, by a lock timeout or a deadlock."""
+        self.told["asked again"] = self.told.get("asked again", 0) + 1
+
     def _count_from_here(self) -> None:
         self._from = clock(), self.done
 

@@ -80,7 +80,11 @@ async def plain(client: Client) -> None:
 
         async def call() -> int:
             nonlocal keys
-            keys = [row["id"] for row in await statement.fetch(number, keys, client.batch)]
+            try:
+                keys = [row["id"] for row in await statement.fetch(number, keys, client.batch)]
+            except asyncpg.DeadlockDetectedError:  # two of them finish what the other one has just looked at
+                client.asks_again()
+                return 0
             return len(keys)
 
         return call
@@ -106,8 +110,8 @@ async def functions(client: Client) -> None:
                     rows = await statement.fetch(
                         lease.id, lease.nonce, client.batch, keys, position, client.batch, keys, tokens
                     )
-                except asyncpg.LockNotAvailableError:  # it is asked again
-                    client.told["lock timeouts"] = client.told.get("lock timeouts", 0) + 1
+                except asyncpg.LockNotAvailableError:
+                    client.asks_again()
                     return 0
                 tasks = [row for row in rows if row["kind"] == "task"]
                 keys, tokens = [row["task_key"] for row in tasks], [row["task_token"] for row in tasks]

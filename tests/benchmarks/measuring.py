@@ -85,7 +85,7 @@ async def _work(
         "rate": tasks / took.total_seconds(),
         **per_task(first, last, clients_last - clients_first, tasks),
         "memory": max(each["peak"] for each in told),
-        "lock timeouts": sum(each.get("lock timeouts", 0) for each in told),
+        "asked again": sum(each.get("asked again", 0) for each in told),
         "by second": [[each["tasks"], each["lag"]] for each in whole],
     }
 

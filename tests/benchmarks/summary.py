@@ -16,7 +16,7 @@ COLUMNS = {
     "server cpu": ("server µs", 1.0), "client cpu": ("client µs", 1.0), "wal": ("WAL bytes", 1.0),
     "dirtied": ("buffers dirtied", 1.0), "memory": ("client MB", 1e-6), "enqueued": ("enqueued a second", 1.0),
     "sessions": ("sessions", 1.0), "server core": ("server, of a core", 1.0), "client core": ("clients, of a core", 1.0),
-    "lock timeouts": ("lock timeouts", 1.0), "calls": ("transactions a second", 1.0),
+    "asked again": ("refused calls", 1.0), "calls": ("transactions a second", 1.0),
 }  # fmt: skip
 """Of the figures of a cell, what they are called and by what they are multiplied. µs, bytes and buffers are those of a task."""
 

@@ -137,7 +137,7 @@ TWO = Subject(title="Two", cells={}, base="a", seconds=60)
 
 
 def test_a_table_has_the_columns_that_were_measured() -> None:
-    cells = {"a": {"rate": 100.0, "memory": 4e7, "lock timeouts": 0}, "b": {"rate": 25.0}}
+    cells = {"a": {"rate": 100.0, "memory": 4e7, "asked again": 0}, "b": {"rate": 25.0}}
     assert of_subject(Results({"two": [cells]}), "two", TWO).splitlines() == [
         "|  | rounds | a second | client MB | of a |",
         "| --- | --- | --- | --- | --- |",

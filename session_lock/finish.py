@@ -79,7 +79,7 @@ async def _record(hold: Hold[T], settlements: list[Settlement[T]]) -> None:
         await _call(hold, "finish", finished, lambda: hold.database.finish_tasks(hold.lease, claims))
         settlements[:] = given_back  # should the next call fail, the others are through
     if given_back:
-        handbacks = [handback(task, verdict) for task, verdict in given_back]
+        handbacks = [handback(hold, task, verdict) for task, verdict in given_back]
         wake = any(isinstance(verdict, HandOver) for _, verdict in given_back)
         await _call(
             hold, "release", given_back, lambda: hold.database.release_tasks(hold.lease, handbacks, wake=wake)

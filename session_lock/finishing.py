@@ -10,10 +10,15 @@ from typing import Any
 from session_lock.connections import Connections
 from session_lock.database import Claim
 from session_lock.drivers import Statement, describe_kind, fetch, fetch_sync, find
-from session_lock.errors import SettingsError
+from session_lock.errors import DatabaseError, SettingsError
 from session_lock.server import Server, Wanted
 from session_lock.session import Lease
-from session_lock.sqlstate import is_driver_error, translated
+from session_lock.sqlstate import is_driver_error, read, translated
+from session_lock.wording import NOT_COMMITTED
+
+IN_FAILED_TRANSACTION = "25P02"
+
+ENDED = "the finishing transaction was ended within its block: leave COMMIT and ROLLBACK to the end of it"
 
 
 class Finishing:
@@ -27,8 +32,13 @@ class Finishing:
         self._open = _on(own) if pool is None else _opener(pool)
 
     async def finish_in(self, connection: Any, server: Server, lease: Lease, claims: Sequence[Claim]) -> None:
+        await self._fence(connection, server, lease, claims)
+
+    async def _fence(self, connection: Any, server: Server, lease: Lease, claims: Sequence[Claim]) -> str:
+        """Returns the number of the transaction."""
         with self._translated("finish_in"):
-            await fetch(connection, self._statement("finish_in", server, lease, claims))
+            ((_, number),) = await fetch(connection, self._statement("finish_in", server, lease, claims))
+        return str(number)
 
     def finish_in_sync(self, connection: Any, server: Server, lease: Lease, claims: Sequence[Claim]) -> None:
         with self._translated("finish_in_sync"):
@@ -41,7 +51,7 @@ class Finishing:
         own: BaseException | None = None  # what the block raises is the user's, and stays as it is
         try:
             async with self._open() as connection:
-                await self.finish_in(connection, await met(), lease, claims)
+                number = await self._fence(connection, await met(), lease, claims)
                 try:
                     yield connection
                     if find(connection, SESSIONS):
@@ -49,6 +59,7 @@ class Finishing:
                 except BaseException as error:
                     own = error
                     raise
+                await _check_open(connection, number)
         except Exception as error:
             if error is own or not is_driver_error(error):
                 raise
@@ -62,13 +73,30 @@ class Finishing:
         server.check_gave(lease)
         query = (
             f"SELECT {self._wanted.function('finish_in', server.functions)}"
-            f"($1::bigint, $2::text::uuid, $3::text[]::{server.key_type}[], $4::bigint[])"
+            f"($1::bigint, $2::text::uuid, $3::text[]::{server.key_type}[], $4::bigint[]), pg_catalog.pg_current_xact_id()::text"
         )
         keys, tokens = [str(claim.key) for claim in claims], [claim.token for claim in claims]
         return Statement(call, query, (lease.id, str(lease.nonce), keys, tokens))
 
     def _translated(self, what: str) -> AbstractContextManager[None]:
         return translated(f"{what} ({self._wanted.name})", self._wanted.remedy)
+
+
+async def _check_open(connection: Any, number: str) -> None:
+    """Refuse to commit what is no longer the transaction of that number, or commits nothing: after an error PostgreSQL answers a
+    COMMIT with ROLLBACK, of which no driver tells.
+    """
+    ask = Statement("transaction", "SELECT pg_catalog.pg_xact_status($1::text::pg_catalog.xid8)", (number,))
+    try:
+        ((status,),) = await fetch(connection, ask)
+    except Exception as error:
+        if not is_driver_error(error):  # of a layer that no longer has it
+            raise DatabaseError(ENDED) from error
+        if read(error).state == IN_FAILED_TRANSACTION:
+            raise DatabaseError(NOT_COMMITTED) from error
+        raise
+    if status != "in progress":
+        raise DatabaseError(ENDED)
 
 
 # Transactions on a pool of the user's -------------------------------------------------------------------

@@ -84,9 +84,8 @@ class HeldTasks(Holder, Generic[T]):
         self._lone_until = 0.0  # a lone task waits no longer for records of the others
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.turn: Turn = turns.join(self._may_begin, self.ready_or_ending.set, self._place_is_free)
-        self.try_again_at: float = self._loop.time()  # with an open breaker: no look before
-        if breaker.open:
-            self.try_again_at += breaker.pause()
+        # With an open breaker: no look before.
+        self.try_again_at: float = self._loop.time() + (breaker.pause() if breaker.open else 0.0)
 
     @property
     def lease(self) -> Lease:
@@ -278,6 +277,7 @@ class HeldTasks(Holder, Generic[T]):
         self._lone_until = self._loop.time() + self.settings.call_timeout
         self._begun.difference_update(task for task in batch if task.key not in self.abandoned)
         self._settled.difference_update(task for task in batch if self.held.get(task.key) is not task)
+        self.outbox.in_transactions.difference_update(batch)
 
     def recorded(self, tasks: Collection[Task[T]]) -> None:
         """The database knows: the tasks leave."""

@@ -72,7 +72,6 @@ class Hold(Room[T]):
         self.guard = guard
         self.vitals = vitals
         self.renewed(sent_at, lease.left)
-
         self.ending: Ending | None = None
         self.drain_until: float = 0.0  # with an ending: the loop's time at which running calls are cancelled
         self.failure: BaseException | None = None  # what run() raises when the lease has ended
@@ -273,10 +272,12 @@ class Hold(Room[T]):
     async def finish_in(self, connection: Any, tasks: Sequence[Task[Any]]) -> None:
         with self.telemetry.finishing(tasks, self.lease.id):
             await self.database.finish_in(connection, self.lease, claims_of(tasks))
+        self.outbox.in_transactions.update(tasks)
 
     def finish_in_sync(self, connection: Any, tasks: Sequence[Task[Any]]) -> None:
         with self.telemetry.finishing(tasks, self.lease.id):
             self.database.finish_in_sync(connection, self.lease, claims_of(tasks))
+        self.outbox.in_transactions.update(tasks)
 
     @asynccontextmanager
     async def transaction(self, tasks: Sequence[Task[Any]]) -> AsyncIterator[Any]:

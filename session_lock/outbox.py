@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import repeat
 from typing import Generic, TypeAlias, TypeVar
 
-from session_lock.tasks import Finish, Task, TaskKey, Verdict
+from session_lock.tasks import Finish, IfCommitted, Task, TaskKey, Verdict
 
 T = TypeVar("T")
 
 Settlement: TypeAlias = tuple[Task[T], Verdict]
 
-FINISHED = Finish()
+FINISHED, IF_COMMITTED = Finish(), IfCommitted()
 
 AT_ONCE = 1000
 """Verdicts in one call, at most."""
@@ -29,6 +29,8 @@ class Outbox(Generic[T]):
     def __init__(self) -> None:
         self.filled: asyncio.Event = asyncio.Event()
         """There is something to take, or to wait for in another way."""
+        self.in_transactions: set[Task[T]] = set()
+        """Of running calls: finished in a transaction of the tasker's own, of whose commit nobody tells."""
         self._finished: deque[Settlement[T]] = deque()
         self._others: deque[Settlement[T]] = deque()
         self._later: list[Settlement[T]] = []
@@ -41,7 +43,11 @@ class Outbox(Generic[T]):
     def put(self, task: Task[T], verdict: Verdict) -> None:
         (self._finished if isinstance(verdict, Finish) else self._others).append((task, verdict))
 
-    def put_finished(self, tasks: Iterable[Task[T]]) -> None:
+    def put_finished(self, tasks: Collection[Task[T]]) -> None:
+        """Accomplished, as their call says."""
+        if self.in_transactions and (doubtful := self.in_transactions.intersection(tasks)):
+            self._others.extend(zip(doubtful, repeat(IF_COMMITTED)))
+            tasks = [task for task in tasks if task not in doubtful]
         self._finished.extend(zip(tasks, repeat(FINISHED)))
 
     def put_back(self, settlements: Iterable[Settlement[T]]) -> None:

@@ -7,16 +7,27 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from session_lock.database import STILL_HELD, Handback, Outcome, Settled
 from session_lock.errors import RowRefusedError
 from session_lock.held import claims_of
 from session_lock.hold import Hold
 from session_lock.outbox import Settlement
-from session_lock.tasks import Discard, Failure, Finish, HandOver, Park, Release, Task, TaskKey, Verdict
+from session_lock.tasks import (
+    Discard,
+    Failure,
+    Finish,
+    HandOver,
+    IfCommitted,
+    Park,
+    Release,
+    Task,
+    TaskKey,
+    Verdict,
+)
 from session_lock.telemetry import Phase, words
-from session_lock.wording import text_of
+from session_lock.wording import NOT_COMMITTED, text_of
 
 T = TypeVar("T")
 
@@ -24,6 +35,9 @@ logger: logging.Logger = logging.getLogger("session_lock.finish")
 
 ERROR_LENGTH = 4000
 """Characters of an error that are kept."""
+
+FAILED_AFTER_ALL = {Outcome.RELEASED: Failure, Outcome.DISCARDED: Discard, Outcome.PARKED: Discard}
+"""What it was for a task whose transaction was not committed."""
 
 LONGEST_DELAY = 1e9
 """Seconds, 32 years; what is released for longer is parked."""
@@ -69,6 +83,12 @@ def answered(hold: Hold[T], settlements: Sequence[Settlement[T]], settled: Seque
             "%d tasks of session %d were lost: others have them, or their rows were closed",
             lost, hold.lease.id, extra=hold.about(),
         )  # fmt: skip
+    for task, verdict in settlements:
+        if isinstance(verdict, IfCommitted) and outcomes[task.key].outcome in FAILED_AFTER_ALL:
+            logger.warning(
+                "a task of session %d has failed: %s", hold.lease.id, NOT_COMMITTED, extra=hold.about()
+            )
+            hold.telemetry.failed(None)
     if hold.telemetry.measures:
         _count(hold, settlements, outcomes)
     hold.recorded([task for task, _ in settlements if outcomes[task.key].outcome not in STILL_HELD])
@@ -86,7 +106,7 @@ def answered(hold: Hold[T], settlements: Sequence[Settlement[T]], settled: Seque
 def _count(hold: Hold[T], settlements: Sequence[Settlement[T]], outcomes: Mapping[TaskKey, Settled]) -> None:
     """What became of them, in the words of the metric."""
     counts = Counter(
-        COUNTED_AS.get(outcomes[task.key].outcome) or COUNTED_AS[type(verdict)]
+        _word_for(verdict, outcomes[task.key].outcome)
         for task, verdict in settlements
         if outcomes[task.key].outcome not in STILL_HELD
     )
@@ -94,10 +114,16 @@ def _count(hold: Hold[T], settlements: Sequence[Settlement[T]], outcomes: Mappin
         hold.telemetry.settled(outcome, count)
 
 
+def _word_for(verdict: Verdict, outcome: Outcome) -> str:
+    was = FAILED_AFTER_ALL.get(outcome) if isinstance(verdict, IfCommitted) else None
+    return COUNTED_AS.get(outcome) or COUNTED_AS[was or type(verdict)]
+
+
 COUNTED_AS: Mapping[object, str] = {
     Outcome.LOST: "lost",
     Outcome.UNKNOWN: "lost",
     Outcome.PARKED: "parked",
+    IfCommitted: "finished",
     Finish: "finished",
     Failure: "retried",
     Release: "released",
@@ -131,6 +157,8 @@ def _after_refusal(hold: Hold[T], task: Task[T], verdict: Verdict, answer: Settl
         case Finish():  # the tasker's own failure would have been the verdict, and is counted
             hold.telemetry.failed(_refusal((answer,)))
             return hold.after_failure(task, f"finish was refused: {error}")
+        case IfCommitted():
+            return Park(f"{NOT_COMMITTED}; and its failure was refused: {error}")
         case Discard(reason):
             return Park(f"discard was refused: {error}; {reason}")
         case Failure(text) | Park(text) if (
@@ -141,9 +169,13 @@ def _after_refusal(hold: Hold[T], task: Task[T], verdict: Verdict, answer: Settl
             return None  # until the session ends; its row is not claimed twice meanwhile
 
 
-def handback(task: Task[Any], verdict: Verdict) -> Handback:
-    """How a task is given back."""
+def handback(hold: Hold[T], task: Task[T], verdict: Verdict) -> Handback:
+    """How a task is given back; nothing comes of that if it was finished by a transaction."""
     (claim,) = claims_of((task,))
+    if isinstance(verdict, IfCommitted):
+        policy = hold.settings.retry.policy(None)
+        gives_up = policy.gives_up(task.attempt)
+        verdict = Discard(NOT_COMMITTED) if gives_up else Failure(NOT_COMMITTED, policy.pause(task.attempt))
     match verdict:
         case Release(after):
             far = after is not None and after > LONGEST_DELAY

@@ -66,6 +66,11 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class IfCommitted:
+    """The task is accomplished if the tasker's own transaction that finished it was committed; else it has failed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The task has failed: it is tried again later."""
 
@@ -87,7 +92,7 @@ class HandOver:
     """The task was not begun, and is for others to have at once."""
 
 
-Verdict: TypeAlias = Finish | Release | HandOver | Discard | Failure | Park
+Verdict: TypeAlias = Finish | IfCommitted | Release | HandOver | Discard | Failure | Park
 
 
 # Tasks and batches ----------------------------------------------------------------------------------------

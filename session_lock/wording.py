@@ -35,6 +35,13 @@ def span(seconds: float) -> str:
     return f"{number} second{'' if number == 1 else 's'}"
 
 
+NOT_COMMITTED = (
+    "the transaction in which it was finished was not committed: an error in it that is caught takes all of it back, unless it is "
+    "caught around a savepoint"
+)
+"""PostgreSQL answers a COMMIT after an error with ROLLBACK, and drivers say nothing of it."""
+
+
 LONGEST_STORY = 20
 """Exceptions that a story is made of, at most."""
 

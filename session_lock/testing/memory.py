@@ -237,6 +237,7 @@ class MemoryDatabase(MemoryShares[T]):
         async with MemoryTransaction() as connection:
             await self.finish_in(connection, lease, claims)
             yield connection
+            connection.check()
 
     # What they are made of ----------------------------------------------------------------------------------
 

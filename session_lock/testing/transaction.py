@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from session_lock.errors import DatabaseError, SettingsError
+from session_lock.wording import NOT_COMMITTED
 
 
 class MemoryTransaction:
@@ -40,6 +41,11 @@ class MemoryTransaction:
     def fail(self) -> None:
         """Nothing can be committed any more."""
         self._failed = True
+
+    def check(self) -> None:
+        """Raise what `task.transaction()` raises at its end, if nothing can be committed."""
+        if self._failed:
+            raise DatabaseError(NOT_COMMITTED)
 
     def limit(self, passed: Callable[[], bool]) -> None:
         """Roll the transaction back as soon as `passed()`: what the server does to one that outlives the lease."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy.ext import asyncio as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from session_lock import PostgresDatabase, Runner, Settings, each
+from session_lock.database import Outcome
 from session_lock.errors import DatabaseError, RowRefusedError, SettingsError, TaskLost
 from tests.conftest import TestDatabase
 from tests.contrib.kinds import asyncpg_write, psycopg_async_write, sa_async_write, url
@@ -110,7 +111,10 @@ async def suite(database: TestDatabase, pool: Any) -> AsyncIterator[Suite]:
 
 
 async def isolation(suite: Suite, connection: Any) -> str:
-    query = "SELECT current_setting('transaction_isolation')"
+    return await told(connection, "SELECT current_setting('transaction_isolation')")
+
+
+async def told(connection: Any, query: str) -> Any:
     match connection:
         case sa.AsyncSession() | sa.AsyncConnection():
             return await connection.scalar(sqlalchemy.text(query))
@@ -216,6 +220,34 @@ async def test_a_runner_on_it(suite: Suite, kind: Kind):
             pass
     assert sorted(map(int, await suite.written())) == added
     assert {await suite.status(key) for key in added} == {"finished"}
+
+
+async def test_an_error_that_the_block_swallows_is_told_at_its_end(suite: Suite):
+    """PostgreSQL answers the COMMIT with ROLLBACK then, and no driver says so."""
+    (key,) = await suite.add()
+    lease = await suite.start()
+    claims = await suite.claim(lease)
+    with pytest.raises(DatabaseError, match="was not committed: an error in it that is caught"):
+        async with suite.database.transaction(lease, claims) as connection:
+            with suppress(Exception):
+                await told(connection, "SELECT 1 / 0")
+    assert await suite.status(key) == "pending"
+    async with suite.database.transaction(lease, claims):
+        pass
+    assert await suite.status(key) == "finished"
+
+
+@pytest.mark.parametrize("kind", KINDS[2:], ids=str)
+@pytest.mark.parametrize(("end", "status"), [("rollback", "pending"), ("commit", "finished")])
+async def test_a_transaction_that_the_block_ends_itself(suite: Suite, kind: Kind, end: str, status: str):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    claims = await suite.claim(lease)
+    with pytest.raises(DatabaseError, match="was ended within its block: leave"):
+        async with suite.database.transaction(lease, claims) as connection:
+            await getattr(connection, end)()
+    assert await suite.status(key) == status
+    assert await suite.finish(lease, *claims) in (Outcome.FINISHED, Outcome.ALREADY_YOURS)
 
 
 @pytest.mark.parametrize("pool", [object(), sqlalchemy.create_engine("sqlite://"), "postgresql://app@db/app"])

@@ -104,6 +104,19 @@ async def test_an_error_that_the_caller_swallows_commits_nothing(suite: Suite):
     assert await suite.status(mine) == "pending"
 
 
+async def test_and_is_told_so_at_the_end_of_the_block(suite: Suite):
+    mine, closed = await suite.add(2)
+    lease = await suite.start()
+    first, second = await suite.claim(lease)
+    await suite.close(closed)
+    with pytest.raises(DatabaseError, match="was not committed"):
+        async with suite.database.transaction(lease, [first]) as connection:
+            with pytest.raises(TaskLost):
+                await suite.database.finish_in(connection, lease, [second])
+    row = await suite.row(mine)
+    assert (row.status, row.session_id) == ("pending", lease.id)
+
+
 async def test_a_task_is_finished_once_in_a_transaction(suite: Suite, open_):
     await suite.add()
     lease = await suite.start()

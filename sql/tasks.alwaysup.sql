@@ -127,6 +127,7 @@ DECLARE
   asked      text[];
   cancelled  __key_type__[] := '{}';
   rescued    __key_type__[] := '{}';
+  anew       __key_type__[] := '{}';
   version    numeric[];  -- the session's, for what the mapping asks of it (accepts)
   from_start boolean;
   since      timestamptz;
@@ -305,10 +306,16 @@ BEGIN
        HAVING count(*) > 0;
       my.rescued := ARRAY(SELECT t.__key__ FROM __table__ AS t WHERE t.__key__ = ANY (my.keys) AND t.__session_id__ = ANY (my.expired));
     END IF;
+    -- A row without a token, of a key that is held, was put in anew. Its tokens begin at the clock, lest a verdict on the row before it be
+    -- taken for one on this.
+    IF cardinality(my.held) > 0 THEN
+      my.anew := ARRAY(SELECT unnest((SELECT my.keys)) INTERSECT SELECT unnest((SELECT my.held)));
+    END IF;
     RETURN QUERY
     WITH claimed AS (
       UPDATE __table__ AS t
-         SET __session_id__ = my.id, __claim_token__ = coalesce(t.__claim_token__, 0) + 1,
+         SET __session_id__ = my.id,
+             __claim_token__ = coalesce(t.__claim_token__, CASE WHEN t.__key__ = ANY ((SELECT my.anew)::__key_type__[]) THEN floor(extract(epoch FROM my.clock) * 1e6)::bigint ELSE 0 END) + 1,
              -- not counted again: a claim whose reply was lost was never begun
              __attempts__ = t.__attempts__ + (t.__session_id__ IS DISTINCT FROM my.id)::integer
        WHERE t.__key__ = ANY ((SELECT my.keys)::__key_type__[])

@@ -38,6 +38,9 @@ class MemoryTable(Generic[T]):
         self._discards = discards
         self._tasks: dict[TaskKey, MemoryTask[T]] = {}
         self._open: dict[TaskKey, MemoryTask[T]] = {}  # of these: pending
+        self._removed: dict[
+            TaskKey, int
+        ] = {}  # the tokens of those that are gone, lest one that is put in anew be taken for them
         self._wakes: dict[object, Callable[[], None]] = {}
         self._told: dict[int, Callable[[], None]] = {}  # by session
         self._finished: list[TaskKey] = []
@@ -61,7 +64,8 @@ class MemoryTable(Generic[T]):
         """
         if key in self._tasks:
             raise ValueError(f"there is a task {key!r} already")
-        self._tasks[key] = self._open[key] = MemoryTask(key, data, self._due(available_at, after))
+        row = MemoryTask(key, data, self._due(available_at, after), token=self._removed.pop(key, 0))
+        self._tasks[key] = self._open[key] = row
         self._wake()
 
     @asynccontextmanager
@@ -112,7 +116,7 @@ class MemoryTable(Generic[T]):
 
     def remove_row(self, key: TaskKey) -> None:
         """The application deletes the row."""
-        del self._tasks[key]
+        self._removed[key] = self._tasks.pop(key).token
         self._open.pop(key, None)
 
     @contextmanager

@@ -73,6 +73,9 @@ class Harness(Protocol):
     async def close(self, key: TaskKey) -> None: ...
     async def reopen(self, key: TaskKey) -> None: ...
     async def remove(self, key: TaskKey) -> None: ...
+    async def replace(self, key: TaskKey) -> None:
+        """Delete it, and put another one in under its key."""
+
     async def row(self, key: TaskKey) -> Row: ...
     async def session(self, lease: Lease) -> SessionRow: ...
     async def failures(self, key: TaskKey) -> list[FailureRow]: ...
@@ -205,6 +208,10 @@ class MemoryHarness:
 
     async def remove(self, key: TaskKey) -> None:
         self.database.remove_row(key)
+
+    async def replace(self, key: TaskKey) -> None:
+        self.database.remove_row(key)
+        self.database.add(key, {"address": GOOD})
 
     async def row(self, key: TaskKey) -> Row:
         row = self.database[key]
@@ -347,6 +354,11 @@ class PostgresHarness:
 
     async def remove(self, key: TaskKey) -> None:
         await self._admin.execute("DELETE FROM public.email WHERE id = $1", key)
+
+    async def replace(self, key: TaskKey) -> None:
+        await self.remove(key)
+        insert = "INSERT INTO public.email (id, address, available_at) OVERRIDING SYSTEM VALUE VALUES ($1, $2, session_lock.clock())"
+        await self._admin.execute(insert, key, GOOD)
 
     async def row(self, key: TaskKey) -> Row:
         row = await self._admin.fetchrow(

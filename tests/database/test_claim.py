@@ -392,3 +392,18 @@ async def test_get_work_tells_each_outcome(suite: Suite):
         closed: Outcome.LOST,
         gone: Outcome.UNKNOWN,
     }
+
+
+async def test_a_row_that_was_put_in_anew_has_greater_tokens_than_the_one_that_is_held_under_its_key(
+    suite: Suite,
+):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    (stale,) = await suite.claim(lease)
+    await suite.replace(key)
+    work = await suite.work(lease, held=[key])
+    assert keys(work) == [key]
+    assert work.tasks[0].claim.token > stale.token
+    assert await suite.finish(lease, stale) is Outcome.LOST
+    assert await suite.status(key) == "pending"
+    assert await suite.finish(lease, work.tasks[0].claim) is Outcome.FINISHED

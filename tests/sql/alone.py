@@ -79,7 +79,8 @@ async def alone(scene: Scene, names: str) -> list[str]:
 def _answer(answer: Any) -> str:
     if isinstance(answer, Work):
         due = None if answer.next_due is None else round(answer.next_due)
-        return f"{answer.claims} attempts {[*answer.attempts.values()]} {answer.outcomes or ''} left {answer.left:.0f} due {due}"
+        claims = {key: _token(token) for key, token in answer.claims.items()}
+        return f"{claims} attempts {[*answer.attempts.values()]} {answer.outcomes or ''} left {answer.left:.0f} due {due}"
     if isinstance(answer, asyncpg.Record):
         return str({field: round(value) if field == "left" else value for field, value in answer.items()})
     return str(answer)
@@ -90,6 +91,8 @@ def _changed(change: Change) -> str:
     if not is_:
         return f"{change.about} {was['id']} goes"
     fields = {name: _value(name, value, change.at) for name, value in is_.items() if value != was.get(name)}
+    if not was and change.about == "email":
+        return f"a new email {is_['id']}"
     if not was:
         return f"a new {change.about} that expires {fields['expires_at']}"
     return (
@@ -99,9 +102,16 @@ def _changed(change: Change) -> str:
     )
 
 
+def _token(token: int | None) -> Any:
+    """One that was made of the clock is another in each run."""
+    return token if token is None or token < 1e12 else "of the clock"
+
+
 def _value(name: str, value: Any, at: datetime) -> Any:
     if name == "session_id" and value and value >= 100:
         return "of the new session"
+    if name == "claim_token":
+        return _token(value)
     if name == "idle_from" and value:
         return "on"
     if name not in TIMES or value in (None, "infinity"):
@@ -111,6 +121,10 @@ def _value(name: str, value: Any, at: datetime) -> Any:
 
 
 SEQUENCES = [
+    "put 1 in anew; look",
+    "put 1 in anew; look; finish",
+    "put 1 in anew; look over the reply lost",
+    "put 1 in anew; another looks",
     "close 1; finish what is closed",
     "close 1; give back one",
     "close 1; end with one",

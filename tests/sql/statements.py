@@ -216,6 +216,7 @@ ALONE = {
         _people("park 1 by hand", "UPDATE public.email SET available_at = 'infinity' WHERE id = 1"),
         _people("close 1", "UPDATE public.email SET failed_at = now() WHERE id = 1"),
         _people("open all", "UPDATE public.email SET failed_at = NULL WHERE id < 7"),
+        _people("put 1 in anew", "DELETE FROM public.email WHERE id = 1; INSERT INTO public.email (id, address, available_at) OVERRIDING SYSTEM VALUE VALUES (1, 'again', '2020-01-01')"),
         _people("no attempts", "UPDATE public.email SET attempts = 0"),
         _people("two attempts", "UPDATE public.email SET attempts = 2 WHERE id < 3"),
         _people("21 failures each", "INSERT INTO session_lock.failure (name, task_key, attempt, at, error) SELECT n, k, g, now(), 'old' FROM unnest(ARRAY['email', 'letter']) AS n, unnest(ARRAY['1', '2', '3']) AS k, generate_series(1, 20) AS g"),

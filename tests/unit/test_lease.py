@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from session_lock import DatabaseError, Runner, SessionLost, TaskLost, each, session
+from session_lock import DatabaseError, Retry, Runner, SessionLost, TaskLost, each, session
 from session_lock.database import Outcome, Settled
 from session_lock.testing import VirtualTimeLoop
 from tests.unit.scenes import Sleeper, assert_free, do_all, running, settings, table
@@ -843,3 +843,22 @@ async def test_a_transaction_that_never_gets_a_connection_is_given_up_with_the_l
     async with running(Runner(database, tasker, settings())):
         await until(lambda: raised, within=40)
     assert "no finishing transaction could be opened" in str(raised[0])
+
+
+@virtual
+async def test_a_verdict_on_a_row_says_nothing_of_one_that_was_put_in_anew_under_its_key() -> None:
+    database = table(1)
+    tokens: list[int] = []
+
+    async def replaced(task: Any) -> None:
+        tokens.append(task.token)
+        if len(tokens) > 1:
+            raise LookupError
+        database.remove_row(1)
+        database.add(1, "again")
+        await until(lambda: len(tokens) > 1)
+
+    async with running(Runner(database, each(replaced), settings(concurrency=2, retry=Retry(delay=100)))):
+        await until(lambda: 1 in database.failures)
+        await asyncio.sleep(1)
+    assert (database.finished, tokens) == ([], [1, 2])

@@ -11,7 +11,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from session_lock import PostgresDatabase, Runner, Settings
+from session_lock import Limit, PostgresDatabase, Rate, Runner, Settings
 from session_lock.asking import why
 from session_lock.catalog import read_shape
 from session_lock.errors import DatabaseError, SchemaError
@@ -20,6 +20,7 @@ from session_lock.migrations.installation import _turn
 from session_lock.migrations.sandbox import quiet_settings
 from session_lock.names import quote_name
 from session_lock.objects import function_set, index_name
+from session_lock.queue_table import queue
 from session_lock.schema import SCHEMA_VERSION, render
 from session_lock.table import ClaimColumns, TaskTable
 from tests.conftest import APP_ROLE
@@ -973,17 +974,92 @@ async def test_remove_is_the_way_back(admin, database):
     assert after == before
 
 
-async def test_remove_leaves_the_columns_to_another_version(admin):
-    changed = replace(EMAILS, order_by=("id",))
-    await install(admin, EMAILS)
+CHANGED = {
+    "order": (EMAILS, replace(EMAILS, order_by=("id",))),
+    "limits": (EMAILS, replace(EMAILS, limits=(Limit(2), Limit(1, by="address"), Rate(9, per=60)))),
+    "columns": (
+        EMAILS,
+        replace(
+            EMAILS,
+            claim_columns=ClaimColumns(session_id="s2", claim_token="t2", attempts="a2", available_at="d2"),
+        ),
+    ),
+    "queue": (queue("jobs"), replace(queue("jobs"), limits=(Limit(2),))),
+}
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["both", "pruned"])
+@pytest.mark.parametrize("newest", [False, True], ids=["first", "newest"])
+@pytest.mark.parametrize("change", CHANGED)
+async def test_remove_takes_away_every_version(admin, change, newest, pruned):
+    before = {re.sub(r" \d+", "", each) for each in await everything(admin)}
+    first, changed = CHANGED[change]
+    await install(admin, first)
     await install(admin, changed)
-    await remove(admin, changed)
-    assert await differences(admin, EMAILS) == []
-    shape = await validate(admin, changed)
-    left = "SELECT count(*) FROM pg_proc WHERE proname LIKE '%' || $1"
-    assert await admin.fetchval(left, function_set(changed, shape)) == 0
+    if pruned:
+        await prune(admin, changed)
+    await remove(admin, changed if newest else first)
+    left = "SELECT proname FROM pg_proc WHERE proname ~ '_(email|jobs)_[0-9a-f]{8}$'"
+    assert await admin.fetch(left) == []
+    await admin.execute("DROP SCHEMA session_lock CASCADE")  # which other mappings may share
+    after = {re.sub(r" \d+", "", each) for each in await everything(admin) if "pg.dropped" not in each}
+    assert after == before
+
+
+async def test_what_down_takes_away_is_all_of_it_after_a_change_too(admin):
+    """By the file of the first version, which knows nothing of the second; and the sessions' go with it."""
+    before = {re.sub(r" \d+", "", each) for each in await everything(admin)}
+    await install(admin, EMAILS)
+    shape = await validate(admin, EMAILS)
+    await install(admin, CHANGED["limits"][1])
+    for name in ("down.lock.sql", "tasks.down.sql", "sessions.down.sql"):
+        await admin.execute(render(name, EMAILS, shape))
+    after = {re.sub(r" \d+", "", each) for each in await everything(admin) if "pg.dropped" not in each}
+    assert after == before
+
+
+async def test_remove_leaves_other_mappings_alone_whatever_they_are_called(admin):
+    """All three are one word in the names of functions; two are over one table."""
+    await admin.execute(
+        "CREATE TABLE public.letter (id bigint PRIMARY KEY, sent_at timestamptz, failed_at timestamptz)"
+    )
+    letters = replace(EMAILS, table="public.letter", name="e-mail", columns=("id",))
+    own = ClaimColumns(session_id="s2", claim_token="t2", attempts="a2", available_at="d2")
+    parcels = replace(EMAILS, name="e mail", columns=("id",), claim_columns=own)
+    mails = replace(EMAILS, name="e_mail")
+    for table in (letters, parcels, mails, replace(mails, order_by=("id",))):
+        await install(admin, table)
+    await remove(admin, mails)
+    assert any("is missing" in text for text in await differences(admin, mails))
+    for table in (letters, parcels):
+        assert await differences(admin, table) == []
+
+
+async def test_remove_takes_what_a_prune_has_left_that_was_interrupted(admin):
+    await install(admin, EMAILS)
+    own = "CREATE INDEX pending_email_00000000 ON public.email (id)"
+    await admin.execute(f"{own}; CREATE INDEX values_email_11111111 ON public.email (id)")
     await remove(admin, EMAILS)
-    assert await admin.fetchval(left, "email_________") == 0
+    left = "SELECT indexrelid::regclass::text AS name FROM pg_index WHERE indrelid = 'public.email'::regclass AND NOT indisprimary"
+    assert [row["name"] for row in await admin.fetch(left)] == ["pending_email_00000000"], "that may be yours"
+
+
+async def test_remove_names_the_sessions_that_are_live_and_until_when(admin):
+    await install(admin, EMAILS)
+    functions = await functions_of(admin, EMAILS)
+    session = await start(admin, EMAILS, functions)
+    refused = (
+        r"^'email' cannot be removed while 1 of its sessions is live: stop the Runners first; if none runs any more, wait for the lease of "
+        rf"{session['id']} \(old-host:7\): it ends in (30|29|28) seconds, at \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC$"
+    )
+    with pytest.raises(SchemaError, match=refused):
+        await remove(admin, replace(EMAILS, order_by=("id",)))  # of whichever version it is
+    last = [await start(admin, EMAILS, functions, ttl=400) for _ in range(6)][-1]
+    refused = rf"while 7 of its .* are live: .* wait for the leases of {last['id']} \(old-host:7\), .* and 2 more: the last one ends in 6 minutes, at "
+    with pytest.raises(SchemaError, match=refused):
+        await remove(admin, EMAILS)
+    await admin.execute("UPDATE session_lock.session SET expires_at = clock_timestamp()")
+    await remove(admin, EMAILS)
 
 
 @pytest.mark.parametrize("within", [False, True])

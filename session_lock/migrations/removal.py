@@ -31,7 +31,7 @@ async def remove(connection: Connection, table: TaskTable) -> None:
     assert len(await check(connection, mails)) > 0
     ```
     """
-    with sentences(f"{table.name!r} was not removed"):
+    async with sentences(connection, f"{table.name!r} was not removed"):
         shape = await read_shape(connection, table)
         async with quiet_settings(connection):
             await _refuse_if_blind(connection, table)

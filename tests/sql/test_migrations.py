@@ -11,15 +11,17 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from session_lock import Limit, PostgresDatabase, Rate, Runner, Settings
+from session_lock import Limit, PostgresDatabase, Rate, Runner, Settings, each
 from session_lock.asking import why
 from session_lock.catalog import read_shape
 from session_lock.errors import DatabaseError, SchemaError
 from session_lock.migrations import check, install, peek, pending_summary, prune, remove, validate
 from session_lock.migrations.installation import _turn
-from session_lock.migrations.sandbox import quiet_settings
+from session_lock.migrations.requests import cancel, retry
+from session_lock.migrations.sandbox import quiet_settings, sentences
 from session_lock.names import quote_name
 from session_lock.objects import function_set, index_name
+from session_lock.operating import pause
 from session_lock.queue_table import queue
 from session_lock.schema import SCHEMA_VERSION, render
 from session_lock.table import ClaimColumns, TaskTable
@@ -1060,6 +1062,63 @@ async def test_remove_names_the_sessions_that_are_live_and_until_when(admin):
         await remove(admin, EMAILS)
     await admin.execute("UPDATE session_lock.session SET expires_at = clock_timestamp()")
     await remove(admin, EMAILS)
+
+
+async def test_who_may_not_write_is_told_why(admin):
+    """On a primary it is no standby that is in the way."""
+    await install(admin, EMAILS)
+    await add_emails(admin, 1)
+    await admin.execute("SET default_transaction_read_only = on")
+    setting = (
+        r": cannot execute .* in a read-only transaction: default_transaction_read_only of the role (\w+|\".*\") is on: "
+        r"ALTER ROLE \1 IN DATABASE \w+ SET default_transaction_read_only = off, and connect anew$"
+    )
+    for work in (
+        lambda: cancel(admin, EMAILS, "1"),
+        lambda: retry(admin, EMAILS, None),
+        lambda: remove(admin, EMAILS),
+        lambda: pause(admin, "session_lock", "email", "session-lock install"),
+    ):
+        with pytest.raises((SchemaError, DatabaseError), match=setting):
+            await work()
+    await admin.execute("SET default_transaction_read_only = off")
+    async with admin.transaction(readonly=True):
+        with pytest.raises(
+            SchemaError, match="transaction: the transaction was begun READ ONLY: begin it READ WRITE$"
+        ):
+            await retry(admin, EMAILS, None)
+        with pytest.raises(SchemaError, match="READ ONLY: begin it READ WRITE$"):
+            await remove(admin, EMAILS)
+    told = "connect to the primary if this is a standby, else see to it that default_transaction_read_only is off for this role$"
+    with pytest.raises(DatabaseError, match=told):  # it has failed, and nothing more is answered in it
+        async with admin.transaction(readonly=True):
+            await pause(admin, "session_lock", "email", "session-lock install")
+
+
+async def test_and_so_it_is_in_the_log_of_a_runner(admin, database, caplog):
+    await install(admin, EMAILS, grant_to=APP_ROLE)
+    dsn = f"{database.app_dsn}?default_transaction_read_only=on"
+    async with PostgresDatabase(dsn, EMAILS) as emails, Runner(emails, each(print)) as runner:
+        while not caplog.records:
+            await asyncio.sleep(0.01)
+        assert not runner.ready
+    name = await admin.fetchval("SELECT quote_ident(current_database())")
+    assert caplog.records[0].getMessage() == (
+        "no session yet: start_session (email): cannot execute INSERT in a read-only transaction: default_transaction_read_only of the "
+        f"role {APP_ROLE} is on: ALTER ROLE {APP_ROLE} IN DATABASE {name} SET default_transaction_read_only = off, and connect anew"
+    )
+
+
+async def test_a_standby_is_named_where_there_is_one():
+    class Standby:
+        async def fetch(self, _query):
+            return [{"standby": True, "read_only": True, "role": "app", "database": "shop"}]
+
+    refused = asyncpg.ReadOnlySQLTransactionError("cannot execute UPDATE in a read-only transaction")
+    told = "^it was not done: cannot execute UPDATE in a read-only transaction: connect to the primary, not to a standby$"
+    with pytest.raises(SchemaError, match=told):
+        async with sentences(Standby(), "it was not done"):
+            raise refused
 
 
 @pytest.mark.parametrize("within", [False, True])

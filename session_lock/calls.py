@@ -106,7 +106,11 @@ class Calls:
         self._server = await meet(connection, self._wanted, self._server, self._place)
 
     def _translated(self, what: str) -> Any:
-        return translated(f"{what} ({self._wanted.name})", self._wanted.remedy)
+        return translated(
+            f"{what} ({self._wanted.name})",
+            self._wanted.remedy,
+            read_only=lambda: self._server.read_only if self._server else "",
+        )
 
     async def _call(
         self,

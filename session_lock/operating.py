@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from session_lock.catalog import Connection
 from session_lock.errors import SettingsError
-from session_lock.sqlstate import translated
+from session_lock.read_only import READ_ONLY, asked
+from session_lock.sqlstate import read, translated
 
 MOST = 2**63 - 1
 """No session has an id above this: the server would not even look."""
@@ -39,8 +40,13 @@ async def _ask(
 ) -> bool:
     places = ", ".join(f"${i}" for i in range(1, len(arguments) + 1))
     called = f"{schema}.{function}"
-    with translated(
-        what, remedy, grant=f"GRANT EXECUTE ON FUNCTION {called} TO ROLE, as the owner of the schema"
-    ):
-        (row,) = await connection.fetch(f"SELECT {called}({places}) AS answer", *arguments)
+    grant = f"GRANT EXECUTE ON FUNCTION {called} TO ROLE, as the owner of the schema"
+    read_only = ""
+    with translated(what, remedy, grant=grant, read_only=lambda: read_only):
+        try:
+            (row,) = await connection.fetch(f"SELECT {called}({places}) AS answer", *arguments)
+        except Exception as error:
+            if read(error).state == READ_ONLY:
+                read_only = await asked(connection)
+            raise
         return bool(row["answer"])

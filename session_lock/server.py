@@ -10,6 +10,7 @@ from session_lock.database import Identity
 from session_lock.errors import DatabaseError, SchemaError, SessionLost
 from session_lock.names import quote_name
 from session_lock.objects import function_set
+from session_lock.read_only import FACTS, remedy
 from session_lock.schema import SCHEMA_VERSION
 from session_lock.session import Lease
 from session_lock.table import TaskTable, install_command
@@ -55,6 +56,9 @@ class Server:
     read_committed: bool
     """Whether that is the default isolation. Else each call is put into a transaction that says so."""
 
+    read_only: str = ""
+    """Where this role may write nothing: why, and what mends it."""
+
     def check_gave(self, lease: Lease) -> None:
         """`SessionLost` if another one did: a session does not go along into a copy of its database."""
         if lease.of not in {None, self.identity}:
@@ -68,8 +72,8 @@ async def meet(
 ) -> Server:
     """Look at the server of a new connection. `SchemaError` says what is missing; `known` was met before, `place` is where it is said to be."""
     row = await connection.fetchrow(
-        """
-        SELECT pg_catalog.pg_is_in_recovery() AS standby, current_database() AS database,
+        f"""
+        SELECT {FACTS}, current_database() AS place,
                current_setting('default_transaction_isolation') AS isolation,
                (SELECT system_identifier FROM pg_catalog.pg_control_system())::text AS system,
                to_regprocedure($1) IS NOT NULL AS installed
@@ -79,20 +83,21 @@ async def meet(
     assert row is not None
     if row["standby"]:
         raise DatabaseError(
-            f"database {row['database']} is a standby, which cannot be written: connect to the primary"
+            f"database {row['place']} is a standby, which cannot be written: connect to the primary"
         )
     if not row["installed"]:
         raise SchemaError(
-            f"database {row['database']} has no schema {wanted.schema} with the functions of session_lock, or this role "
+            f"database {row['place']} has no schema {wanted.schema} with the functions of session_lock, or this role "
             f"may not use it; run: {wanted.remedy} --grant-to ROLE"
         )
-    identity = Identity(row["system"], row["database"], wanted.name, wanted.schema, place)
+    identity = Identity(row["system"], row["place"], wanted.name, wanted.schema, place)
     if known is not None and identity == known.identity:
         functions, key_type = known.functions, known.key_type
     else:
         await _check_version(connection, wanted)
         functions, key_type = await _check_functions(connection, wanted)
-    return Server(identity, functions, key_type, row["isolation"] == "read committed")
+    read_only = remedy(row) if row["read_only"] else ""
+    return Server(identity, functions, key_type, row["isolation"] == "read committed", read_only)
 
 
 async def _check_version(connection: Connection, wanted: Wanted) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -18,6 +18,7 @@ from session_lock.errors import (
     SettingsError,
     TaskLost,
 )
+from session_lock.read_only import READ_ONLY
 
 OF_THE_SERVER = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "SL", "XX"}
 """Classes of SQLSTATE that speak of the server, the connection or the schema; what is left speaks of a row."""
@@ -48,25 +49,32 @@ def is_driver_error(error: BaseException) -> bool:
 
 
 @contextmanager
-def translated(what: str, remedy: str, *, grant: str = "") -> Iterator[None]:
+def translated(
+    what: str, remedy: str, *, grant: str = "", read_only: Callable[[], str] = str
+) -> Iterator[None]:
     """Errors of a driver within, raised as ours: `what` was being done; `remedy` mends what only a person can.
 
-    `grant` gives the right to do it, where that is not a service's.
+    `grant` gives the right to do it, where that is not a service's; `read_only` says what mends it where nothing may be written, if
+    that is known then.
     """
     try:
         yield
     except Exception as error:
         if not is_driver_error(error):
             raise
-        ours = translate(error, what, remedy, grant)
+        ours = translate(error, what, remedy, grant, read_only)
         # What a driver says of a row quotes it, in its DETAIL or its message: that must not be printed with ours.
         raise ours from (None if isinstance(ours, RowRefusedError) else error)
 
 
-def translate(error: BaseException, what: str, remedy: str, grant: str = "") -> SessionLockError:
+def translate(
+    error: BaseException, what: str, remedy: str, grant: str = "", read_only: Callable[[], str] = str
+) -> SessionLockError:
     """One of our errors for one of a driver's, by its SQLSTATE."""
     told = read(error)
     ours = _ours(error, told, what, remedy, grant)
+    if told.state == READ_ONLY and isinstance(ours, DatabaseError) and (mends := read_only()):
+        ours = DatabaseError(f"{ours}: {mends}")
     ours.sqlstate = told.state or None
     return ours
 

@@ -18,12 +18,17 @@ from session_lock.cli.common import (
 )
 from session_lock.indexes import index_steps
 from session_lock.migrations import validate
+from session_lock.migrations.pruning import function_sets
 from session_lock.migrations.sandbox import Connection
 from session_lock.objects import function_set, has_due_index
 from session_lock.schema import DEFAULT_SCHEMA, mapping_files, render, shipped
 from session_lock.table import Shape, TaskTable
 
 DUE_INDEX = "tasks.due.index.sql"
+
+NO_WAY_BACK = """-- session_lock: there was another version of the mapping when this was written, whose instances may be at work: the way back of a
+-- change does nothing. That of the first migration takes away all versions, as does what `session-lock sql down` prints.
+"""
 
 PARTS = {
     "up": "once: the tables of the sessions, and the claim columns",
@@ -32,7 +37,7 @@ PARTS = {
     "always": "at every deploy, before the new code: the functions",
     "trigger": "on request: a trigger that wakes the Runners at each INSERT into the table",
     "tune": "on request: storage parameters that suit a table whose rows are tasks",
-    "down": "takes away what belongs to the mapping",
+    "down": "takes away what belongs to the mapping, all versions of it",
 }
 
 
@@ -158,7 +163,10 @@ def _copy(arguments: argparse.Namespace) -> int:
     async def files(connection: Connection, table: TaskTable) -> dict[str, str]:
         shape = await validate(connection, table)
         shared = await _has_other_mappings(connection, table, shape)
-        files = _files(table, shape, arguments.start, arguments.grant_to, shared=shared)
+        changes = bool(
+            (await function_sets(connection, table, current := function_set(table, shape))).keys() - {current}
+        )
+        files = _files(table, shape, arguments.start, arguments.grant_to, shared=shared, changes=changes)
         return _for_dbmate(files) if arguments.dbmate else files
 
     written = with_database(arguments, files)
@@ -192,17 +200,18 @@ async def _has_other_mappings(connection: Connection, table: TaskTable, shape: S
 
 
 def _files(
-    table: TaskTable, shape: Shape, start: int, grant_to: str | None, *, shared: bool
+    table: TaskTable, shape: Shape, start: int, grant_to: str | None, *, shared: bool, changes: bool
 ) -> dict[str, str]:
     """By name, in the order in which they run; each of a number of its own, with its way back where it has one.
 
-    Where the schema serves another mapping too, the tables of the sessions are not made here, nor taken down by the way back.
+    Where the schema serves another mapping too, the tables of the sessions are not made here, nor taken down by the way back. Where
+    it has another version of this one, the way back does nothing: instances of that may be at work.
     """
     slug = function_set(table, shape)[:-9]
     steps = (
-        *(() if shared else (("sessions", ("sessions.up.sql",), ("sessions.down.sql",)),)),
+        *(() if shared else (("sessions", ("sessions.up.sql",), () if changes else ("sessions.down.sql",)),)),
         ("sessions_always", ("sessions.alwaysup.sql",), None),
-        (slug, (*shipped(table, "up"), "tasks.up.sql"), files_of("down", table)),
+        (slug, (*shipped(table, "up"), "tasks.up.sql"), NO_WAY_BACK if changes else files_of("down", table)),
         *((title, text, None) for title, text in _index_files(slug, table, shape)),
         (f"{slug}_always", (*shipped(table, "alwaysup"), *mapping_files(table, "alwaysup")), None),
     )
@@ -213,7 +222,9 @@ def _files(
             up if isinstance(up, str) else _text(up, table, shape, role)
         )
         if down:
-            files[f"{number:04}_session_lock_{title}.down.sql"] = _text(down, table, shape, None)
+            files[f"{number:04}_session_lock_{title}.down.sql"] = (
+                down if isinstance(down, str) else _text(down, table, shape, None)
+            )
     return files
 
 

@@ -61,7 +61,7 @@ class InstallTaskTable(Operation):
     that has rows asks for `atomic = False` in the migration's class, as indexes are built concurrently then.
 
     `update`: it was installed before, by another migration or by hand, so the way back leaves all as it is; else that takes away what
-    belongs to the mapping, and leaves the rows. `grant_to`: a role that is to run the tasks, which is there wherever the migration runs.
+    belongs to the mapping, in all of its versions, and leaves the rows. `grant_to`: a role that is to run the tasks, which is there wherever the migration runs.
     `hints`: for a database router, as those of `RunSQL`, such as `{"model_name": "sale"}`.
 
     ```python

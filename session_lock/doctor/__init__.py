@@ -98,6 +98,6 @@ async def _seen(name: str, look: Look, case: Case) -> AsyncIterator[Finding]:
         if case.connection.is_closed():
             raise
         doing = f"{name} could not be looked at"
-        refused = refusal(error)
+        refused = await refusal(case.connection, error)
         text = str(sentence(doing, refused)) if refused else f"{doing}: {said(error)}"
         yield Finding(severity="unseen", text=text)

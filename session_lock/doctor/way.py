@@ -16,6 +16,7 @@ from session_lock.errors import SessionLockError
 from session_lock.findings import Finding, Severity
 from session_lock.listener import round_trip
 from session_lock.names import quote_name
+from session_lock.read_only import altered
 from session_lock.server import meet
 from session_lock.sqlstate import is_driver_error, read
 from session_lock.table import TaskTable
@@ -90,7 +91,7 @@ async def service(case: Case) -> AsyncIterator[Finding]:
             yield Finding(
                 severity=each.severity,
                 text=f"{each.name} of the role {row['role']} is {row['setting']}{' ms' if row['unit'] else ''}: {each.effect}",
-                remedy=f"ALTER ROLE {row['role']} IN DATABASE {row['database']} SET {each.name} = {each.advised}",
+                remedy=altered(row["role"], row["database"], each.name, each.advised),
                 evidence={"name": each.name, "setting": row["setting"], "role": row["role"]},
             )
     row = await case.service.fetchrow(

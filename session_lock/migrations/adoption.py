@@ -11,7 +11,7 @@ async def copy_of(connection: Connection, table: TaskTable) -> str | None:
     """Of what the database is a copy, in words; None if it is the one that its sessions belong to, or never had any."""
     schema = quote_name(table.schema)
     installed = "SELECT to_regclass($1) IS NOT NULL AND to_regprocedure($2) IS NOT NULL"
-    with sentences("whether the database is a copy was not to be found out"):
+    async with sentences(connection, "whether the database is a copy was not to be found out"):
         if not await connection.fetchval(installed, f"{schema}.origin", f"{schema}.whereabouts()"):
             return None
         rows = await connection.fetch(
@@ -31,7 +31,7 @@ async def adopt(connection: Connection, table: TaskTable) -> bool:
         print("this database is no copy")
     ```
     """
-    with sentences(f"the database was not adopted for {table.name!r}"):
+    async with sentences(connection, f"the database was not adopted for {table.name!r}"):
         if await copy_of(connection, table) is None:
             return False
         await connection.execute(f"SELECT {quote_name(table.schema)}.adopt()")

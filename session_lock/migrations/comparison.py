@@ -45,7 +45,7 @@ async def check(connection: Connection, table: TaskTable, *, role: str | None = 
     assert not wrong
     ```
     """
-    with sentences(f"{table.table} could not be checked"):
+    async with sentences(connection, f"{table.table} could not be checked"):
         try:
             examined = await examine(connection, table)
             await check_schema_is_ours(connection, table)

@@ -42,35 +42,38 @@ async def install(connection: Connection, table: TaskTable, *, grant_to: str | N
     examined = await _refuse_what_cannot_be(connection, table, grant_to)
     shape = examined.shape
     done: list[str] = []
-    with sentences(f"the installation of {table.name!r} stopped half-way (run it again)"):
-        async with _turn(connection, table), quiet_settings(connection):
-            await check_schema_is_ours(connection, table)  # another installation may have been first
-            newer = await is_newer(connection, table)
-            if not newer and await session_tables(connection, table):
-                if connection.is_in_transaction():
-                    await connection.execute(render("up.lock.sql", table, shape))
-                await connection.execute(render("sessions.up.sql", table, shape))
-                done.append(f"made the tables of the schema {table.schema!r}")
-            if not newer and await session_functions(connection, table):
-                await connection.execute(render("sessions.alwaysup.sql", table, shape))
-                done.append(f"made the functions of the schema {table.schema!r}")
-            done += await _make_shipped(connection, table, examined)
-            if await claim_columns(connection, table):
-                await connection.execute(render("tasks.up.sql", table, shape))
-                done.append(f"added the claim columns to {table.table}")
-            done += await _build_indexes(connection, table, examined)
-            if await due_index(connection, table, shape):
-                name = due_index_name(function_set(table, shape))
-                await build_index(connection, table, shape, "tasks.due.index.sql", name)
-                done.append(f"built the index {name} on {table.table}")
-            if await task_functions(connection, table, examined):
-                for file in mapping_files(table, "alwaysup"):
-                    await connection.execute(render(file, table, shape))
-                done.append(f"made the functions of the mapping {table.name!r}, {function_set(table, shape)}")
-            if grant_to is not None and await rights(connection, table, examined, grant_to):
-                for name in ("grants.sql", *shipped(table, "grants")):
-                    await connection.execute(render(name, table, shape, role=grant_to))
-                done.append(f"let the role {grant_to!r} execute them")
+    async with (
+        sentences(connection, f"the installation of {table.name!r} stopped half-way (run it again)"),
+        _turn(connection, table),
+        quiet_settings(connection),
+    ):
+        await check_schema_is_ours(connection, table)  # another installation may have been first
+        newer = await is_newer(connection, table)
+        if not newer and await session_tables(connection, table):
+            if connection.is_in_transaction():
+                await connection.execute(render("up.lock.sql", table, shape))
+            await connection.execute(render("sessions.up.sql", table, shape))
+            done.append(f"made the tables of the schema {table.schema!r}")
+        if not newer and await session_functions(connection, table):
+            await connection.execute(render("sessions.alwaysup.sql", table, shape))
+            done.append(f"made the functions of the schema {table.schema!r}")
+        done += await _make_shipped(connection, table, examined)
+        if await claim_columns(connection, table):
+            await connection.execute(render("tasks.up.sql", table, shape))
+            done.append(f"added the claim columns to {table.table}")
+        done += await _build_indexes(connection, table, examined)
+        if await due_index(connection, table, shape):
+            name = due_index_name(function_set(table, shape))
+            await build_index(connection, table, shape, "tasks.due.index.sql", name)
+            done.append(f"built the index {name} on {table.table}")
+        if await task_functions(connection, table, examined):
+            for file in mapping_files(table, "alwaysup"):
+                await connection.execute(render(file, table, shape))
+            done.append(f"made the functions of the mapping {table.name!r}, {function_set(table, shape)}")
+        if grant_to is not None and await rights(connection, table, examined, grant_to):
+            for name in ("grants.sql", *shipped(table, "grants")):
+                await connection.execute(render(name, table, shape, role=grant_to))
+            done.append(f"let the role {grant_to!r} execute them")
     return done
 
 
@@ -78,7 +81,7 @@ async def _refuse_what_cannot_be(connection: Connection, table: TaskTable, grant
     if grant_to is not None:
         check_name(grant_to, "role")
     examined = await examine(connection, table)
-    with sentences(f"{table.name!r} was not installed"):
+    async with sentences(connection, f"{table.name!r} was not installed"):
         async with at_hand(connection, table):
             await check_rights(connection, table, grant_to=grant_to)
             await check_partition_rights(connection, table)

@@ -38,7 +38,7 @@ async def prune(
         print(done)
     ```
     """
-    with sentences(f"{table.name!r} could not be pruned"):
+    async with sentences(connection, f"{table.name!r} could not be pruned"):
         shape = await read_shape(connection, table)
         current = function_set(table, shape)
         sets = await function_sets(connection, table, current)

@@ -54,27 +54,30 @@ async def pending_summary(connection: Connection, table: TaskTable) -> Pending:
     ```
     """
     source, pending = table.quoted, one_line_safe(table.pending)
-    with sentences(f"{table.table} could not be read"):
-        async with at_hand(connection, table), rolled_back(connection, patience="5s"):
-            await read_shape(connection, table)
-            has_due = await _is_ours(connection, table)
-            rows = await attempt(
+    async with (
+        sentences(connection, f"{table.table} could not be read"),
+        at_hand(connection, table),
+        rolled_back(connection, patience="5s"),
+    ):
+        await read_shape(connection, table)
+        has_due = await _is_ours(connection, table)
+        rows = await attempt(
+            connection,
+            f"SELECT count(*) FROM (SELECT FROM {source} AS t WHERE ({pending}) LIMIT {COUNTED + 1}) AS task",
+        )
+        if isinstance(rows, Refused):
+            if rows.state == "57014":
+                return Pending(table.table, None)
+            raise sentence(f"pending of {table.name!r} could not be asked for", rows)
+        oldest = None
+        if has_due:
+            due = quote_name(table.claim_columns.available_at)
+            first = await attempt(
                 connection,
-                f"SELECT count(*) FROM (SELECT FROM {source} AS t WHERE ({pending}) LIMIT {COUNTED + 1}) AS task",
+                f"SELECT clock_timestamp() - t.{due} AS age FROM {source} AS t "
+                f"WHERE ({pending}) AND t.{due} <= clock_timestamp() ORDER BY t.{due} LIMIT 1",
             )
-            if isinstance(rows, Refused):
-                if rows.state == "57014":
-                    return Pending(table.table, None)
-                raise sentence(f"pending of {table.name!r} could not be asked for", rows)
-            oldest = None
-            if has_due:
-                due = quote_name(table.claim_columns.available_at)
-                first = await attempt(
-                    connection,
-                    f"SELECT clock_timestamp() - t.{due} AS age FROM {source} AS t "
-                    f"WHERE ({pending}) AND t.{due} <= clock_timestamp() ORDER BY t.{due} LIMIT 1",
-                )
-                oldest = first[0]["age"] if first and not isinstance(first, Refused) else None
+            oldest = first[0]["age"] if first and not isinstance(first, Refused) else None
     return Pending(table.table, rows[0]["count"], oldest)
 
 
@@ -90,12 +93,15 @@ async def peek(connection: Connection, table: TaskTable, limit: int = 10) -> Seq
         print(row["id"], row["address"], row["attempts"])
     ```
     """
-    with sentences(f"{table.table} could not be read"):
-        async with at_hand(connection, table), rolled_back(connection):
-            await read_shape(connection, table)
-            installed = await _is_ours(connection, table)
-            statement, arguments = _peek(table, installed=installed)
-            rows = await attempt(connection, statement, limit, *arguments)
+    async with (
+        sentences(connection, f"{table.table} could not be read"),
+        at_hand(connection, table),
+        rolled_back(connection),
+    ):
+        await read_shape(connection, table)
+        installed = await _is_ours(connection, table)
+        statement, arguments = _peek(table, installed=installed)
+        rows = await attempt(connection, statement, limit, *arguments)
     if isinstance(rows, Refused):
         raise sentence(f"pending of {table.name!r} could not be asked for", rows)
     return rows

@@ -24,7 +24,7 @@ async def cancel(connection: Connection, table: TaskTable, key: str) -> str:
     assert await cancel(connection, mails, "1") == "parked"  # as the mapping has no discard
     ```
     """
-    with sentences(f"the task could not be cancelled in {table.table}"):
+    async with sentences(connection, f"the task could not be cancelled in {table.table}"):
         shape = await read_shape(connection, table)
         query = f"SELECT {await _function(connection, table, shape, 'cancel_task')}($1::text::{shape.key_type}) AS outcome"
         rows = await attempt(connection, query, key)
@@ -41,7 +41,7 @@ async def retry(connection: Connection, table: TaskTable, keys: Sequence[str] | 
     assert await retry(connection, mails, None) == ["1"]
     ```
     """
-    with sentences(f"no task of {table.table} could be tried again"):
+    async with sentences(connection, f"no task of {table.table} could be tried again"):
         shape = await read_shape(connection, table)
         function = await _function(connection, table, shape, "retry_tasks")
         rows = await attempt(
@@ -67,7 +67,7 @@ async def parked(connection: Connection, table: TaskTable, limit: int = 10) -> S
         f" ORDER BY f.id DESC LIMIT 1) AS last_error FROM {table.quoted} AS t WHERE ({one_line_safe(table.pending)})"
         f" AND t.{quote_name(claim.available_at)} = 'infinity' ORDER BY {key} LIMIT $1"
     )
-    with sentences(f"{table.table} could not be read"):
+    async with sentences(connection, f"{table.table} could not be read"):
         shape = await read_shape(connection, table)
         await _function(connection, table, shape, "retry_tasks")
         async with rolled_back(connection):

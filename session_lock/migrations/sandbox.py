@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from session_lock.errors import DatabaseError, SchemaError, SessionLockError
+from session_lock.read_only import READ_ONLY, asked
 
 PINNED = "pg_catalog, pg_temp"
 """The search_path of our functions: what a mapping's expressions must be understood under."""
@@ -30,6 +31,8 @@ class Refused:
 
     state: str
     message: str
+    remedy: str = ""
+    """Where nothing may be written: why, and what mends it."""
 
 
 class RightsError(SchemaError):
@@ -168,30 +171,31 @@ async def attempt(
         async with _block(connection):
             return await connection.fetch(statement, *args)
     except Exception as error:
-        if (refused := refusal(error)) is None:
+        if (refused := await refusal(connection, error)) is None:
             raise
         return refused
 
 
-def refusal(error: BaseException) -> Refused | None:
+async def refusal(connection: Connection, error: BaseException) -> Refused | None:
     """What the server said, unless the error is ours or the connection's."""
     state = getattr(error, "sqlstate", None)
     if isinstance(error, SessionLockError) or not state or state[:2] in {"08", "53"} or state[:3] == "57P":
         return None
-    return Refused(state, first_line(getattr(error, "message", None) or str(error)))
+    told = first_line(getattr(error, "message", None) or str(error))
+    return Refused(state, told, await asked(connection) if state == READ_ONLY else "")
 
 
 def first_line(text: str) -> str:
     return text.strip().splitlines()[0] if text.strip() else "no message"
 
 
-@contextmanager
-def sentences(doing: str) -> Iterator[None]:
+@asynccontextmanager
+async def sentences(connection: Connection, doing: str) -> AsyncIterator[None]:
     """What the server refuses within, as one of our errors: what was being done, why not, and the remedy."""
     try:
         yield
     except Exception as error:
-        if (refused := refusal(error)) is None:
+        if (refused := await refusal(connection, error)) is None:
             raise
         raise sentence(doing, refused) from error
 
@@ -214,7 +218,7 @@ def sentence(doing: str, refused: Refused) -> SessionLockError:
             return DatabaseError(
                 f"{doing}: it took too long and was given up: try again when the server is less busy"
             )
-        case "25006":
-            return RightsError(f"{doing}: {refused.message}: connect to the primary, not to a standby")
+        case _ if refused.state == READ_ONLY:
+            return RightsError(f"{doing}: {refused.message}: {refused.remedy}")
         case _:
             return SchemaError(f"{doing}: {refused.message} ({refused.state})")

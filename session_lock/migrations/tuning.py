@@ -86,7 +86,7 @@ async def tune(connection: Connection, table: TaskTable) -> list[str]:
         print(done)  # set fillfactor of public.mail to 50, for pages written from now on
     ```
     """
-    with sentences(f"{table.table} was not tuned"):
+    async with sentences(connection, f"{table.table} was not tuned"):
         shape = await read_shape(connection, table)
         found = await _read(connection, table)
         if not all(each.is_set for each in found):

@@ -54,7 +54,7 @@ class Examined:
 
 
 async def examine(connection: Connection, table: TaskTable) -> Examined:
-    with sentences(f"{table.table} could not be examined"):
+    async with sentences(connection, f"{table.table} could not be examined"):
         path = str(await connection.fetchval("SELECT current_setting('search_path')"))
         async with at_hand(connection, table):
             shape = await read_shape(connection, table)

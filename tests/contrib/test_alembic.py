@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sqlalchemy import Column, Integer, MetaData, NullPool, Table, create_engine
 
 from session_lock import PostgresDatabase, Runner, SchemaError, SettingsError, TaskTable, each
 from session_lock.contrib.alembic import with_task_tables
-from session_lock.migrations import check, install
+from session_lock.migrations import check, install, prune
 from session_lock.schema import source
 from session_lock.testing import run_until_idle
 from tests.conftest import TestDatabase
@@ -253,6 +254,27 @@ async def test_another_mapping_is_another_migration_without_a_way_back(
     await project.run(command.upgrade, "head")
     await project.run(command.downgrade, "base")  # instances of both versions may be at work
     assert [str(each) for each in await check(admin, MAILS) if not each.note] == []
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["both", "pruned"])
+async def test_the_way_back_of_the_first_migration_takes_away_every_version(
+    database: TestDatabase, admin: asyncpg.Connection, tmp_path: Path, pruned: bool
+) -> None:
+    project = Project(tmp_path, database.admin_dsn)
+    await project.revision("mails")
+    await project.run(command.upgrade, "head")
+    project.models(pending="Mail.sent_at.is_(None) & (Mail.address != '')")
+    await project.revision("changed")
+    await project.run(command.upgrade, "head")
+    await project.run(command.downgrade, "-1")
+    changed = replace(MAILS, pending="sent_at IS NULL AND address != ''")
+    for table in (MAILS, changed):  # instances of both may be at work
+        assert [str(each) for each in await check(admin, table) if not each.note] == []
+    if pruned:
+        await prune(admin, changed)
+    await project.run(command.downgrade, "base")
+    assert await admin.fetchval("SELECT to_regclass('mail')") is None
+    assert await admin.fetch("SELECT proname FROM pg_proc WHERE proname ~ '_mail_[0-9a-f]{8}$'") == []
 
 
 async def test_other_functions_are_what_a_newer_library_wants(

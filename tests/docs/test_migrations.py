@@ -79,6 +79,18 @@ async def schema(database: TestDatabase) -> str:
     return re.sub(r"(?m)^(\\(un)?restrict .*|--.*)\n", "", said)
 
 
+async def sets(database: TestDatabase) -> list[str]:
+    """The versions of all mappings that have functions."""
+    connection = await asyncpg.connect(database.admin_dsn)
+    try:
+        rows = await connection.fetch(
+            "SELECT right(proname, 8) AS hash FROM pg_proc WHERE proname ~ '_[0-9a-f]{8}$'"
+        )
+        return sorted({row["hash"] for row in rows})
+    finally:
+        await connection.close()
+
+
 def shell(number: int) -> list[list[str]]:
     """The commands of the page's block of shell."""
     blocks = re.findall(r"(?ms)^```bash\n(.*?)^```$", PAGE.text)
@@ -174,6 +186,18 @@ async def test_django(database: TestDatabase, tmp_path: Path) -> None:
     await run(tmp_path, *django, "migrate", "shop", "0001", **env)
     await execute(database, "DROP SCHEMA session_lock CASCADE")  # other mappings may share it, so it stays
     assert await schema(database) == before
+
+    changed = update.replace('"done_at" IS NULL', '"done_at" IS NULL AND "amount" > 0')
+    assert changed != update
+    (shop / "migrations" / "0003_again.py").write_text(changed)
+    await run(tmp_path, *django, "migrate", **env)
+    await run(tmp_path, *django, "migrate", "shop", "0002", **env)
+    assert len(await sets(database)) == 2  # instances of both may be at work
+    await run(tmp_path, *django, "migrate", "shop", "0001", **env)
+    assert await sets(database) == []
+    await execute(database, "DROP SCHEMA session_lock CASCADE")
+    assert await schema(database) == before
+    (shop / "migrations" / "0003_again.py").write_text(update)
     squash = [*django, "squashmigrations", "shop", "0002", "--noinput"]
     await run(tmp_path, *squash, **env)
     (squashed,) = (shop / "migrations").glob("0001_squashed_*.py")
@@ -198,6 +222,37 @@ async def test_files_by_psql_and_by_dbmate(database: TestDatabase, tmp_path: Pat
             await run(tmp_path, *psql, str(file))
         assert await differences(database, MAILS) == []
     for file in sorted((tmp_path / "by_psql").glob("*.down.sql"), reverse=True):
+        await run(tmp_path, *psql, str(file))
+    assert await schema(database) == before
+
+    for file in sorted((tmp_path / "by_psql").glob("*.up.sql")):
+        await run(tmp_path, *psql, str(file))
+    (tmp_path / "models.py").write_text(
+        MODELS.replace("pending=Mail", "pending=Mail.address.is_not(None) & Mail")
+    )
+    pairs[pairs.index("12")] = "20"
+    written = (await run(tmp_path, *pairs, DATABASE_URL=database.admin_dsn)).split()
+    for name in written:
+        if name.endswith(".up.sql"):
+            await run(tmp_path, *psql, name)
+    ways_back = sorted((tmp_path / "by_psql").glob("*.down.sql"), reverse=True)
+    assert len(ways_back) == 3
+    for number, file in enumerate(ways_back):
+        await run(tmp_path, *psql, str(file))
+        if number == 0:  # that of the change
+            assert len(await sets(database)) == 2
+            assert await differences(database, MAILS) == []
+    assert await schema(database) == before
+    single[single.index("20261129120000")] = "20261130120000"
+    for file in sorted((tmp_path / "by_psql").glob("*.up.sql")):
+        await run(tmp_path, *psql, str(file))
+    (tmp_path / "models.py").write_text(MODELS.replace("pending=Mail", "pending=Mail.id.is_not(None) & Mail"))
+    (tmp_path / "by_dbmate_changed").mkdir()
+    single[single.index("by_dbmate")] = "by_dbmate_changed"
+    await run(tmp_path, *single, DATABASE_URL=database.admin_dsn)
+    for file in (tmp_path / "by_dbmate_changed").iterdir():
+        assert "DROP" not in file.read_text().partition("-- migrate:down\n")[2]
+    for file in ways_back:
         await run(tmp_path, *psql, str(file))
     assert await schema(database) == before
 

@@ -11,15 +11,18 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from session_lock import PostgresDatabase, Runner, Settings
+from session_lock import Limit, PostgresDatabase, Rate, Runner, Settings, each
 from session_lock.asking import why
 from session_lock.catalog import read_shape
 from session_lock.errors import DatabaseError, SchemaError
 from session_lock.migrations import check, install, peek, pending_summary, prune, remove, validate
 from session_lock.migrations.installation import _turn
-from session_lock.migrations.sandbox import quiet_settings
+from session_lock.migrations.requests import cancel, retry
+from session_lock.migrations.sandbox import quiet_settings, sentences
 from session_lock.names import quote_name
 from session_lock.objects import function_set, index_name
+from session_lock.operating import pause
+from session_lock.queue_table import queue
 from session_lock.schema import SCHEMA_VERSION, render
 from session_lock.table import ClaimColumns, TaskTable
 from tests.conftest import APP_ROLE
@@ -973,17 +976,149 @@ async def test_remove_is_the_way_back(admin, database):
     assert after == before
 
 
-async def test_remove_leaves_the_columns_to_another_version(admin):
-    changed = replace(EMAILS, order_by=("id",))
-    await install(admin, EMAILS)
+CHANGED = {
+    "order": (EMAILS, replace(EMAILS, order_by=("id",))),
+    "limits": (EMAILS, replace(EMAILS, limits=(Limit(2), Limit(1, by="address"), Rate(9, per=60)))),
+    "columns": (
+        EMAILS,
+        replace(
+            EMAILS,
+            claim_columns=ClaimColumns(session_id="s2", claim_token="t2", attempts="a2", available_at="d2"),
+        ),
+    ),
+    "queue": (queue("jobs"), replace(queue("jobs"), limits=(Limit(2),))),
+}
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["both", "pruned"])
+@pytest.mark.parametrize("newest", [False, True], ids=["first", "newest"])
+@pytest.mark.parametrize("change", CHANGED)
+async def test_remove_takes_away_every_version(admin, change, newest, pruned):
+    before = {re.sub(r" \d+", "", each) for each in await everything(admin)}
+    first, changed = CHANGED[change]
+    await install(admin, first)
     await install(admin, changed)
-    await remove(admin, changed)
-    assert await differences(admin, EMAILS) == []
-    shape = await validate(admin, changed)
-    left = "SELECT count(*) FROM pg_proc WHERE proname LIKE '%' || $1"
-    assert await admin.fetchval(left, function_set(changed, shape)) == 0
+    if pruned:
+        await prune(admin, changed)
+    await remove(admin, changed if newest else first)
+    left = "SELECT proname FROM pg_proc WHERE proname ~ '_(email|jobs)_[0-9a-f]{8}$'"
+    assert await admin.fetch(left) == []
+    await admin.execute("DROP SCHEMA session_lock CASCADE")  # which other mappings may share
+    after = {re.sub(r" \d+", "", each) for each in await everything(admin) if "pg.dropped" not in each}
+    assert after == before
+
+
+async def test_what_down_takes_away_is_all_of_it_after_a_change_too(admin):
+    """By the file of the first version, which knows nothing of the second; and the sessions' go with it."""
+    before = {re.sub(r" \d+", "", each) for each in await everything(admin)}
+    await install(admin, EMAILS)
+    shape = await validate(admin, EMAILS)
+    await install(admin, CHANGED["limits"][1])
+    for name in ("down.lock.sql", "tasks.down.sql", "sessions.down.sql"):
+        await admin.execute(render(name, EMAILS, shape))
+    after = {re.sub(r" \d+", "", each) for each in await everything(admin) if "pg.dropped" not in each}
+    assert after == before
+
+
+async def test_remove_leaves_other_mappings_alone_whatever_they_are_called(admin):
+    """All three are one word in the names of functions; two are over one table."""
+    await admin.execute(
+        "CREATE TABLE public.letter (id bigint PRIMARY KEY, sent_at timestamptz, failed_at timestamptz)"
+    )
+    letters = replace(EMAILS, table="public.letter", name="e-mail", columns=("id",))
+    own = ClaimColumns(session_id="s2", claim_token="t2", attempts="a2", available_at="d2")
+    parcels = replace(EMAILS, name="e mail", columns=("id",), claim_columns=own)
+    mails = replace(EMAILS, name="e_mail")
+    for table in (letters, parcels, mails, replace(mails, order_by=("id",))):
+        await install(admin, table)
+    await remove(admin, mails)
+    assert any("is missing" in text for text in await differences(admin, mails))
+    for table in (letters, parcels):
+        assert await differences(admin, table) == []
+
+
+async def test_remove_takes_what_a_prune_has_left_that_was_interrupted(admin):
+    await install(admin, EMAILS)
+    own = "CREATE INDEX pending_email_00000000 ON public.email (id)"
+    await admin.execute(f"{own}; CREATE INDEX values_email_11111111 ON public.email (id)")
     await remove(admin, EMAILS)
-    assert await admin.fetchval(left, "email_________") == 0
+    left = "SELECT indexrelid::regclass::text AS name FROM pg_index WHERE indrelid = 'public.email'::regclass AND NOT indisprimary"
+    assert [row["name"] for row in await admin.fetch(left)] == ["pending_email_00000000"], "that may be yours"
+
+
+async def test_remove_names_the_sessions_that_are_live_and_until_when(admin):
+    await install(admin, EMAILS)
+    functions = await functions_of(admin, EMAILS)
+    session = await start(admin, EMAILS, functions)
+    refused = (
+        r"^'email' cannot be removed while 1 of its sessions is live: stop the Runners first; if none runs any more, wait for the lease of "
+        rf"{session['id']} \(old-host:7\): it ends in (30|29|28) seconds, at \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC$"
+    )
+    with pytest.raises(SchemaError, match=refused):
+        await remove(admin, replace(EMAILS, order_by=("id",)))  # of whichever version it is
+    last = [await start(admin, EMAILS, functions, ttl=400) for _ in range(6)][-1]
+    refused = rf"while 7 of its .* are live: .* wait for the leases of {last['id']} \(old-host:7\), .* and 2 more: the last one ends in 6 minutes, at "
+    with pytest.raises(SchemaError, match=refused):
+        await remove(admin, EMAILS)
+    await admin.execute("UPDATE session_lock.session SET expires_at = clock_timestamp()")
+    await remove(admin, EMAILS)
+
+
+async def test_who_may_not_write_is_told_why(admin):
+    """On a primary it is no standby that is in the way."""
+    await install(admin, EMAILS)
+    await add_emails(admin, 1)
+    await admin.execute("SET default_transaction_read_only = on")
+    setting = (
+        r": cannot execute .* in a read-only transaction: default_transaction_read_only of the role (\w+|\".*\") is on: "
+        r"ALTER ROLE \1 IN DATABASE \w+ SET default_transaction_read_only = off, and connect anew$"
+    )
+    for work in (
+        lambda: cancel(admin, EMAILS, "1"),
+        lambda: retry(admin, EMAILS, None),
+        lambda: remove(admin, EMAILS),
+        lambda: pause(admin, "session_lock", "email", "session-lock install"),
+    ):
+        with pytest.raises((SchemaError, DatabaseError), match=setting):
+            await work()
+    await admin.execute("SET default_transaction_read_only = off")
+    async with admin.transaction(readonly=True):
+        with pytest.raises(
+            SchemaError, match="transaction: the transaction was begun READ ONLY: begin it READ WRITE$"
+        ):
+            await retry(admin, EMAILS, None)
+        with pytest.raises(SchemaError, match="READ ONLY: begin it READ WRITE$"):
+            await remove(admin, EMAILS)
+    told = "connect to the primary if this is a standby, else see to it that default_transaction_read_only is off for this role$"
+    with pytest.raises(DatabaseError, match=told):  # it has failed, and nothing more is answered in it
+        async with admin.transaction(readonly=True):
+            await pause(admin, "session_lock", "email", "session-lock install")
+
+
+async def test_and_so_it_is_in_the_log_of_a_runner(admin, database, caplog):
+    await install(admin, EMAILS, grant_to=APP_ROLE)
+    dsn = f"{database.app_dsn}?default_transaction_read_only=on"
+    async with PostgresDatabase(dsn, EMAILS) as emails, Runner(emails, each(print)) as runner:
+        while not caplog.records:
+            await asyncio.sleep(0.01)
+        assert not runner.ready
+    name = await admin.fetchval("SELECT quote_ident(current_database())")
+    assert caplog.records[0].getMessage() == (
+        "no session yet: start_session (email): cannot execute INSERT in a read-only transaction: default_transaction_read_only of the "
+        f"role {APP_ROLE} is on: ALTER ROLE {APP_ROLE} IN DATABASE {name} SET default_transaction_read_only = off, and connect anew"
+    )
+
+
+async def test_a_standby_is_named_where_there_is_one():
+    class Standby:
+        async def fetch(self, _query):
+            return [{"standby": True, "read_only": True, "role": "app", "database": "shop"}]
+
+    refused = asyncpg.ReadOnlySQLTransactionError("cannot execute UPDATE in a read-only transaction")
+    told = "^it was not done: cannot execute UPDATE in a read-only transaction: connect to the primary, not to a standby$"
+    with pytest.raises(SchemaError, match=told):
+        async with sentences(Standby(), "it was not done"):
+            raise refused
 
 
 @pytest.mark.parametrize("within", [False, True])

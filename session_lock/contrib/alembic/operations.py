@@ -68,7 +68,7 @@ class RemoveTaskTable(MigrateOperation):
 
     @classmethod
     def remove_task_table(cls, operations: Operations, table: TaskTable) -> None:
-        """Take away all that belongs to a mapping: functions, indexes, the claim columns. Its sessions stay, and the rows."""
+        """Take away all that belongs to a mapping, in all of its versions: functions, indexes, the claim columns. Its sessions stay, and the rows."""
         operations.invoke(cls(table))
 
     def reverse(self) -> MigrateOperation:

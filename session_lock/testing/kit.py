@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from session_lock.embedded import temp_postgres
+from session_lock.errors import SettingsError
 from session_lock.migrations import install
 from session_lock.runner import Runner
 from session_lock.settings import Settings
@@ -37,6 +38,12 @@ def postgres_server() -> Iterator[str]:
 def task_database(postgres_server: str) -> Callable[..., AbstractAsyncContextManager[str]]:
     @asynccontextmanager
     async def fresh(sql: str = "", *tables: TaskTable) -> AsyncIterator[str]:
+        for given, kind in [(sql, str), *((table, TaskTable) for table in tables)]:
+            if not isinstance(given, kind):
+                raise SettingsError(
+                    "task_database takes SQL, then mappings: task_database('CREATE TABLE ..', mails, letters), "
+                    f"not a {type(given).__name__} in place of {'the SQL' if kind is str else 'a mapping'}"
+                )
         name = f"session_lock_test_{secrets.token_hex(6)}"
         dsn = urlsplit(postgres_server)._replace(path=f"/{name}").geturl()
         await _execute(postgres_server, f"CREATE DATABASE {name}")

@@ -13,17 +13,12 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
+from session_lock.dsn import NO_DSN, describe
 from session_lock.errors import DatabaseError, SessionLockError
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Connect: TypeAlias = str | Callable[[], Awaitable[Any]]
 """A DSN, or an async callable that returns a new connection (so that credentials may rotate)."""
-
-
-NO_DSN = (
-    "the DSN is not understood: write postgresql://user:password@host:port/database, with what is special in the password "
-    "percent-encoded"
-)
 
 
 def place_of(connect: Connect) -> tuple[str, int] | None:
@@ -40,6 +35,7 @@ def place_of(connect: Connect) -> tuple[str, int] | None:
 async def open_connection(connect: Connect, **options: Any) -> Connection:
     """A new connection; `options` are for the driver where a DSN leaves them open."""
     if isinstance(connect, str):
+        describe(connect)  # or says why it leads nowhere
         settings = {"application_name": "session_lock"} | options.pop("server_settings", {})
         try:
             connection: Connection = await asyncpg.connect(connect, server_settings=settings, **options)

@@ -12,13 +12,13 @@ from session_lock.cli.common import (
     Commands,
     add_mapping_arguments,
     connect,
-    describe,
     find_dsn,
     printable,
     say,
     with_database,
 )
 from session_lock.doctor import LOOKS, Finding, doctor
+from session_lock.dsn import describe
 from session_lock.names import quote_name
 from session_lock.server import Wanted
 from session_lock.table import TaskTable

@@ -60,6 +60,11 @@ def complain(text: str) -> None:
     sys.stderr.write(f"session-lock: {' '.join(text.split())}\n")
 
 
+def with_target(text: str, arguments: argparse.Namespace) -> str:
+    """A remedy, with the mapping that the command was given in place of MODULE:ATTRIBUTE."""
+    return text.replace("MODULE:ATTRIBUTE", getattr(arguments, "mapping", "MODULE:ATTRIBUTE"))
+
+
 def at_least_one(text: str) -> int:
     """A word of the command line, as a number of things to show."""
     if not text.isdecimal() or not 1 <= int(text) <= 10_000:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from session_lock.dsn import NO_DSN, describe
-from session_lock.errors import DatabaseError, SessionLockError
+from session_lock.errors import DatabaseError, SessionLockError, SettingsError
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Connect: TypeAlias = str | Callable[[], Awaitable[Any]]
@@ -34,6 +34,10 @@ def place_of(connect: Connect) -> tuple[str, int] | None:
 
 async def open_connection(connect: Connect, **options: Any) -> Connection:
     """A new connection; `options` are for the driver where a DSN leaves them open."""
+    if not getattr(asyncio.get_running_loop(), "waits_for_sockets", True):
+        raise SettingsError(
+            "virtual time does not wait for a server: give a MemoryDatabase to what runs in it, or run this in real time, by asyncio.run"
+        )
     if isinstance(connect, str):
         describe(connect)  # or says why it leads nowhere
         settings = {"application_name": "session_lock"} | options.pop("server_settings", {})

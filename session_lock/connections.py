@@ -121,6 +121,8 @@ class Connections:
         self._size = size
         self._lock = threading.Lock()
         self._in_loops: dict[asyncio.AbstractEventLoop, _InLoop] = {}
+        self.refusal: str | None = None
+        """Why there are none any more, as long as that is so."""
 
     def _here(self) -> _InLoop:
         """What there is in the running loop. A second asyncio.run begins anew: what the first has left is dead."""
@@ -136,6 +138,8 @@ class Connections:
         """A connection, opened and greeted if none is idle."""
         here = self._here()
         async with here.free:
+            if self.refusal is not None:
+                raise DatabaseError(self.refusal, retryable=False)
             connection = here.take() or await self._open()
             pid = connection.get_server_pid()  # which a connection that is lost cannot tell any more
             try:
@@ -149,6 +153,8 @@ class Connections:
                 here.give_up(connection, pid)
                 raise
             finally:
+                if self.refusal is not None:  # since it was taken
+                    connection.terminate()
                 here.put(connection)
 
     async def _open(self) -> Connection:

@@ -23,6 +23,8 @@ WORK_CONNECTIONS = 2
 TRANSACTION_CONNECTIONS = 4
 """For `transaction()` where the user gives no pool; opened only when used."""
 
+CLOSED = "the PostgresDatabase of {name!r} was closed: call it within its `async with`, or enter that again"
+
 
 class Calls:
     """What a `PostgresDatabase` calls its functions by."""
@@ -38,17 +40,30 @@ class Calls:
         self._work = Connections(connect, WORK_CONNECTIONS, self._greet)
         self._keepalive = Connections(connect, 1, self._greet)
         self._transactions = Connections(connect, TRANSACTION_CONNECTIONS, self._greet)
+        self._pools = (self._work, self._keepalive, self._transactions)
+        self._entered = 0
 
     async def __aenter__(self) -> Self:
+        self._entered += 1
+        self._refuse(None)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        self._entered -= 1
+        if self._entered == 0:
+            await self.close()
 
     async def close(self) -> None:
-        """Close the connections, as leaving `async with database:` does. A Runner does not: several may share them."""
-        for connections in (self._work, self._keepalive, self._transactions):
+        """Close the connections, as leaving `async with database:` does (the last one that is left, if it was entered more than once).
+        A Runner does not: several may share them. A call after that is refused, until the database is entered again.
+        """
+        self._refuse(CLOSED.format(name=self.mapping_name))
+        for connections in self._pools:
             await connections.close(timeout=1)
+
+    def _refuse(self, refusal: str | None) -> None:
+        for connections in self._pools:
+            connections.refusal = refusal
 
     async def backlog(self, lease: Lease) -> Backlog | None:
         """What waits to be claimed; None if another session is told."""

@@ -221,7 +221,12 @@ async def _no_table(connection: Connection, table: TaskTable) -> str:
         return f"there is no table {name} yet, which the library makes: run {install_command(table)}"
     names = {row["name"].lower(): row["name"] for row in rows}
     match = get_close_matches(name.lower(), names, n=1)
-    return f"there is no table {name}" + (f"; did you mean {names[match[0]]!r}?" if match else "")
+    remedy = (
+        f"; did you mean {names[match[0]]!r}?"
+        if match
+        else ": create it first, or correct the mapping's `table`"
+    )
+    return f"there is no table {name}{remedy}"
 
 
 def _close(word: str, words: Iterable[str]) -> str:

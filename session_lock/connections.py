@@ -13,17 +13,12 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from session_lock.errors import DatabaseError, SessionLockError
+from session_lock.dsn import NO_DSN, describe
+from session_lock.errors import DatabaseError, SessionLockError, SettingsError
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Connect: TypeAlias = str | Callable[[], Awaitable[Any]]
 """A DSN, or an async callable that returns a new connection (so that credentials may rotate)."""
-
-
-NO_DSN = (
-    "the DSN is not understood: write postgresql://user:password@host:port/database, with what is special in the password "
-    "percent-encoded"
-)
 
 
 def place_of(connect: Connect) -> tuple[str, int] | None:
@@ -39,7 +34,12 @@ def place_of(connect: Connect) -> tuple[str, int] | None:
 
 async def open_connection(connect: Connect, **options: Any) -> Connection:
     """A new connection; `options` are for the driver where a DSN leaves them open."""
+    if not getattr(asyncio.get_running_loop(), "waits_for_sockets", True):
+        raise SettingsError(
+            "virtual time does not wait for a server: give a MemoryDatabase to what runs in it, or run this in real time, by asyncio.run"
+        )
     if isinstance(connect, str):
+        describe(connect)  # or says why it leads nowhere
         settings = {"application_name": "session_lock"} | options.pop("server_settings", {})
         try:
             connection: Connection = await asyncpg.connect(connect, server_settings=settings, **options)
@@ -121,6 +121,8 @@ class Connections:
         self._size = size
         self._lock = threading.Lock()
         self._in_loops: dict[asyncio.AbstractEventLoop, _InLoop] = {}
+        self.refusal: str | None = None
+        """Why there are none any more, as long as that is so."""
 
     def _here(self) -> _InLoop:
         """What there is in the running loop. A second asyncio.run begins anew: what the first has left is dead."""
@@ -136,6 +138,8 @@ class Connections:
         """A connection, opened and greeted if none is idle."""
         here = self._here()
         async with here.free:
+            if self.refusal is not None:
+                raise DatabaseError(self.refusal, retryable=False)
             connection = here.take() or await self._open()
             pid = connection.get_server_pid()  # which a connection that is lost cannot tell any more
             try:
@@ -149,6 +153,8 @@ class Connections:
                 here.give_up(connection, pid)
                 raise
             finally:
+                if self.refusal is not None:  # since it was taken
+                    connection.terminate()
                 here.put(connection)
 
     async def _open(self) -> Connection:

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from session_lock.connections import DRIVER_ERRORS, Connect, Connection, Connections, open_connection
+from session_lock.dsn import describe as describe_dsn
 from session_lock.errors import DatabaseError, SettingsError
 from session_lock.names import quote_name
 from session_lock.waiting import wait_for, wait_through
@@ -59,10 +60,7 @@ def check_listen(listen: object) -> None:
             "listen is a DSN or an async function that connects, for wake-ups where connect goes through a pooler, or False "
             f"for none; not {listen!r}"
         )
-    if not listen.startswith(("postgresql://", "postgres://")):
-        raise SettingsError(
-            "listen is a DSN that begins with postgresql://, or False for no wake-ups; this text does not"
-        )
+    describe_dsn(listen, "the DSN in listen=")
 
 
 def asked_of(session_id: int) -> str:

@@ -24,6 +24,7 @@ from session_lock.database import (
     check_capacity,
     keys_to_retry,
 )
+from session_lock.dsn import check_connect
 from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.findings import Finding
 from session_lock.finishing import Finishing
@@ -110,10 +111,7 @@ class PostgresDatabase(Calls, Generic[T]):
             raise SettingsError(
                 f"PostgresDatabase(connect, table): table is a TaskTable, not {type(table).__name__}"
             )
-        if not isinstance(connect, str) and not callable(connect):
-            raise SettingsError(
-                f"connect is a DSN or an async function that connects, not {type(connect).__name__}"
-            )
+        check_connect(connect)
         check_listen(listen)
         if (table is None) == (functions is None):
             raise SettingsError(

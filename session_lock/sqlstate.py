@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from session_lock.drivers import find
+from session_lock.dsn import REMEDIES
 from session_lock.errors import (
     DatabaseError,
     RowRefusedError,
@@ -101,7 +102,9 @@ def _ours(error: BaseException, told: Told, what: str, remedy: str, grant: str) 
             return RowRefusedError(told.without_values())
         case _ if state[:2] in {"42", "3F"}:
             return SchemaError(f"{what}: {message}; run: {remedy}")
-        case _ if state[:2] in {"28", "3D"} or isinstance(error, ValueError):
+        case _ if state[:2] in REMEDIES:
+            return DatabaseError(f"{what}: {message}; {REMEDIES[state[:2]]}", retryable=False)
+        case _ if isinstance(error, ValueError):
             return DatabaseError(f"{what}: {message}", retryable=False)
         case _:
             return DatabaseError(f"{what}: {message}")

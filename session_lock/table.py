@@ -46,10 +46,17 @@ class ClaimColumns:
             raise SettingsError(f"claim_columns names a column twice: {', '.join(names)}")
 
 
-def claim_columns(names: Mapping[str, str]) -> ClaimColumns:
-    """From a mapping such as `{"session_id": "mail_session"}`."""
+def claim_columns(names: ClaimColumns | Mapping[str, str]) -> ClaimColumns:
+    """As they are, or from a mapping such as `{"session_id": "mail_session"}`."""
+    if isinstance(names, ClaimColumns):
+        return names
+    given: object = names
+    if not isinstance(given, Mapping):
+        raise SettingsError(
+            f"claim_columns is a ClaimColumns(..), or a mapping such as {{'session_id': 'mail_session'}}, not {given!r}"
+        )
     known = {each.name for each in fields(ClaimColumns)}
-    if wrong := sorted(set(names) - known):
+    if wrong := sorted(set(names) - known, key=repr):
         raise SettingsError(f"claim_columns has no {wrong[0]!r}: its keys are {', '.join(sorted(known))}")
     return ClaimColumns(**names)
 
@@ -149,7 +156,7 @@ class TaskTable:
         read = read_model(
             model, key=key, columns=columns, order_by=order_by, fair_by=fair_by, limits=limits,
             expressions=expressions, assignments=assignments,
-            claimed=asdict(claim_columns(claim) if isinstance(claim, Mapping) else claim),
+            claimed=asdict(claim_columns(claim)),
         )  # fmt: skip
         return cls(**{**read, "table": table or read["table"]}, **others)
 
@@ -160,9 +167,7 @@ class TaskTable:
         object.__setattr__(self, "limits", as_limits(self.limits))
         for attribute in ("columns", "order_by"):
             object.__setattr__(self, attribute, as_sequence(getattr(self, attribute), attribute))
-        given: Any = self.claim_columns
-        if isinstance(given, Mapping):
-            object.__setattr__(self, "claim_columns", claim_columns(given))
+        object.__setattr__(self, "claim_columns", claim_columns(self.claim_columns))
         object.__setattr__(self, "name", self.name or split_name(self.table)[1])
         object.__setattr__(self, "columns", self.columns or (self.key,))
         self._check_names()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from session_lock.cli import bench, deploy, doctor, operating, requests, run, sessions, sql, status, why
-from session_lock.cli.common import Commands, complain, library_version
+from session_lock.cli.common import Commands, complain, library_version, with_target
 from session_lock.cli.top.command import add_parsers as add_top
 from session_lock.errors import SessionLockError
 
@@ -20,13 +20,14 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for what `check` or `doctor` found, 2 for an error, 130 for Ctrl-C."""
     words = sys.argv[1:] if argv is None else list(argv)
+    arguments = argparse.Namespace()
     try:
         arguments = _parse(words)
         status: int = arguments.run(arguments)
     except SystemExit as ending:  # argparse has said what is wrong, or what was asked for
         return ending.code if isinstance(ending.code, int) else FAILED
     except SessionLockError as error:
-        complain(str(error))
+        complain(with_target(str(error), arguments))
         return FAILED
     except BrokenPipeError:  # whoever read our output has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

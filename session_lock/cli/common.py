@@ -7,17 +7,16 @@ import asyncio
 import importlib
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import urlsplit
 
 import asyncpg
 
+from session_lock.dsn import describe, why_not_connected
 from session_lock.errors import DatabaseError, SessionLockError, SettingsError
 from session_lock.migrations.sandbox import first_line
 from session_lock.table import TaskTable
@@ -59,6 +58,11 @@ def printable(text: str, widest: int | None = None) -> str:
 def complain(text: str) -> None:
     sys.stdout.flush()
     sys.stderr.write(f"session-lock: {' '.join(text.split())}\n")
+
+
+def with_target(text: str, arguments: argparse.Namespace) -> str:
+    """A remedy, with the mapping that the command was given in place of MODULE:ATTRIBUTE."""
+    return text.replace("MODULE:ATTRIBUTE", getattr(arguments, "mapping", "MODULE:ATTRIBUTE"))
 
 
 def at_least_one(text: str) -> int:
@@ -196,7 +200,7 @@ async def connect(dsn: str) -> Any:
             server_settings={"application_name": "session-lock"},
         )
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
-        raise DatabaseError(_why_not_connected(error, where), retryable=False) from error
+        raise DatabaseError(why_not_connected(error, where, CONNECT_TIMEOUT), retryable=False) from error
 
 
 async def _close(connection: Any) -> None:
@@ -204,55 +208,6 @@ async def _close(connection: Any) -> None:
         await connection.close(timeout=2)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
         connection.terminate()
-
-
-def describe(dsn: str) -> str:
-    """Where a DSN points to, without the password. A DSN that is none is refused without being repeated."""
-    wrong = SettingsError(
-        "the DSN is not understood: write postgresql://user:password@host:port/database, with what is special in the "
-        "password percent-encoded"
-    )
-    try:
-        parts = urlsplit(dsn)
-    except ValueError:
-        raise wrong from None
-    hosts = parts.netloc.rpartition("@")[2]
-    if re.fullmatch(r"postgres(?:ql)?\+\w+", parts.scheme):
-        raise SettingsError(
-            f"the DSN begins with {parts.scheme}://, which names a driver: write postgresql://"
-        )
-    misplaced = (
-        "@" not in parts.netloc
-        and "@" in f"{parts.path}{parts.query}{parts.fragment}"
-        and ":" in parts.netloc
-    )
-    one = r"(?:\[[0-9a-fA-F:.%]+\]|[\w.%-]*)(?::[0-9]+)?"
-    if (
-        parts.scheme not in {"postgres", "postgresql"}
-        or misplaced
-        or parts.fragment
-        or not re.fullmatch(f"{one}(?:,{one})*", hosts)
-    ):
-        raise wrong
-    return f"{hosts or 'the default server'}{parts.path}"
-
-
-def _why_not_connected(error: Exception, where: str) -> str:
-    state = getattr(error, "sqlstate", None) or ""
-    message = first_line(getattr(error, "message", None) or str(error))
-    if state[:2] == "28":
-        return (
-            f"{where} does not let us in ({message}): correct the user or password in the DSN, or pg_hba.conf"
-        )
-    if state == "3D000":
-        return f"there is no such database at {where} ({message}): create it, or correct the DSN"
-    if state:
-        return f"{where} refused the connection ({message}): try again, or ask who runs it"
-    if isinstance(error, TimeoutError):
-        return f"{where} did not answer within {CONNECT_TIMEOUT:.0f} s: is the host right, and does a firewall let us through?"
-    if isinstance(error, OSError):
-        return f"there is no server at {where} ({error.strerror or type(error).__name__}): start it, or correct the DSN"
-    return f"the DSN for {where} is not understood ({type(error).__name__}): write postgresql://user:password@host:port/database"
 
 
 def refuse_if(condition: object, text: str) -> None:

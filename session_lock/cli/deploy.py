@@ -16,6 +16,7 @@ from session_lock.cli.common import (
     say,
     say_table,
     with_database,
+    with_target,
 )
 from session_lock.migrations import adopt, check, install, peek, pending_summary, prune, tune, validate
 from session_lock.migrations.adoption import copy_of
@@ -118,9 +119,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
     name, differences, notes = with_database(arguments, work)
     for text in differences:
-        say(f"difference: {text}")
+        say(with_target(f"difference: {text}", arguments))
     for text in notes:
-        say(f"note: {text}")
+        say(with_target(f"note: {text}", arguments))
     if not differences:
         say(f"{name!r} is installed as it should be.")
     return 1 if differences else 0

@@ -12,13 +12,14 @@ from session_lock.cli.common import (
     Commands,
     add_mapping_arguments,
     connect,
-    describe,
     find_dsn,
     printable,
     say,
     with_database,
+    with_target,
 )
 from session_lock.doctor import LOOKS, Finding, doctor
+from session_lock.dsn import describe
 from session_lock.names import quote_name
 from session_lock.server import Wanted
 from session_lock.table import TaskTable
@@ -66,7 +67,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         for each in found:
             lines = [f"{each.severity}: {each.text}", *([f"  {each.remedy}"] if each.remedy else [])]
             for line in lines:
-                say(printable(line.replace("MODULE:ATTRIBUTE", arguments.mapping)))
+                say(printable(with_target(line, arguments)))
         if not found:
             say(f"Nothing is wrong. Looked at: {', '.join(LOOKS)}.")
     return max((STATUS.get(each.severity, 0) for each in found), default=0)

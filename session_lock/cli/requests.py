@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from session_lock.cli.common import (
     Commands,
     add_mapping_arguments,
     at_least_one,
+    printable,
     refuse_if,
     say,
     say_table,
     with_database,
 )
 from session_lock.migrations import cancel, parked, retry
+from session_lock.migrations.requests import missing
+from session_lock.migrations.sandbox import Connection
+from session_lock.table import TaskTable
 
 BECAME = {
     "discarded": "The task is discarded.",
@@ -73,11 +78,21 @@ def _parked(arguments: argparse.Namespace) -> int:
 def _retry(arguments: argparse.Namespace) -> int:
     refuse_if(bool(arguments.keys) == arguments.all, "name the keys of parked tasks, or say --all")
     keys = None if arguments.all else arguments.keys
-    done = with_database(arguments, lambda connection, table: retry(connection, table, keys))
+
+    async def work(connection: Connection, table: TaskTable) -> tuple[Sequence[str], Sequence[str]]:
+        done = await retry(connection, table, keys)
+        named = list(dict.fromkeys(keys or ()))
+        return done, await missing(connection, table, named) if len(done) < len(named) else ()
+
+    done, nowhere = with_database(arguments, work)
     for key in done:
         say(key)
     if keys is None or len(done) == len(set(keys)):
         say(f"{len(done)} task{'' if len(done) == 1 else 's'} will be tried again.")
         return 0
-    say(f"{len(done)} of {len(set(keys))} tasks will be tried again: the others are not parked.")
+    why = [
+        *([f"there is no row {', '.join(nowhere)}"] if nowhere else []),
+        *(["the others are not parked"] if len(done) + len(nowhere) < len(set(keys)) else []),
+    ]
+    say(printable(f"{len(done)} of {len(set(keys))} tasks will be tried again: {'; '.join(why)}."))
     return 1

@@ -7,8 +7,9 @@ import asyncio
 import sys
 from typing import Any
 
-from session_lock.cli.common import Commands, describe, find_dsn, load_mapping, refuse_if, say
+from session_lock.cli.common import Commands, find_dsn, load_mapping, refuse_if, say
 from session_lock.cli.serving import address_of, is_installed, listen, serving
+from session_lock.dsn import describe
 from session_lock.errors import SettingsError
 from session_lock.table import TaskTable
 

@@ -35,6 +35,10 @@ def with_lifespan(app: App, running: Callable[[], AbstractAsyncContextManager[ob
     application = with_lifespan(get_asgi_application(), running)
     ```
     """
+    if not callable(app):
+        raise SettingsError(
+            f"with_lifespan(app, running) takes an ASGI app, such as get_asgi_application(), not {type(app).__name__}"
+        )
     given: object = running
     if other := type(given).__name__ if isinstance(given, RunningBlock) else what_else(given):
         raise SettingsError(f"with_lifespan takes {KIND}, not {other}")

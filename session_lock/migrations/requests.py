@@ -50,6 +50,16 @@ async def retry(connection: Connection, table: TaskTable, keys: Sequence[str] | 
     return [row["key"] for row in _answered(rows, table, shape, "tried again")]
 
 
+async def missing(connection: Connection, table: TaskTable, keys: Sequence[str]) -> Sequence[str]:
+    """Those of the keys, as they were given, that no row of the table has; none where this role may not read it."""
+    query = f"SELECT k FROM unnest($1::text[]) WITH ORDINALITY AS given (k, place) WHERE NOT EXISTS (SELECT FROM {table.quoted} AS t"
+    with sentences(f"{table.table} could not be read"):
+        shape = await read_shape(connection, table)
+        query += f" WHERE t.{quote_name(table.key)} = k::{shape.key_type}) ORDER BY place"
+        rows = await attempt(connection, query, keys)
+    return [] if isinstance(rows, Refused) else [row["k"] for row in rows]
+
+
 async def parked(connection: Connection, table: TaskTable, limit: int = 10) -> Sequence[Mapping[str, Any]]:
     """The parked tasks, as text, by key: their columns, attempts, and what went wrong last.
 

@@ -24,9 +24,9 @@ DAY = 86_400.0
 
 
 def run_virtual(coroutine: Coroutine[Any, Any, R], *, limit: float = DAY) -> R:
-    """`asyncio.run`, in virtual time. `limit`: as for `VirtualTimeLoop`, which also says what is raised. Not for what talks by a socket, as to
-    PostgreSQL, waits for a subprocess, or for a thread that was begun in another way than by asyncio or anyio: none of them is waited for, and that is a
-    `TimeoutError` or a `DeadlockError`. `RuntimeError` where a loop runs already.
+    """`asyncio.run`, in virtual time. `limit`: as for `VirtualTimeLoop`, which also says what is raised. Not for what talks by a socket,
+    waits for a subprocess, or for a thread that was begun in another way than by asyncio or anyio: none of them is waited for, and that is a
+    `TimeoutError` or a `DeadlockError`; a `PostgresDatabase` is refused (`SettingsError`). `RuntimeError` where a loop runs already.
 
     ```python
     assert run_virtual(asyncio.sleep(3600, "an hour later")) == "an hour later"
@@ -87,6 +87,9 @@ class VirtualTimeLoop(WaitsForThreads, asyncio.SelectorEventLoop):
         assert runner.get_loop().time() == 3600
     ```
     """
+
+    waits_for_sockets: bool = False
+    """Asked before a connection to PostgreSQL is opened, which is refused here."""
 
     def __init__(self, *, limit: float = DAY) -> None:
         self._now = 0.0

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from session_lock.database import Claim
+from session_lock.errors import SettingsError
 from session_lock.planning import MOST, Due, Plan, Standing
 from session_lock.session import Lease
 from session_lock.testing.accepting import MemoryAccepts
@@ -71,6 +72,11 @@ class MemoryDuties(MemoryDatabase[Due]):
     """
 
     def __init__(self, start: datetime = datetime(2026, 1, 1)) -> None:  # noqa: DTZ001 (made aware right here)
+        given: object = start
+        if not isinstance(given, datetime):
+            raise SettingsError(
+                f"start of MemoryDuties is a datetime, such as datetime(2026, 1, 1, tzinfo=UTC), not {given!r}"
+            )
         super().__init__(name="duties")
         self._start = start.astimezone(UTC) if start.tzinfo else start.replace(tzinfo=UTC)
         self._duties: defaultdict[str, _Duty] = defaultdict(_Duty)

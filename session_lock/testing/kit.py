@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from session_lock.embedded import temp_postgres
+from session_lock.dsn import describe, why_not_connected
+from session_lock.embedded import find_bin_dir, temp_postgres
+from session_lock.errors import DatabaseError, SessionLockError, SettingsError
 from session_lock.migrations import install
 from session_lock.runner import Runner
 from session_lock.settings import Settings
@@ -22,14 +24,26 @@ from session_lock.testing.faults import Faults
 from session_lock.testing.idle import BriefRunner, quick
 from session_lock.testing.instance import AT_FINISH, Instance
 
+VARIABLE = "SESSION_LOCK_TEST_DSN"
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds."""
+
 # A database, and a Runner ------------------------------------------------------------------------------------
 
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
-    if dsn := os.environ.get("SESSION_LOCK_TEST_DSN"):
+    if dsn := os.environ.get(VARIABLE):
+        describe(dsn, VARIABLE)  # or says what is wrong with it
         yield dsn
         return
+    try:
+        find_bin_dir()
+    except SessionLockError as error:
+        raise SessionLockError(
+            f"{error}; or {VARIABLE} to the DSN of a superuser on a server for tests"
+        ) from None
     with temp_postgres() as server:
         yield server.dsn
 
@@ -37,9 +51,15 @@ def postgres_server() -> Iterator[str]:
 def task_database(postgres_server: str) -> Callable[..., AbstractAsyncContextManager[str]]:
     @asynccontextmanager
     async def fresh(sql: str = "", *tables: TaskTable) -> AsyncIterator[str]:
+        for given, kind in [(sql, str), *((table, TaskTable) for table in tables)]:
+            if not isinstance(given, kind):
+                raise SettingsError(
+                    "task_database takes SQL, then mappings: task_database('CREATE TABLE ..', mails, letters), "
+                    f"not a {type(given).__name__} in place of {'the SQL' if kind is str else 'a mapping'}"
+                )
         name = f"session_lock_test_{secrets.token_hex(6)}"
         dsn = urlsplit(postgres_server)._replace(path=f"/{name}").geturl()
-        await _execute(postgres_server, f"CREATE DATABASE {name}")
+        await _create(postgres_server, name)
         try:
             connection: Any = await asyncpg.connect(dsn)
             try:
@@ -54,6 +74,26 @@ def task_database(postgres_server: str) -> Callable[..., AbstractAsyncContextMan
             await _execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
 
     return fresh
+
+
+async def _create(dsn: str, name: str) -> None:
+    """Make a database; if that cannot be, an error that names where the DSN is from."""
+    source = VARIABLE if dsn == os.environ.get(VARIABLE) else "the fixture postgres_server"
+    where = describe(dsn, f"the DSN of {source}")
+    try:
+        connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, OverflowError) as error:
+        why = why_not_connected(error, where, CONNECT_TIMEOUT)
+        raise DatabaseError(f"{source}: {why}", retryable=False) from error
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise DatabaseError(
+            f"{source}: its role may not create databases at {where}: let it be a superuser's DSN",
+            retryable=False,
+        ) from error
+    finally:
+        await connection.close()
 
 
 async def _execute(dsn: str, statement: str) -> None:

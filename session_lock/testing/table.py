@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from session_lock.database import Cancellation, Claim, Handback, Outcome, Settled
-from session_lock.errors import RowRefusedError
+from session_lock.errors import RowRefusedError, SettingsError
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
 from session_lock.testing.rows import Closed, MemoryFailure, MemorySession, MemoryTask
@@ -20,6 +20,22 @@ from session_lock.testing.transaction import MemoryTransaction
 T = TypeVar("T")
 
 ERROR_LENGTH = 4000
+
+
+def _pairs(rows: Mapping[Any, T] | Iterable[tuple[TaskKey, T]]) -> dict[TaskKey, T]:
+    given: Any = rows
+    pairs = (
+        [*given.items()] if isinstance(given, Mapping) else [*given] if isinstance(given, Iterable) else None
+    )
+    if pairs is None or isinstance(given, str) or any(not _is_pair(each) for each in pairs):
+        raise SettingsError(
+            "the rows of a MemoryDatabase are keys and data: {1: data, 2: data}, or [(1, data), (2, data)]"
+        )
+    return dict(pairs)
+
+
+def _is_pair(given: object) -> bool:
+    return isinstance(given, tuple | list) and len(given) == 2
 
 
 class MemoryTable(Generic[T]):
@@ -44,7 +60,7 @@ class MemoryTable(Generic[T]):
         self._wakes: dict[object, Callable[[], None]] = {}
         self._told: dict[int, Callable[[], None]] = {}  # by session
         self._finished: list[TaskKey] = []
-        for key, data in dict(rows).items():
+        for key, data in _pairs(rows).items():
             self.add(key, data, available_at=-math.inf)
 
     def clock(self) -> float:

@@ -412,8 +412,12 @@ async def test_connections_by_an_async_function(admin, database):
     [
         (True, "listen is a DSN or an async function that connects, .* not True"),
         (5432, "not 5432"),
-        ("", "a DSN that begins with postgresql://"),
-        ("localhost:5432", "a DSN that begins with postgresql://"),
+        ("", "the DSN in listen= is not understood: write postgresql://"),
+        ("localhost:5432", "the DSN in listen= is not understood"),
+        (
+            "postgresql+asyncpg://nowhere",
+            r"the DSN in listen= begins with postgresql\+asyncpg://, which names a driver",
+        ),
         (asyncpg.Connection, "an async function"),
     ],
 )

@@ -417,6 +417,12 @@ async def test_parked_tasks_are_shown_and_tried_again(cli, admin):
     assert cli.out == "2\n1 of 2 tasks will be tried again: the others are not parked.\n"
     assert await admin.fetchval("SELECT attempts FROM public.email WHERE id = 2") == 0
     await admin.execute("UPDATE public.email SET available_at = 'infinity' WHERE id = 2")
+    for words, said in (
+        (("777", "4"), "0 of 2 tasks will be tried again: there is no row 777; the others are not parked."),
+        (("777", "0888", "777"), "0 of 2 tasks will be tried again: there is no row 777, 0888."),
+    ):
+        assert await cli("retry", "MAPPING", *words) == 1
+        assert cli.out == f"{said}\n"
     assert await cli("retry", "MAPPING", "--dsn", cli.dsn, "2") == 0
     assert cli.out == "2\n1 task will be tried again.\n"
     assert await cli("retry", "MAPPING", "--all") == 0
@@ -554,6 +560,8 @@ async def test_a_role_without_rights(cli, database):
             cli.err
         )
     await cli("install", "MAPPING", "--yes", "--grant-to", "app")
+    assert await cli("retry", "MAPPING", "777", dsn=database.app_dsn) == 1
+    assert cli.out == "0 of 1 tasks will be tried again: the others are not parked.\n"
     assert await cli("adopt", "MAPPING", "--yes", dsn=database.app_dsn) == 2
     assert "permission denied for table origin: connect as the role that owns the table" in cli.err
     assert await cli("check", "MAPPING", dsn=database.app_dsn) == 2

@@ -128,6 +128,12 @@ def test_what_is_no_such_function_is_refused_at_once(given: Any, words: str) -> 
         with_lifespan(hello, given)
 
 
+@pytest.mark.parametrize(("app", "what"), [(None, "NoneType"), ("application", "str")])
+def test_what_is_no_app_is_refused_at_once(app: Any, what: str) -> None:
+    with pytest.raises(SettingsError, match=rf"an ASGI app, such as get_asgi_application\(\), not {what}$"):
+        with_lifespan(app, block([]))
+
+
 @pytest.mark.parametrize("given", [coroutine, generator])
 async def test_what_makes_none_is_refused_in_the_server_s_words(given: Any) -> None:
     server = Server(with_lifespan(hello, given))

@@ -25,7 +25,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, aliased, mapped_column
 
-from session_lock import PostgresDatabase, SettingsError, TaskTable, each
+from session_lock import ClaimColumns, PostgresDatabase, SettingsError, TaskTable, each
 from session_lock.catalog import read_shape
 from session_lock.migrations import check, install
 from session_lock.models.decoding import by_attributes
@@ -319,6 +319,12 @@ def test_a_claim_column_in_the_model_is_refused(model: Any, layer: str) -> None:
     ):
         read(available_at="free_at")
     assert read(available_at="free_at", attempts="claims").claim_columns.attempts == "claims"
+
+
+@pytest.mark.parametrize("given", [["session_id"], None, ClaimColumns])
+def test_claim_columns_that_are_none(given: Any) -> None:
+    with pytest.raises(SettingsError, match=r"^claim_columns is a ClaimColumns\(..\), or a mapping"):
+        TaskTable.from_model(SaOwn, pending="p", finish="f", claim_columns=given)
 
 
 def test_a_claim_column_that_is_not_written_may_be_there() -> None:

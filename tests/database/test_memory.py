@@ -50,6 +50,14 @@ def test_rows_may_be_pairs():
     assert MemoryDatabase([(2, "b"), (1, "a")]).pending == [1, 2]
 
 
+@pytest.mark.parametrize("rows", [[1, 2], "ab", ["ab"], [(1, "a", "b")], 7, None, ["ab", (1, "a")]])
+def test_rows_that_are_no_pairs(rows):
+    with pytest.raises(
+        SettingsError, match=r"keys and data: {1: data, 2: data}, or \[\(1, data\), \(2, data\)\]"
+    ):
+        MemoryDatabase(rows)
+
+
 def test_a_key_is_there_once():
     database = MemoryDatabase({1: "a"})
     with pytest.raises(ValueError, match="task 1 already"):

@@ -15,9 +15,10 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from session_lock import Settings, each
+from session_lock import PostgresDatabase, Runner, Settings, SettingsError, each
 from session_lock.session import Lease, Session, lease_clock
 from session_lock.testing import DeadlockError, MemoryDatabase, run_until_idle, run_virtual, virtual_time
+from tests.support import EMAILS
 
 
 def test_waiting_takes_no_time():
@@ -241,3 +242,22 @@ def test_the_real_clock_is_back_after_an_error():
     with pytest.raises(ValueError):
         run_virtual(main())
     assert lease_clock() >= before
+
+
+REFUSED = "^virtual time does not wait for a server: give a MemoryDatabase"
+
+
+@pytest.mark.parametrize("how", ["a DSN", "a function"])
+def test_a_server_is_refused(how):
+    async def connect() -> None:
+        raise AssertionError("it was called")
+
+    async def main() -> None:
+        database = PostgresDatabase("postgresql://127.0.0.1:1/db" if how == "a DSN" else connect, EMAILS)
+        with pytest.raises(SettingsError, match=REFUSED):
+            await database.shares()
+        async with database, Runner(database, each(asyncio.sleep)):
+            await asyncio.sleep(60)
+
+    with pytest.raises(SettingsError, match=REFUSED):
+        run_virtual(main())

@@ -106,7 +106,10 @@ async def test_a_server_that_a_crash_destroys(patient: Patient):
     errors = {each.look: each.text for each in found if each.severity == "error"}
     assert errors.keys() == {"service", "installation"}
     assert errors["service"].startswith('no Runner starts: database postgres has no schema "session_lock"')
-    assert errors["installation"] == "there is no table public.email"
+    assert (
+        errors["installation"]
+        == "there is no table public.email: create it first, or correct the mapping's `table`"
+    )
 
 
 async def test_few_connections_are_left(patient: Patient):

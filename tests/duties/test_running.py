@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -295,6 +295,8 @@ def plain(task: Any) -> None:
         (lambda: Duties(MemoryDuties(), *[Duty("ping", every("5m"), nothing)] * 2), "two duties are called 'ping'"),
         (lambda: Duties(7, Duty("ping", every("5m"), nothing)), "a DSN or an async function"),
         (lambda: Duties(MemoryDuties(), Duty("ping", every("5m"), nothing), settings=7), "settings is a Settings"),
+        (lambda: MemoryDuties("2026-01-01"), "such as datetime(2026, 1, 1, tzinfo=UTC), not '2026-01-01'"),
+        (lambda: MemoryDuties(date(2026, 1, 1)), "not datetime.date(2026, 1, 1)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_at_once(make, complaint):

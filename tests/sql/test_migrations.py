@@ -95,7 +95,7 @@ async def work_once(connection, table: TaskTable, *, limit: int = 10) -> list[as
 
 REFUSED = [
     ({"table": "public.emial"}, "there is no table public.emial; did you mean 'public.email'?"),
-    ({"table": "nowhere.email"}, "there is no table nowhere.email"),
+    ({"table": "nowhere.email"}, "there is no table nowhere.email: create it first, or correct the mapping's `table`"),
     ({"table": "public.email_view"}, "is a view"),
     ({"key": "ids"}, "has no column 'ids' (named by key=); did you mean 'id'?"),
     ({"key": "address"}, "is not unique"),

@@ -98,6 +98,17 @@ def test_the_order_ends_with_the_key_and_begins_with_available_at_unless_said() 
     assert replace(EMAIL, order_by=("odd desc desc",)).order[0] == ("odd desc", True)
 
 
+# What is no mapping ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [["session_id"], None, "mine", ClaimColumns])
+def test_claim_columns_that_are_none(given: Any) -> None:
+    with pytest.raises(
+        SettingsError, match=r"claim_columns is a ClaimColumns\(..\), or a mapping such as .* not "
+    ):
+        TaskTable("email", key="id", pending="p", finish="f", claim_columns=given)
+
+
 # Quoting ---------------------------------------------------------------------------------------------------
 
 

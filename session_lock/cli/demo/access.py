@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from session_lock.cli.common import describe
+from session_lock.dsn import describe
 from session_lock.embedded import Server
 from session_lock.sqlstate import translated
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, cast
 
 import asyncpg
 
-from session_lock.cli.common import describe
 from session_lock.cli.demo.access import REMEDY, Access, Connection, Pool
+from session_lock.dsn import describe
 from session_lock.errors import SessionLockError
 from session_lock.migrations import install
 from session_lock.names import quote_name

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, TypeVar
 
-from session_lock.cli.common import connect, describe, in_sentences
+from session_lock.cli.common import connect, in_sentences
+from session_lock.dsn import describe
 from session_lock.errors import DatabaseError
 from session_lock.overview import Overview, overview
 from session_lock.table import TaskTable

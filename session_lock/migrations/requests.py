@@ -53,7 +53,7 @@ async def retry(connection: Connection, table: TaskTable, keys: Sequence[str] | 
 async def missing(connection: Connection, table: TaskTable, keys: Sequence[str]) -> Sequence[str]:
     """Those of the keys, as they were given, that no row of the table has; none where this role may not read it."""
     query = f"SELECT k FROM unnest($1::text[]) WITH ORDINALITY AS given (k, place) WHERE NOT EXISTS (SELECT FROM {table.quoted} AS t"
-    with sentences(f"{table.table} could not be read"):
+    async with sentences(connection, f"{table.table} could not be read"):
         shape = await read_shape(connection, table)
         query += f" WHERE t.{quote_name(table.key)} = k::{shape.key_type}) ORDER BY place"
         rows = await attempt(connection, query, keys)

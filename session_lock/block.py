@@ -83,5 +83,9 @@ def first_leaf(group: BaseExceptionGroup[Any]) -> BaseException:
 
 def check_on_failure(on_failure: object) -> None:
     """It is called from a callback of the loop, where nobody could await it."""
+    if on_failure is not None and not callable(on_failure):
+        raise SettingsError(
+            f"on_failure is a function, which is called with the error, not {type(on_failure).__name__}"
+        )
     if inspect.iscoroutinefunction(on_failure):
         raise SettingsError("on_failure is called, not awaited: give a plain function (it may create a task)")

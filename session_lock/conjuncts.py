@@ -24,12 +24,22 @@ _TOKEN = re.compile(
 )
 
 
+_QUERY = {"SELECT", "VALUES", "TABLE"}
+
+
 def conjuncts(condition: str) -> tuple[str, ...]:
     """Its parts, which are all true if and only if the condition is; where that is not plain to see, the condition as one part.
 
-    `BETWEEN a AND b` stays together, as does what holds an OR outside of parentheses. It errs towards fewer parts.
+    `BETWEEN a AND b` stays together, as does what holds an OR outside of parentheses. Those around all of it count for nothing, as Django writes
+    them. It errs towards fewer parts.
     """
     text = condition.strip()
+    inner = _enclosed(text)
+    parts = _split(text) if inner is None else conjuncts(inner)
+    return parts if len(parts) > 1 else (text,)
+
+
+def _split(text: str) -> tuple[str, ...]:
     starts, depth, between = [0], 0, False
     ends: list[int] = []
     for kind, begin, end in _tokens(text):
@@ -53,6 +63,17 @@ def conjuncts(condition: str) -> tuple[str, ...]:
             starts.append(end)
     parts = tuple(text[begin:end].strip() for begin, end in zip(starts, [*ends, len(text)], strict=True))
     return parts if depth == 0 and all(parts) else (text,)
+
+
+def _enclosed(text: str) -> str | None:
+    """What is in parentheses that are around all of it; None if there are none, or they are those of a subquery or a row."""
+    depth = 0
+    for kind, begin, end in _tokens(text):
+        depth += (kind == "open") - (kind == "close")
+        of_no_condition = kind == "comma" or text[begin:end].upper() in _QUERY
+        if depth < 1 or (depth == 1 and of_no_condition):
+            return text[1:begin] if kind == "close" and end == len(text) and text[0] == "(" else None
+    return None
 
 
 def items(text: str) -> tuple[str, ...]:

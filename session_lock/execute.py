@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from session_lock.held import CANCELLED
@@ -16,7 +13,7 @@ from session_lock.hold import Ending, Hold
 from session_lock.tasker import AsyncTasker, TaskerError, awaitable, leave_behind
 from session_lock.tasks import Batch, Release, Task
 from session_lock.waiting import begin
-from session_lock.wording import story
+from session_lock.wording import placed, story
 
 T = TypeVar("T")
 
@@ -24,8 +21,6 @@ logger: logging.Logger = logging.getLogger("session_lock.execute")
 
 LONGEST_TURN = 0.002
 """Seconds after which a slot gives the loop a turn, whose calls never wait for anything."""
-
-OUR_FOLDER = str(Path(__file__).parent) + os.sep
 
 
 async def execute(hold: Hold[T], tasker: AsyncTasker[T], tasks_per_call: int) -> None:
@@ -233,20 +228,8 @@ def _accomplished(hold: Hold[T], batch: Batch[T], returned: object) -> BaseExcep
 
 
 def _told(error: BaseException) -> str:
-    """What the log says of an error: its type, its place, and where in the tasker that is. Its text may hold what the row held."""
-    if isinstance(error, TaskerError):
-        return str(error)
-    places = [
-        (frame.f_code.co_filename, f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}")
-        for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
-    told = type(error).__name__
-    if places:
-        told += f" at {places[-1][1]}"
-        tasker = next((place for file, place in places if not file.startswith(OUR_FOLDER)), places[-1][1])
-        if tasker != places[-1][1]:
-            told += f", from {tasker}"
-    return told
+    """What the log says of an error. Ours holds no data."""
+    return str(error) if isinstance(error, TaskerError) else placed(error)
 
 
 def _retrieve(call: asyncio.Task[object]) -> None:

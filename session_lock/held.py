@@ -34,7 +34,7 @@ from session_lock.tasks import (
 from session_lock.telemetry import Telemetry
 from session_lock.turns import Turn, Turns
 from session_lock.waiting import wait_for
-from session_lock.wording import describe
+from session_lock.wording import describe, placed
 
 T = TypeVar("T")
 
@@ -141,9 +141,9 @@ class HeldTasks(Holder, Generic[T]):
             told = f"given up after {claimed.attempt - 1} attempts, the last of which ended with its session"
             self.keep(task, Park(told))
         elif claimed.error is not None:
-            level = logging.DEBUG if self._decode_failed else logging.WARNING
             logger.log(
-                level, "session %d cannot decode a row: %s", self.lease.id, type(claimed.error).__name__, extra=self.about(),
+                logging.DEBUG if self._decode_failed else logging.WARNING, "session %d of %s cannot decode a row: %s; what that says is kept with the failure (session-lock why KEY)",
+                self.lease.id, self._about.get("mapping"), placed(claimed.error), extra=self.about(),
             )  # fmt: skip
             self._decode_failed = True  # said once: it may be every row
             self.failed(task, f"decode failed: {describe(claimed.error)}", claimed.error)

@@ -62,11 +62,12 @@ def _holder(told: Mapping[str, Any]) -> Holder | None:
 
 def _conditions(told: Mapping[str, Any], table: TaskTable) -> Sequence[Condition]:
     """One, where the parts could not be asked."""
-    parts = conjuncts(table.pending)
-    texts = parts if len(parts) == len(told["parts"]) else (table.pending,)
+    texts, parts = conjuncts(table.pending), told["parts"]
+    if len(texts) != len(parts):
+        # Several are those of another library, which has written the functions.
+        texts, parts = (table.pending,), parts if len(parts) == 1 else (told["pending"],)
     return [
-        Condition(text=" ".join(text.split()), holds=holds)
-        for text, holds in zip(texts, told["parts"], strict=True)
+        Condition(text=" ".join(text.split()), holds=holds) for text, holds in zip(texts, parts, strict=True)
     ]
 
 

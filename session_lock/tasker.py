@@ -15,6 +15,7 @@ from concurrent.futures import Executor, Future
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from session_lock.calling import name_of, parameters, signature_of
 from session_lock.errors import SettingsError
 from session_lock.tasks import Batch, Discard, Release, Task
 
@@ -96,6 +97,13 @@ def check(function: Any, what: str, takes: str) -> None:
         raise SettingsError(f"{wanted}, not {kind}")
     if inspect.isasyncgenfunction(function):
         raise SettingsError(f"{wanted}: {function.__name__} has a yield; return the tasks instead")
+    if (signature := signature_of(function)) is not None:
+        try:
+            signature.bind(None)
+        except TypeError as error:
+            raise SettingsError(
+                f"{wanted} alone, not {name_of(function)}{parameters(signature)}: {error}"
+            ) from None
 
 
 def is_synchronous(function: Any) -> bool:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import traceback
+from pathlib import Path
+
+OUR_FOLDER = str(Path(__file__).parent) + os.sep
 
 
 def level_of(failures: int) -> int:
@@ -16,6 +21,21 @@ def describe(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     except BaseException:  # noqa: BLE001 (the user's)
         return type(error).__name__
+
+
+def placed(error: BaseException) -> str:
+    """What the log says of an error: its type, its place, and where in the user's code that is. Its text may hold what the row held."""
+    places = [
+        (frame.f_code.co_filename, f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}")
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    told = type(error).__name__
+    if places:
+        told += f" at {places[-1][1]}"
+        user = next((place for file, place in places if not file.startswith(OUR_FOLDER)), places[-1][1])
+        if user != places[-1][1]:
+            told += f", from {user}"
+    return told
 
 
 def text_of(value: object) -> str:

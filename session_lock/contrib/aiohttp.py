@@ -52,7 +52,7 @@ def lifespan(runner: Given) -> Callable[[web.Application], AsyncIterator[None]]:
 def probes(runner: Source) -> Sequence[web.RouteDef]:
     """Routes for `app.add_routes`, of `GET /livez` and `/readyz`: 200 if it is so, 503 if not.
 
-    `runner` is a Runner or RunnerGroup, or a function that returns it (None: there is none yet). `SettingsError` if it is none of these.
+    `runner` is a Runner or RunnerGroup, or a function that returns it (None, an AttributeError or a KeyError: there is none yet). `SettingsError` if it is none of these.
 
     ```python
     app = web.Application()

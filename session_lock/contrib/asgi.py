@@ -18,7 +18,7 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 def probes(runner: Source) -> App:
     """An app that answers `GET /livez` and `/readyz`: 200 if it is so, 503 if not. It needs no framework.
 
-    `runner` is a Runner or RunnerGroup, or a function that returns it (None: there is none yet). `SettingsError` if it is none of these.
+    `runner` is a Runner or RunnerGroup, or a function that returns it (None, an AttributeError or a KeyError: there is none yet). `SettingsError` if it is none of these.
 
     ```python
     app = Starlette(routes=[Mount("/probes", probes(lambda: app.state.runner))])

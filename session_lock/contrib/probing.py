@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -10,6 +11,9 @@ from session_lock.errors import SettingsError
 from session_lock.group import RunnerGroup
 from session_lock.health import GroupHealth, Health
 from session_lock.runner import Runner
+from session_lock.wording import describe
+
+logger: logging.Logger = logging.getLogger("session_lock.contrib")
 
 Probed: TypeAlias = Runner[Any] | RunnerGroup
 Source: TypeAlias = Probed | Callable[[], Probed | None]
@@ -23,7 +27,7 @@ TOLD = ("name", "state", "session", "lease_margin", "looked_ago", "loop_lag")
 
 
 def finder(source: Source) -> Callable[[], Probed | None]:
-    """Who is asked, also where that is made only when the server starts."""
+    """Who is asked, also where that is made only when the server starts; nobody where a function does not find it."""
     if isinstance(source, Runner | RunnerGroup):
         return lambda: source
     if not callable(source) or isinstance(source, type):
@@ -31,7 +35,22 @@ def finder(source: Source) -> Callable[[], Probed | None]:
             "probes takes a Runner, a RunnerGroup, or a function that returns one (None: there is none yet), "
             f"not {source.__name__ if isinstance(source, type) else type(source).__name__}"
         )
-    return source
+    warned = False
+
+    def find() -> Probed | None:
+        nonlocal warned
+        try:
+            return source()
+        except (AttributeError, KeyError) as error:
+            if not warned:
+                warned = True
+                logger.warning(
+                    "probes find no Runner, and answer live and not ready (%s): a server runs the lifespan of the outermost app alone, not of "
+                    "one that is mounted in another, so the Runner may never be made", describe(error),
+                )  # fmt: skip
+            return None
+
+    return find
 
 
 def answer(path: str, probed: Probed | None) -> tuple[int, bytes]:

@@ -36,7 +36,8 @@ async def run_until_idle(
 
     What falls due later, a retry say, is left: ask for `retry=` without a delay, or let the time pass in `run_virtual` and call it
     again. What a limit of the mapping holds back is waited for if it is to be free within `wait` seconds, defaults to 1. It looks
-    more often than `settings` say. Cancelled, it cancels the taskers at once. `options` are those of a `Runner`; what that raises is raised here.
+    more often than `settings` say, and goes on at full speed after any number of failures: there is a breaker only where `settings` have
+    another `breaker_failures` than the default. Cancelled, it cancels the taskers at once. `options` are those of a `Runner`; what that raises is raised here.
 
     ```python
     assert await run_until_idle(MemoryDatabase({1: "ann@example.org"}), each(send)) == 1
@@ -76,9 +77,11 @@ class BriefRunner(Runner[T]):
 
 
 def quick(settings: Settings | None) -> Settings:
-    """The same for a test: it begins at once, and looks often."""
+    """The same for a test: it begins at once, looks often, and has no breaker but one that was asked for, whose pauses are up to a minute."""
+    settings, usual = settings or Settings(), Settings().breaker_failures
     return replace(
-        settings or Settings(),
+        settings,
+        breaker_failures=None if settings.breaker_failures == usual else settings.breaker_failures,
         start_jitter=0.0,
         poll_interval=QUICK,
         idle_poll_interval=QUICK,

@@ -4,17 +4,24 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import enum
+import functools
+import inspect
 import subprocess
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from types import SimpleNamespace
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
+from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec
 
 import asyncpg
+import attrs
+import msgspec
 import pydantic
 import pytest
 import sqlalchemy as sa
@@ -27,6 +34,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, 
 
 from session_lock import ClaimColumns, PostgresDatabase, SettingsError, TaskTable, each
 from session_lock.catalog import read_shape
+from session_lock.conjuncts import conjuncts
 from session_lock.migrations import check, install
 from session_lock.models.decoding import by_attributes
 from session_lock.testing import run_until_idle
@@ -36,6 +44,8 @@ from tests.database.conftest import PostgresHarness, Suite
 from tests.support import EMAILS
 
 set_up_django()
+
+G = TypeVar("G")
 
 ODD = "50%\\off: 'it''s' \"x\" :y $1 %s"
 
@@ -472,6 +482,16 @@ django.setup()
     )
 
 
+@pytest.mark.parametrize(
+    "pending", [models.Q(sent=None, state="open"), models.Q(sent=None) & ~models.Q(state="done")]
+)
+def test_why_asks_a_condition_of_django_part_by_part(pending: models.Q) -> None:
+    table = TaskTable.from_model(DjMail, pending=pending, finish="f")
+    assert table.pending.startswith("(")
+    assert conjuncts(table.pending)[0] == '"Sent at" IS NULL'
+    assert len(conjuncts(table.pending)) == 2
+
+
 def test_a_database_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections["default"], "vendor", "sqlite")
     with pytest.raises(SettingsError, match="DjMail is in the database 'default', which is of sqlite"):
@@ -609,8 +629,8 @@ def test_a_model_is_called_with_its_own_attributes_where_one_of_a_parent_has_the
     [
         (AsModel, ["id", "state"], "AsModel has no attribute for the column 'state' of the mapping: take it out of columns="),
         (AsDjango, ["id", "state"], "AsDjango has no attribute for the column 'state' of the mapping"),
-        (AsMappedDataclass, ["id", "address", "body", "sent_at"], r"called with number, to, text, sent, .* \(.*'sent'\): name other"),
-        (AsMappedDataclass, ["id", "address"], r"called with number, to, .* \(missing .*'text'\): name other columns, or give a function"),
+        (AsMappedDataclass, ["id", "address", "body", "sent_at"], r"called with number=, to=, text=, sent=, .* \(.*'sent'\): name other"),
+        (AsMappedDataclass, ["id", "address"], r"called with number=, to=, .* \(missing .*'text'\): name other columns, or give a function"),
     ],
 )  # fmt: skip
 def test_a_model_that_does_not_take_the_columns_is_refused(
@@ -619,3 +639,244 @@ def test_a_model_that_does_not_take_the_columns_is_refused(
     table = TaskTable("email", key="id", pending="p", finish="f", columns=columns)
     with pytest.raises(SettingsError, match=sentence):
         PostgresDatabase("postgresql:///app", table, decode=decode)
+
+
+# Anything else -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Misspelt:
+    id: int
+    adress: str
+    body: str | None
+
+
+class PydanticMisspelt(pydantic.BaseModel):
+    id: int
+    adress: str
+
+
+@pydantic.dataclasses.dataclass
+class PydanticDataclassMisspelt:
+    id: int
+    adress: str
+
+
+class StructMisspelt(msgspec.Struct):
+    id: int
+    adress: str
+
+
+@attrs.define
+class AttrsMisspelt:
+    id: int
+    adress: str
+
+
+class TupleMisspelt(NamedTuple):
+    id: int
+    adress: str
+
+
+async def as_coroutine(**columns: Any) -> Any:
+    return columns
+
+
+class Awaited:
+    async def __call__(self, **columns: Any) -> Any:
+        return columns
+
+
+def only_some(id: int, address: str) -> Any:  # noqa: A002
+    return id, address
+
+
+CANNOT = r"called with id=, address=, body=, as columns= of the mapping says \({}\): name other columns, or give a function by decode="
+
+
+@pytest.mark.parametrize(
+    ("decode", "sentence"),
+    [
+        (Misspelt, "decode=Misspelt cannot be " + CANNOT.format(r"missing a required argument: 'adress'")),
+        (functools.partial(Misspelt), "decode=Misspelt cannot be " + CANNOT.format(r"missing a required argument: 'adress'")),
+        (PydanticMisspelt, "decode=PydanticMisspelt cannot be " + CANNOT.format(r"missing a required field: 'adress'")),
+        (PydanticDataclassMisspelt, "Misspelt cannot be " + CANNOT.format(r"missing a required field: 'adress'")),
+        (AttrsMisspelt, "decode=AttrsMisspelt cannot be " + CANNOT.format(r"missing a required argument: 'adress'")),
+        (StructMisspelt, "decode=StructMisspelt cannot be " + CANNOT.format(r"missing a required argument: 'adress'")),
+        (TupleMisspelt, "decode=TupleMisspelt cannot be " + CANNOT.format(r"missing a required argument: 'adress'")),
+        (only_some, "decode=only_some cannot be " + CANNOT.format(r"got an unexpected keyword argument 'body'")),
+        (lambda row: row, "decode=<lambda> cannot be " + CANNOT.format(r"missing a required argument: 'row'")),
+        (lambda *row: row, "decode=<lambda> cannot be " + CANNOT.format(r"got an unexpected keyword argument 'id'")),
+        (AsPydantic.model_validate, "decode=model_validate cannot be " + CANNOT.format(r"missing a required argument: 'obj'")),
+        ("AsDataclass", "decode is called with the columns as keyword arguments: give a class or a function, not str$"),
+        (None, "give a class or a function, not NoneType$"),
+        (AsDataclass(1, "a", None), "give a class or a function, not AsDataclass$"),
+        (as_coroutine, "^decode=as_coroutine is called, not awaited: give a plain function$"),
+        (functools.partial(as_coroutine, more=1), "^decode=as_coroutine is called, not awaited"),
+        (Awaited(), "^decode=Awaited is called, not awaited"),
+        (AsyncMock(), "is called, not awaited"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_called_with_the_columns_is_refused(decode: Any, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        PostgresDatabase("postgresql:///app", EMAILS, decode=decode)
+
+
+@pytest.mark.parametrize("decode", ["x", as_coroutine])
+def test_also_where_the_columns_are_not_known(decode: Any) -> None:
+    with pytest.raises(SettingsError, match="^decode"):
+        PostgresDatabase("postgresql:///app", functions="email", key=int, decode=decode)
+    PostgresDatabase("postgresql:///app", functions="email", key=int, decode=Misspelt)
+
+
+class ByAlias(pydantic.BaseModel):
+    number: int = pydantic.Field(alias="id")
+    to: str = pydantic.Field(validation_alias=pydantic.AliasChoices("adress", "address"))
+    first: str = pydantic.Field(validation_alias=pydantic.AliasPath("address", 0), default="")
+    more: list[int] = pydantic.Field(default_factory=list)
+
+
+class ByEitherName(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+    id: int
+    address: str = pydantic.Field(alias="to")
+
+
+class ByGenerator(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(alias_generator=str.lower)
+    ID: int
+    Address: str
+
+
+class Supplied(pydantic.BaseModel):
+    id: int
+    adress: str
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def spelt(cls, data: Any) -> Any:
+        return {**data, "adress": data["address"]}
+
+
+class Wrapped(pydantic.BaseModel):
+    id: int
+    adress: str
+
+    @pydantic.model_validator(mode="wrap")
+    @classmethod
+    def spelt(cls, data: Any, made: Any) -> Any:
+        return made({**data, "adress": data["address"]})
+
+
+class Inherited(Supplied):
+    more: int = 1
+
+
+class ByConstructor(pydantic.BaseModel):
+    id: int
+    adress: str
+
+    def __init__(self, **columns: Any) -> None:
+        super().__init__(id=columns["id"], adress=columns["address"])
+
+
+@pydantic.dataclasses.dataclass
+class SuppliedDataclass:
+    id: int
+    adress: str
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def spelt(cls, data: Any) -> Any:
+        return {"id": data.kwargs["id"], "adress": data.kwargs["address"]}
+
+
+@pydantic.dataclasses.dataclass
+class PydanticDataclass:
+    id: int
+    address: str = pydantic.Field(default="")
+    computed: str = field(init=False, default="")
+
+
+class BySchema(pydantic.BaseModel):
+    id: int
+    adress: str = ""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        return handler(source)
+
+
+class Struct(msgspec.Struct, rename="camel"):
+    id: int
+    address: str
+    body: str | None = None
+
+
+@attrs.define
+class Attrs:
+    id: int
+    address: str
+    _body: str | None = None
+
+
+class AnyColumns:
+    def __init__(self, **columns: Any) -> None:
+        self.columns = columns
+
+
+class Rest:
+    def __new__(cls, *args: Any, **columns: Any) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, id: int, address: str, body: str | None) -> None:  # noqa: A002
+        self.id = id
+
+
+class Page(Generic[G]):
+    def __init__(self, id: int, address: G, body: str | None) -> None:  # noqa: A002
+        self.id = id
+
+
+def of_other_columns(adress: str) -> str:
+    return adress
+
+
+@functools.wraps(of_other_columns)
+def wrapper(**columns: Any) -> str:
+    return of_other_columns(columns["address"])
+
+
+class Told:
+    __signature__ = inspect.Signature()
+
+    def __call__(self, **columns: Any) -> Any:
+        return columns
+
+
+class Meta(type):
+    def __call__(cls, **columns: Any) -> Any:
+        return super().__call__(columns["id"])
+
+
+class ByItsMetaclass(metaclass=Meta):
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+WORKS = [
+    ByAlias, ByEitherName, ByGenerator, Supplied, Wrapped, Inherited, ByConstructor, SuppliedDataclass, PydanticDataclass, BySchema,
+    pydantic.RootModel[dict[str, Any]], pydantic.create_model("Made", id=int), functools.partial(AsPydantic, more=1),
+    functools.partial(ByAlias), pydantic.validate_call(as_text), Struct, Attrs, AnyColumns, Rest, Page[str], AsTypedDict, AsTuple, dict,
+    dict[str, Any], collections.OrderedDict, collections.UserDict, SimpleNamespace,
+    functools.partial(AsDataclass, id=0), lambda **row: row, lambda address, *_, body=None, more=1, **rest: rest, wrapper, Told(), ByItsMetaclass,
+    Mock(), MagicMock(), Mock(spec=as_text), create_autospec(as_text),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("decode", WORKS, ids=lambda each: getattr(each, "__name__", type(each).__name__))
+def test_what_can_be_called_with_the_columns_is_taken_and_called(decode: Any) -> None:
+    columns = {"id": 1, "address": "ann@example.org", "body": None}
+    table = TaskTable("email", key="id", pending="p", finish="f", columns=list(columns))
+    PostgresDatabase("postgresql:///app", table, decode=decode)
+    assert by_attributes(decode, tuple(columns))(**columns) is not None

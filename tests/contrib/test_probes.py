@@ -12,10 +12,12 @@ import asyncpg
 import httpx
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from session_lock import Runner, RunnerGroup, SettingsError
-from session_lock.contrib import aiohttp, asgi
+from session_lock.contrib import aiohttp, asgi, starlette
 from session_lock.testing import MemoryDatabase
 from tests.conftest import TestDatabase
 from tests.contrib.probed import SETTINGS, load
@@ -216,6 +218,44 @@ async def test_what_is_not_there_yet_is_live_and_not_ready() -> None:
         assert (ready.status_code, ready.json()) == (503, {"live": True, "ready": False, "runners": []})
         made.append(runner())
         assert [each["state"] for each in (await client.get("/readyz")).json()["runners"]] == ["starting"]
+
+
+@pytest.mark.parametrize("framework", [FastAPI, Starlette])
+async def test_of_an_app_whose_lifespan_nobody_runs_it_is_live_and_the_log_says_why_once(
+    framework: Any, caplog: Any
+) -> None:
+    sub = framework(lifespan=starlette.lifespan(runner()))
+    sub.mount("/probes", asgi.probes(lambda: sub.state.runner))
+    outer = framework()
+    outer.mount("/sub", sub)
+    async with asking(outer) as client:
+        for _ in range(2):
+            live, ready = await client.get("/sub/probes/livez"), await client.get("/sub/probes/readyz")
+            assert (live.status_code, ready.status_code) == (200, 503)
+            assert ready.json() == {"live": True, "ready": False, "runners": []}
+        [warned] = [record for record in caplog.records if record.name == "session_lock.contrib"]
+        assert warned.levelname == "WARNING"
+        assert "no attribute 'runner'" in warned.getMessage()
+        assert "the lifespan of the outermost app alone" in warned.getMessage()
+        sub.state.runner = runner()
+        assert len((await client.get("/sub/probes/readyz")).json()["runners"]) == 1
+
+
+async def test_of_an_app_of_aiohttp_without_a_runner_too(caplog: Any) -> None:
+    app = web.Application()
+    app.add_routes(aiohttp.probes(lambda: app[aiohttp.RUNNER]))
+    async with TestClient(TestServer(app)) as client:
+        assert [(await client.get(path)).status for path in ("/livez", "/readyz")] == [200, 503]
+    assert "session_lock.runner" in caplog.text
+
+
+async def test_what_else_the_function_raises_is_raised() -> None:
+    def source() -> Runner[Any]:
+        raise RuntimeError("of its own")
+
+    async with asking(asgi.probes(source)) as client:
+        with pytest.raises(RuntimeError, match="of its own"):
+            await client.get("/livez")
 
 
 async def test_it_answers_http_alone() -> None:

@@ -97,6 +97,19 @@ async def test_which_part_of_pending_says_that_it_is_not(suite: Suite):
     ]
 
 
+AS_DJANGO_WRITES = replace(EMAILS, pending="((sent_at IS NULL AND NOT (failed_at IS NOT NULL)))")
+
+
+async def test_parentheses_around_all_of_pending_count_for_nothing(database: TestDatabase):
+    async with open_lab(database, table=AS_DJANGO_WRITES) as lab:
+        [key] = await lab.add(1)
+        await lab.admin.execute("UPDATE public.email SET failed_at = now()")
+        async with PostgresDatabase(database.app_dsn, AS_DJANGO_WRITES) as ours:
+            found = await ours.why(key)
+            assert found.why == "it is not pending: NOT (failed_at IS NOT NULL) is false"
+            assert [each.holds for each in found.conditions] == [True, False]
+
+
 UNSAFE = replace(
     EMAILS,
     pending="sent_at IS NULL -- not sent, AND\n AND address ~ '^[0-9]+$' AND address::integer BETWEEN 1 AND 10",

@@ -22,7 +22,6 @@ PLAIN = [
     "a = $$ AND $$",
     "a = $t$ ' AND $$ $t$",
     "(a OR b)",
-    "(a AND b)",
     "f(a, b AND c)",
     "tags[1] = 'x'",
     "CASE WHEN a AND b THEN c ELSE d AND e END",
@@ -82,6 +81,32 @@ def test_what_is_two(first, second):
     assert conjuncts(f" {first}\n AND {second} ") == (first, second)
 
 
+@pytest.mark.parametrize("first", PLAIN)
+@pytest.mark.parametrize("around", ["({})", "( ({}\n) )", "(/* ) */ {})"])
+def test_parentheses_around_all_of_it_count_for_nothing(first, around):
+    assert conjuncts(around.format(f"{first}\n AND b = 1"))[1] == "b = 1"
+    assert conjuncts(around.format(f"b = 1 AND {first}"))[1] == first
+    one = around.format(first)
+    assert conjuncts(one) == (one,)
+    assert len(conjuncts(f"{one} AND {one}")) == 2
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "(a OR b AND c)",
+        "(SELECT a AND b FROM t)",
+        "(/* x */ SELECT a AND b)",
+        "(WITH t AS (SELECT 1 AS a) SELECT a = 1 AND true FROM t)",
+        "((SELECT a) UNION SELECT b AND c)",
+        "(VALUES (a AND b) ORDER BY a AND b)",
+    ],
+)
+def test_of_a_query_the_parentheses_are_a_part(condition):
+    assert conjuncts(condition) == (condition,)
+    assert tree(condition)
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(chains(PART))
 def test_together_they_are_the_condition(condition):
@@ -90,7 +115,7 @@ def test_together_they_are_the_condition(condition):
 
 @pytest.mark.parametrize(
     "condition",
-    ["a AND", "AND b", "a AND AND b", "(a AND b", "a) AND (b", "a AND $x$ b", "a AND /* b", "between = 1 AND b", ""],
+    ["a AND", "AND b", "a AND AND b", "(a AND b", "a) AND (b", "(a, b AND c)", "(a AND b) -- c", "a AND $x$ b", "a AND /* b", "between = 1 AND b", ""],
 )  # fmt: skip
 def test_what_is_no_condition_or_not_plain_stays_whole(condition):
     assert conjuncts(condition) == (condition,)

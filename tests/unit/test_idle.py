@@ -125,6 +125,43 @@ def test_what_is_given_back_at_once_is_given_again() -> None:
     assert run_virtual(run_until_idle(MemoryDatabase({1: None}), each(later))) == 3
 
 
+@pytest.mark.parametrize("concurrency", [1, 10])
+def test_a_tasker_that_fails_on_all_tasks_is_given_each_once(concurrency: int) -> None:
+    async def fail(_: Any) -> None:
+        raise ValueError
+
+    async def play() -> float:
+        database = MemoryDatabase(dict.fromkeys(range(40)))
+        settings = Settings(concurrency=concurrency, retry=Retry(delay=60))
+        assert await run_until_idle(database, each(fail), settings) == 40
+        assert len(database.pending) == 40
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(play()) < 2
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, None), (3, 3), (10, None), (11, 11)])
+def test_there_is_a_breaker_only_where_another_than_the_usual_one_is_asked_for(asked: Any, kept: Any) -> None:
+    assert quick(Settings(breaker_failures=asked)).breaker_failures == kept
+    assert quick(None).breaker_failures is None
+
+
+def test_a_test_of_the_breaker_is_possible() -> None:
+    seen: list[float] = []
+
+    async def fail(task: Any) -> None:
+        seen.append(asyncio.get_running_loop().time())
+        if len(seen) < 6:
+            raise ValueError
+
+    settings = Settings(breaker_failures=3, concurrency=1, poll_interval=1, retry=Retry(delay=0))
+    database = MemoryDatabase(dict.fromkeys(range(6)))
+    run_virtual(run_until_idle(database, each(fail), settings))
+    assert len(database.finished) == 6
+    pauses = [later - one for one, later in zip(seen, seen[1:], strict=False)]
+    assert max(pauses[:2]) < 0.01 < min(pauses[2:5])
+
+
 def test_settings_are_kept_but_for_how_often_it_looks() -> None:
     own = quick(Settings(concurrency=3, poll_interval=5))
     assert (own.concurrency, own.start_jitter) == (3, 0.0)

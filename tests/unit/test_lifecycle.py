@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from session_lock import DatabaseError, Runner, SchemaError, SessionLost, SettingsError, each
+from session_lock import DatabaseError, Runner, RunnerGroup, SchemaError, SessionLost, SettingsError, each
 from tests.unit.faults import Faulty
 from tests.unit.scenes import Sleeper, assert_free, do_all, running, settings, table
 from tests.unit.virtual import left_tasks, now, until, virtual
@@ -683,6 +683,18 @@ def test_an_on_failure_that_nobody_would_await_is_refused() -> None:
 
     with pytest.raises(SettingsError, match="on_failure is called, not awaited"):
         Runner(table(0), do_all, on_failure=alert)
+
+
+@pytest.mark.parametrize("wrong", ["x", 5, [], True, False, 0])
+def test_an_on_failure_that_cannot_be_called_is_refused(wrong: Any) -> None:
+    said = f"^on_failure is a function, which is called with the error, not {type(wrong).__name__}$"
+    runner = Runner(table(0), do_all)
+    for make in (
+        lambda: Runner(table(0), do_all, on_failure=wrong),
+        lambda: RunnerGroup(runner, on_failure=wrong),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            make()
 
 
 @virtual

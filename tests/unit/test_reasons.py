@@ -79,6 +79,10 @@ def holder(**changes: Any) -> dict[str, Any]:
             {"pending": False, "parts": [None]}, {}, "closed",
             ["it is not pending: sent_at IS NULL AND failed_at IS NULL is NULL"],
         ),
+        (  # of functions that another library has written
+            {"pending": False, "parts": [False, None, True]}, {}, "closed",
+            ["it is not pending: sent_at IS NULL AND failed_at IS NULL is false"],
+        ),
         (
             {"pending": False, "parts": [False, True], **holder()}, {}, "closed",
             ["it is not pending: sent_at IS NULL is false", "it still names session 17 (web-1:7), which had it when it was closed"],

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import json
 import logging
 import math
+import operator
 import re
 from typing import Any
+from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec
 
 import pytest
 
-from session_lock import Discard, Release, Runner, SettingsError, each
+from session_lock import Discard, Duty, Release, Runner, SettingsError, each, every
 from session_lock.database import Claim, ClaimedTask
 from session_lock.tasks import Task
 from session_lock.testing import MemoryDatabase
@@ -171,6 +175,93 @@ def test_what_can_be_seen_to_be_no_tasker_is_refused_at_once() -> None:
     for function in (None, 3, generator, dict, each(print)):
         with pytest.raises(SettingsError, match=r"a function under each\(\) must be a function"):
             each(function)  # type: ignore[arg-type]
+
+
+class Called:
+    """Functions for one argument, and for others, as methods and as what is called itself."""
+
+    def __call__(self, batch: Any) -> Any:
+        return batch
+
+    def method(self, batch: Any) -> Any:
+        return batch
+
+    async def of_two(self, batch: Any, client: Any) -> Any:
+        return batch
+
+    @staticmethod
+    def of_none() -> None:
+        pass
+
+
+def of_two(client: Any, batch: Any, dsn: str = "secret") -> Any:
+    return batch
+
+
+def given_a_client(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(batch: Any) -> Any:
+        return function("client", batch)
+
+    return wrapper
+
+
+def of_any(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **named: Any) -> Any:
+        return function(*args, **named)
+
+    return wrapper
+
+
+def told_by_hand() -> Any:
+    def function(batch: Any) -> Any:
+        return batch
+
+    function.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
+    return function
+
+
+class ToldByHand(Called):
+    __signature__ = inspect.Signature()
+
+
+WRONG = [
+    (lambda: None, r"<lambda>\(\): too many positional arguments"),
+    (lambda a, b: None, r"<lambda>\(a, b\): missing a required argument: 'b'"),
+    (lambda *, batch: None, r"<lambda>\(\*, batch\): .*"),
+    (of_two, r"of_two\(client, batch, dsn\): missing a required argument: 'batch'"),
+    (Called().of_two, r"of_two\(batch, client\): missing a required argument: 'client'"),
+    (Called.of_none, r"of_none\(\): too many positional arguments"),
+    (functools.partial(of_two, 1, 2, 3), r"of_two\(\): too many positional arguments"),
+]
+
+
+@pytest.mark.parametrize(("function", "said"), WRONG)
+def test_a_function_that_does_not_take_one_argument_is_refused(function: Any, said: str) -> None:
+    for make, takes in (
+        (lambda: Runner(MemoryDatabase(), function), "the tasker .* a batch"),
+        (lambda: each(function), r"a function under each\(\) .* a task"),
+        (lambda: Duty("ping", every("5m"), function), "duty 'ping' .* a task"),
+    ):
+        with pytest.raises(SettingsError, match=f"^{takes} alone, not {said}$"):
+            make()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda batch: batch, lambda *batch: batch, lambda batch=None, *, more=None: batch, Called(), Called().method, print,
+        functools.partial(of_two, "client"), functools.partial(given_a_client(of_two)), given_a_client(of_two), of_any(of_two),
+        functools.lru_cache(Called().method), functools.singledispatch(Called().method),
+        Mock(), MagicMock(), AsyncMock(), AsyncMock(spec=Called().method), create_autospec(Called().method),
+        told_by_hand(), ToldByHand(), functools.partial(told_by_hand()), operator.itemgetter(0)
+    ],
+)  # fmt: skip
+def test_what_may_take_one_argument_is_taken(function: Any) -> None:
+    Runner(MemoryDatabase(), function)
+    Runner(MemoryDatabase(), each(function))
+    Duty("ping", every("5m"), function)
 
 
 @virtual
@@ -494,6 +585,26 @@ async def test_a_row_that_cannot_be_decoded_has_failed_before_it_began() -> None
     assert seen == [1, 3]
     assert errors(database, 2) == ["decode failed: ValueError: not json"]
     assert database[2].available_at >= 0.5
+
+
+@virtual
+async def test_the_log_says_where_a_row_could_not_be_decoded_and_where_the_reason_is_kept(
+    caplog: Any,
+) -> None:
+    def decode(row: str) -> Any:
+        return json.loads(row)
+
+    try:
+        decode(CANARY)
+    except ValueError as error:
+        await run_for(0.4, MemoryDatabase({1: error}), do_all)  # type: ignore[dict-item]
+    [line] = [record.getMessage() for record in caplog.records if "cannot decode" in record.getMessage()]
+    assert re.fullmatch(
+        r"session \d+ of tasks cannot decode a row: JSONDecodeError at \S+decoder.py:\d+ in raw_decode, from \S+test_tasker.py:\d+ in "
+        r"test_\w+; what that says is kept with the failure \(session-lock why KEY\)",
+        line,
+    )
+    assert CANARY not in line
 
 
 @virtual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -49,7 +50,7 @@ class Standing:
     lapsed: bool
     """Nobody was there before to see what fell due."""
     since: datetime | None
-    """From when on the schedule counts."""
+    """From when on the schedule counts; if something is planned by it and it has lapsed: from when on nobody was there."""
     last_due: datetime | None
     """The last due time that is planned; None: none yet."""
     unbegun: Sequence[datetime]
@@ -89,8 +90,7 @@ def plan(standing: Standing, schedule: Schedule, missed: Missed) -> Plan | None:
     base = last or standing.since or now
     due: list[datetime]
     if standing.lapsed:
-        passed = sorted({*standing.unbegun, *schedule.latest(base, now, MOST)})
-        due = _after_a_lapse(passed, now, missed)
+        due = _after_a_lapse(standing, schedule, base, missed)
     else:
         # Late, and not missed: each of them is run. Those for which there is no room now are planned later.
         room = max(0, MOST - len(standing.unbegun))
@@ -102,10 +102,21 @@ def plan(standing: Standing, schedule: Schedule, missed: Missed) -> Plan | None:
     return Plan(name, schedule.text, standing, due)
 
 
-def _after_a_lapse(passed: list[datetime], now: datetime, missed: Missed) -> list[datetime]:
+def _after_a_lapse(standing: Standing, schedule: Schedule, base: datetime, missed: Missed) -> list[datetime]:
+    """What fell due while somebody was there is late: it stays if it is planned, and is planned if there is room. The rest was missed."""
+    unseen = standing.since or base
+    stays = {each for each in standing.unbegun if standing.last_due is not None and each <= unseen}
+    room = max(0, MOST - len(stays))
+    late = list(islice(takewhile(lambda each: each <= unseen, schedule.due_times(base)), room))
+    rest = schedule.latest(late[-1] if late else base, standing.at, MOST)
+    passed = sorted({*standing.unbegun, *rest} - stays)
+    return [*late, *_of_the_missed(passed, standing.at, missed, room - len(late))]
+
+
+def _of_the_missed(passed: list[datetime], now: datetime, missed: Missed, room: int) -> list[datetime]:
     match missed:
         case "all":
-            return passed[-MOST:]
+            return list(deque(passed, room))
         case "once":
             return passed[-1:]
         case "skip":

@@ -9,11 +9,12 @@
 --   p_names, p_schedules   what the session declares; p_rank: the id of the first session of the same process
 --   p_last, p_lapsed       what an earlier answer said; the plan is carried out only if both still hold. p_lapsed NULL: no plan
 -- The plan is p_due_names, p_due: the due times that shall have a run. After a lapse it also says which of the unbegun
--- runs that are due stay; the others were missed, and are taken away.
+-- runs stay that fell due when nobody was there; the others were missed, and are taken away.
 --
 -- Returns for each duty: in_force (this schedule counts now), lapsed (no live session was there to see what fell due
--- before this one), since (from when on the schedule counts), last_due (its last due time that is planned), unbegun (due
--- times of runs that are due and were never begun, the latest first, at most 101), at (the time of this answer).
+-- before this one), since (from when on the schedule counts; if something is planned by it and it has lapsed: from when on nobody
+-- was there), last_due (its last due time that is planned), unbegun (due times of runs that are due and were never begun, the
+-- latest first, at most 101), at (the time of this answer).
 CREATE OR REPLACE FUNCTION session_lock.plan_duties(
   p_id bigint, p_nonce uuid, p_rank bigint, p_names text[], p_schedules text[],
   p_last timestamptz[], p_lapsed boolean[], p_due_names text[], p_due timestamptz[]
@@ -31,6 +32,7 @@ DECLARE
   given    record;
   duty     record;
   watched  boolean;
+  unseen   timestamptz;
   first    text;
   answer   timestamptz[];
 BEGIN
@@ -81,11 +83,27 @@ BEGIN
          WHERE d.name = my.given.name;
       END IF;
 
-      -- 3 The plan, if it was made for what still holds.
+      -- 3 From when on was nobody there? What fell due before that is late, and not missed. It is noted at the duty: who was
+      --   there is forgotten after a day.
+      IF NOT my.watched THEN
+        my.unseen := (
+          SELECT max(least(s.ended_at, s.expires_at))
+            FROM session_lock.duty_declaration AS d JOIN session_lock.session AS s ON s.id = d.session
+           WHERE d.name = my.given.name AND d.watches
+        );
+        IF my.duty.last_due IS NOT NULL THEN
+          my.duty.since := greatest(my.duty.since, my.unseen);
+          my.unseen := my.duty.since;
+          UPDATE session_lock.duty AS d SET since = my.duty.since WHERE d.name = my.given.name AND d.since < my.duty.since;
+        END IF;
+      END IF;
+
+      -- 4 The plan, if it was made for what still holds.
       IF my.given.lapsed = NOT my.watched AND my.given.last IS NOT DISTINCT FROM my.duty.last_due THEN
         IF NOT my.watched THEN
           DELETE FROM session_lock.duty_run AS r
            WHERE r.name = my.given.name AND r.finished_at IS NULL AND r.failed_at IS NULL AND r.claim_token IS NULL AND r.due_at <= my.clock
+             AND r.due_at > coalesce(my.unseen, '-infinity')
              AND NOT EXISTS (SELECT FROM unnest(p_due_names, p_due) AS p (name, due_at)
                               WHERE p.name = my.given.name AND p.due_at = r.due_at);
         END IF;

@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS session_lock.duty_run (
 CREATE TABLE IF NOT EXISTS session_lock.duty (
   name     text PRIMARY KEY,
   schedule text,                     -- the one that counts; NULL: none yet
-  since    timestamptz,              -- from when on it counts: what was due by it before that was never promised
+  since    timestamptz,              -- from when on it counts: what was due by it before that was never promised; or until when it was watched
   last_due timestamptz               -- its last due time that was planned; NULL: none yet
 );
 

@@ -395,7 +395,8 @@ $function$;
 -- transaction, one notification is sent. It is a hint: whoever misses it finds the task at the next poll.
 --   p_quiet  silent while no session of the mapping has room. For NOTIFY holds a lock of the whole database's while
 --            its transaction commits, one after another. A session that looked before this commit and is idle
---            only since then is not told: it finds the task when it looks once more, soon after, or at its next poll.
+--            only since then is not told: it finds the task when it looks once more, soon after, or at its next poll. A
+--            transaction that is not READ COMMITTED is never silent: its snapshot may be from before it has an id, by which idle_from goes.
 CREATE OR REPLACE FUNCTION session_lock.wake(p_name text, p_quiet boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
@@ -403,9 +404,10 @@ BEGIN
   IF p_name IS NULL THEN
     RAISE EXCEPTION 'wake needs the name of a mapping, not NULL' USING ERRCODE = 'null_value_not_allowed';
   END IF;
-  IF p_quiet AND NOT EXISTS (SELECT FROM session_lock.session AS s
-                              WHERE s.name = p_name AND s.swept_at IS NULL AND s.ended_at IS NULL AND s.idle AND NOT s.draining
-                                AND s.expires_at > session_lock.clock()) THEN
+  IF p_quiet AND current_setting('transaction_isolation') = 'read committed'
+     AND NOT EXISTS (SELECT FROM session_lock.session AS s
+                      WHERE s.name = p_name AND s.swept_at IS NULL AND s.ended_at IS NULL AND s.idle AND NOT s.draining
+                        AND s.expires_at > session_lock.clock()) THEN
     RETURN;
   END IF;
   PERFORM pg_notify((parse_ident($name$session_lock.wake$name$))[1], p_name);

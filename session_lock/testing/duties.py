@@ -130,8 +130,9 @@ class MemoryDuties(MemoryDatabase[Due]):
                     if each.rank > mine.rank and each.schedule != plan.schedule
                 ]
                 duty.schedule, duty.since, duty.last_due = plan.schedule, max([mine.declared_at, *ends]), None
+            unseen = None if watched else self._unseen(duty, declared)
             if plan.seen and plan.seen.lapsed is not watched and plan.seen.last_due == duty.last_due:
-                self._carry_out(plan, duty, watched=watched)
+                self._carry_out(plan, duty, unseen, watched=watched)
                 watched = True
         mine.watches = mine.watches or watched
         passed = (
@@ -142,11 +143,20 @@ class MemoryDuties(MemoryDatabase[Due]):
         unbegun = sorted(passed, reverse=True)[: MOST + 1]
         return Standing(plan.name, in_force, not watched, duty.since, duty.last_due, unbegun, now)
 
-    def _carry_out(self, plan: Plan, duty: _Duty, *, watched: bool) -> None:
+    def _unseen(self, duty: _Duty, declared: Mapping[int, _Declaration]) -> datetime | None:
+        """From when on nobody was there: what fell due before that is late, and not missed."""
+        ends = [self._end(id_) for id_, each in declared.items() if each.watches]
+        if duty.since is not None and duty.last_due is not None:
+            ends.append(duty.since)
+            duty.since = max(ends)
+        return max(ends, default=None)
+
+    def _carry_out(self, plan: Plan, duty: _Duty, unseen: datetime | None, *, watched: bool) -> None:
         now = self.now()
         if not watched:
             unbegun = [run for run in self._unbegun(plan.name) if _due(run).due_at <= now]
-            self._withdraw(run for run in unbegun if _due(run).due_at not in plan.due)
+            missed = [run for run in unbegun if unseen is None or _due(run).due_at > unseen]
+            self._withdraw(run for run in missed if _due(run).due_at not in plan.due)
         there = {_due(run).due_at for run in self.runs if _due(run).name == plan.name}
         for due in sorted(set(plan.due) - there):
             self.add(next(self._keys), Due(plan.name, due), available_at=self._at(due))

@@ -131,6 +131,28 @@ async def test_without_a_transaction(admin: asyncpg.Connection, database: TestDa
     assert {row["available_at"] for row in found} == {due}
 
 
+@pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read", "serializable"])
+async def test_who_has_become_idle_since_its_snapshot_is_told(
+    admin: asyncpg.Connection, database: TestDatabase, isolation: str
+):
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    await admin.execute(
+        "INSERT INTO session_lock.session (name, capacity, started_at, expires_at)"
+        " VALUES ('jobs', 1, now(), now() + interval '1 hour')"
+    )
+    await admin.add_listener("session_lock", lambda *told: heard.put_nowait(told[-1]))
+    connection = await asyncpg.connect(database.app_dsn)
+    try:
+        async with connection.transaction(isolation=isolation):
+            await connection.fetchval("SELECT count(*) FROM pg_class")
+            await admin.execute("UPDATE session_lock.session SET idle = true")
+            await enqueue(connection, JOBS, 1)
+        async with asyncio.timeout(10):
+            assert await heard.get() == "jobs"
+    finally:
+        await connection.close()
+
+
 # Duplicates ----------------------------------------------------------------------------------------------
 
 

@@ -61,7 +61,7 @@ async def test_everything_that_the_page_does_starts_a_task(
             await admin.execute(
                 "CREATE ROLE frontend_of_the_page; GRANT INSERT ON mail TO frontend_of_the_page"
             )
-            (grants,) = re.findall(r"^```sql\n(.*?)^```$", page.text, flags=re.MULTILINE | re.DOTALL)
+            grants, always = re.findall(r"^```sql\n(.*?)^```$", page.text, flags=re.MULTILINE | re.DOTALL)
             await admin.execute(grants.replace(" frontend;", " frontend_of_the_page;"))
             await admin.execute("SET ROLE frontend_of_the_page")
             await page["post"](admin, "of another role")
@@ -80,6 +80,14 @@ async def test_everything_that_the_page_does_starts_a_task(
             assert await admin.fetchval(triggers) == 1
             await admin.execute(await printed(uninstall))
             assert await admin.fetchval(triggers) == 0
+
+            await admin.execute(always)
+            assert "the trigger" not in await printed("session-lock check jobs:mails")
+            await admin.execute("SET session_replication_role = replica")
+            await admin.execute("INSERT INTO mail (address) VALUES ('as by replication')")
+            await admin.execute("RESET session_replication_role")
+            assert await is_started("as by replication")
+            await admin.execute("DROP TRIGGER wake_replicated ON mail")
         await emails.close()
 
         monkeypatch.setenv("POOLER_URL", database.app_dsn)  # what a real pooler does is tried in tests/chaos

@@ -218,6 +218,67 @@ async def test_a_new_duty_starts_with_its_next_due_time(group):
     assert (await group.runs())["report"] == [START + 6 * HOUR]
 
 
+# Late, and not missed --------------------------------------------------------------------------------------
+
+LATE = [START + each * HOUR for each in (1, 2, 3)]
+"""They fell due while somebody was there, who began none of them. That of 4:00 stood ready when nobody was there any more."""
+
+
+async def late_when_all_were_gone(group, often, *, planned=True, killed=False):
+    first = await Instance(group, often).start()
+    await first.look()
+    await group.at(START + 3 * HOUR + HOUR / 2)
+    if planned:
+        await first.database._plan(first.lease)
+    await (group.expire(first.lease) if killed else first.end())
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize(("missed", "and_of_these"), [("once", [5]), ("all", [4, 5]), ("skip", [])])
+async def test_what_was_late_when_the_last_one_went_is_run_whatever_missed_says(
+    group, missed, and_of_these, planned, killed
+):
+    often = duty(every("1h"), missed=missed)
+    await late_when_all_were_gone(group, often, planned=planned, killed=killed)
+    await group.at(START + 5 * HOUR + HOUR / 2)
+    after = await Instance(group, often).start()
+    assert await after.look() == [*LATE, *(START + each * HOUR for each in and_of_these)]
+    assert (await group.runs())["report"][-1] == START + 6 * HOUR
+
+
+async def test_what_was_late_is_run_after_days_too(group):
+    """When the declarations of those who were there are forgotten."""
+    often = duty(every("1h"), missed="skip")
+    await late_when_all_were_gone(group, often)
+    await group.at(START + 3 * DAY + HOUR / 2)
+    dying = await Instance(group, often).start()
+    await group.database.plan_duties(dying.lease, dying.lease.id, [Plan("report", often.schedule.text)])
+    await dying.end()
+    assert await (await Instance(group, often).start()).look() == LATE
+
+
+async def test_what_was_late_is_run_under_another_schedule_too(group):
+    await late_when_all_were_gone(group, duty(every("1h"), missed="skip"))
+    await group.at(START + 4 * HOUR + HOUR / 2)
+    other = await Instance(group, duty(every("2h"), missed="skip")).start()
+    assert await other.look() == LATE
+    assert (await group.runs())["report"] == [*LATE, START + 6 * HOUR]
+
+
+async def test_no_more_than_a_hundred_wait_of_what_is_late_and_what_was_missed(group):
+    """What there was no room for, and what was missed, is up to `missed`."""
+    often = duty(every("1m"), missed="all")
+    first = await Instance(group, often).start()
+    await first.look()
+    await group.at(START + HOUR + timedelta(seconds=1))
+    await first.end()
+    await group.at(START + 3 * HOUR + timedelta(seconds=1))
+    late, missed = [START + timedelta(minutes=each) for each in range(1, 61)], range(141, 181)
+    done = await (await Instance(group, often).start()).look()
+    assert done == [*late, *(START + timedelta(minutes=each) for each in missed)]
+
+
 # Two versions ---------------------------------------------------------------------------------------------
 
 OLD, NEW = duty(cron("0 3 * * *")), duty(cron("0 5 * * *"))

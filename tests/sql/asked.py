@@ -31,6 +31,16 @@ def _beside(name: str, held: str, query: str) -> Statement:
     return Statement(name, act)
 
 
+def _isolated(name: str, query: str) -> Statement:
+    """In a transaction whose snapshot may be older than what it meets."""
+
+    async def act(scene: Scene, slot: int) -> Any:
+        async with scene.people[slot].transaction(isolation="repeatable_read"):
+            return [tuple(row) for row in await scene.people[slot].fetch(query)]
+
+    return Statement(name, act)
+
+
 def _again(name: str, query: str) -> Statement:
     """Whether the row of `first` is written, if only as it was."""
 
@@ -109,6 +119,7 @@ ASKED = {
         _ask("wake", "SELECT session_lock.wake('email')"),
         _ask("wake nobody knows whom", "SELECT session_lock.wake(NULL)"),
         _ask("wake quietly", "SELECT session_lock.wake('email', true)"),
+        _isolated("wake quietly in repeatable read", "SELECT session_lock.wake('email', true)"),
         _ask("wake quietly later", "SELECT session_lock.wake('email', true)", later=31),
         *(
             _ask(f"only {who} is idle", f"UPDATE session_lock.session SET idle = id = {session}")
@@ -179,6 +190,7 @@ SEQUENCES = [
     "wake",
     "wake nobody knows whom",
     "wake quietly",
+    "wake quietly in repeatable read",
     "only first is idle; the session is another mapping's; wake quietly",
     "only first is idle; wake quietly",
     "only first is idle; wake quietly later",

@@ -58,6 +58,7 @@ EQUAL: dict[str, str] = {
     "pick: its second alone, of `greatest(pick__set__.not_before,` (2)": "it is null here: where it was set before, nothing is picked",
     "pick: no `+ 1` (2)": BOUND,
     "plan_duties: without `AND NOT d.watches`": "the row is written again as it is",
+    "plan_duties: without `AND d.since < my.duty.since`": "the row is written again as it is",
     "plan_duties: weaker `FOR UPDATE`": "who locks a duty's row waits for NO KEY UPDATE too, and nobody refers to it by a foreign key",
     "forget_duties: not so `AS MATERIALIZED`": INLINED,
     "enqueue_keys: not so `AS MATERIALIZED`": "PostgreSQL never inlines a query WITH a volatile function, so MATERIALIZED is said for the reader",

@@ -34,8 +34,8 @@ from session_lock.errors import SessionLockError, SettingsError
 
 StopMode = Literal["fast", "immediate", "kill"]
 
-DEFAULTS = {"fsync": "off", "full_page_writes": "off", "max_connections": 200, "max_wal_size": "256MB"}
-"""The settings of a server, beside PostgreSQL's own defaults. A benchmark or a crash test turns the first two on."""
+DEFAULTS = {"fsync": "off", "full_page_writes": "off", "max_connections": 200, "max_wal_size": "256MB", "dynamic_shared_memory_type": "mmap"}  # fmt: skip
+"""The settings of a server, beside PostgreSQL's own defaults. A benchmark or a crash test turns the first two on. Shared memory is in its folder: nothing of it stays after a kill."""
 
 _OURS = ("listen_addresses", "port", "unix_socket_directories")
 _MEMORY, _TMP = Path("/dev/shm"), Path("/tmp")  # noqa: S108 (the folders made in them have random names)

@@ -252,6 +252,13 @@ def start_owner(*words: str, python: str = sys.executable, **options) -> subproc
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **options)
 
 
+def test_no_memory_is_shared_but_what_goes_with_its_folder(server):
+    """A server that is killed removes nothing of it."""
+    mapped = Path(f"/proc/{server.pid}/maps").read_text().splitlines()
+    files = {line.split(maxsplit=5)[5] for line in mapped if "/dev/shm/" in line}
+    assert {file for file in files if not Path(file).is_relative_to(server.data)} == set()
+
+
 def test_nothing_is_left_when_the_owner_dies():
     """Four owners at once, as each start takes its time. Two die without a word, two unwind their block."""
     ends = {

@@ -35,7 +35,7 @@ JOBS = queue("jobs")
 """What is enqueued into."""
 
 DURABLE = {
-    "fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "shared_buffers": "1GB", "max_wal_size": "8GB",
+    "dynamic_shared_memory_type": "posix", "fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "shared_buffers": "1GB", "max_wal_size": "8GB",
     "checkpoint_timeout": "30min", "max_connections": 500, "shared_preload_libraries": "pg_stat_statements",
 }  # fmt: skip
 

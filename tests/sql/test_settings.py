@@ -47,7 +47,9 @@ async def test_d16_only_a_look_for_work_asks_for_an_isolation_and_all_else_works
         assert (await alone(scene, "look"))[0] == "-> 25000"
         for names, written in right().items():
             if not any(word in names for word in looks):
-                assert await alone(scene, names) == written, names
+                said = await alone(scene, names)
+                heard = "heard 'email'"  # a wake-up in it is never quiet
+                assert said in (written, [written[0], *sorted({*written[1:], heard})]), names
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])

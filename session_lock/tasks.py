@@ -151,7 +151,8 @@ class Task(Generic[T]):
         That is one of asyncpg or psycopg, or an `AsyncSession` or `AsyncConnection` of SQLAlchemy. Call it first, then
         write: what the transaction writes and the finish take place together, or not at all. Raises `SessionLost` or
         `TaskLost` if the task is no longer held; the transaction must be rolled back then. `SettingsError`: no
-        transaction is open (the connection is in autocommit), or it is no connection that can be served.
+        transaction is open (the connection is in autocommit), or it is no connection that can be served. If it is not
+        committed after all the task has failed, whatever the tasker returns.
         """
         await self._holder.finish_in(connection, (self,))
 
@@ -165,6 +166,7 @@ class Task(Generic[T]):
         """`async with task.transaction() as connection:` a transaction that finishes the task when it commits.
 
         The server gives it what is left of the lease when it begins (24 to 30 s with the defaults, while keepalives get through), and keepalives do not prolong that.
+        `DatabaseError` at its end if it commits nothing, since an error within was caught other than around a savepoint.
         """
         return self._holder.transaction((self,))
 

@@ -142,7 +142,7 @@ SEEDED = {
         ["transaction"], only_work,
         {"finish_in_": {"limit_transaction(my.expires - my.clock);": "limit_transaction(my.expires - my.clock); RETURN;"}},
     ),
-    "C14": Seeded(["batch"], kill_it, {"get_work_": {'coalesce(t."claim_token", 0) + 1': 'coalesce(t."claim_token", 1)'}}),
+    "C14": Seeded(["batch"], kill_it, {"get_work_": {"ELSE 0 END) + 1": "ELSE 1 END)"}}),
 }  # fmt: skip
 
 

@@ -97,9 +97,9 @@ async def test_a_session_that_lives_does_not_go_along_into_a_copy(server_dsn, da
 
     async with PostgresDatabase(connect, EMAILS) as tasks:
         lease = await start(tasks)
-        await tasks.close()
-        async with fresh_database(server_dsn, database.name) as copy:
-            where = copy.app_dsn
+    async with fresh_database(server_dsn, database.name) as copy:
+        where = copy.app_dsn
+        async with tasks:
             for call in (
                 tasks.bump_session(lease, ttl=30, draining=False), tasks.get_work(lease, limit=1),
                 tasks.finish_tasks(lease, [Claim(1, 1)]), tasks.release_tasks(lease, [Handback(Claim(1, 1))]),
@@ -112,7 +112,6 @@ async def test_a_session_that_lives_does_not_go_along_into_a_copy(server_dsn, da
                     pytest.fail("its effect would be the copy's")
             with pytest.raises(SchemaError, match="is a copy of database"):
                 await start(tasks)
-            await tasks.close()
 
 
 async def test_a_copy_of_what_was_installed_and_never_ran_belongs_to_whoever_starts_first(

@@ -18,8 +18,8 @@ from session_lock.migrations import install, tune
 from session_lock.objects import function_set
 from session_lock.schema import source
 from session_lock.session import Lease
+from tests.adoption.test_partitions import ADD, BY_RANGE, EVENTS
 from tests.conftest import APP_ROLE
-from tests.sql.test_partitions import ADD, BY_RANGE, EVENTS
 from tests.support import EMAILS, add_emails
 
 from .conftest import Patient

@@ -16,8 +16,8 @@ from session_lock.errors import SessionLockError
 from session_lock.migrations import install, tune
 from session_lock.queue_table import queue
 from session_lock.schema import render, source
+from tests.adoption.test_partitions import BY_RANGE, EVENTS, NAMES
 from tests.sql.test_migrations import differences, functions_of, notes, start, work_once
-from tests.sql.test_partitions import BY_RANGE, EVENTS, NAMES
 from tests.support import EMAIL_TABLE, EMAILS, add_emails, connected
 
 ADVISED = dict(re.findall(r"\('(\w+)', '([\d.]+)'\)", source("tasks.tune.sql")))

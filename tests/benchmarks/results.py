@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -43,7 +44,8 @@ class Results:
         self.rounds |= kept["rounds"]
         self.versions |= kept["versions"]
         self.add(kept["conditions"], self.conditions)
-        self.add(kept["notes"], self.notes)
+        # What was left out of another subject stands in the record of that one, which may be of a later run.
+        self.add([each for each in kept["notes"] if _about(each) in (None, subject)], self.notes)
         return True
 
     @staticmethod
@@ -66,6 +68,12 @@ class Results:
             if figure in each.get(cell, ()) and there and best(there):
                 found.append(each[cell][figure] / best(there))
         return found
+
+
+def _about(note: str) -> str | None:
+    """The subject, if it is a note on one."""
+    found = re.match(r"(?:left out of|no time was left for) ([\w-]+)", note)
+    return found and found[1]
 
 
 def spread(values: Sequence[float]) -> str:

@@ -58,6 +58,18 @@ def test_a_spread_is_median_least_and_most() -> None:
 # Figures to reach ----------------------------------------------------------------------------------
 
 
+def test_a_record_tells_of_its_own_subject_alone(tmp_path: Path) -> None:
+    """What a former run has left out of another one is no news where that was measured again."""
+    left = "left out of drain-10 from round 2 on: plain: a deadlock"
+    Results({"drain-1": [{}]}, notes=[left, "left out: oban is not installed"]).save("drain-1", tmp_path)
+    Results({"drain-10": [{}]}, notes=[left]).save("drain-10", tmp_path)
+    results = Results()
+    assert results.load("drain-1", tmp_path)
+    assert results.notes == ["left out: oban is not installed"]
+    assert results.load("drain-10", tmp_path)
+    assert results.notes[1:] == [left]
+
+
 def figure_of(results: Results, *words: str) -> Figure:
     (found,) = [each for each in figures(results) if all(word in each.what for word in words)]
     return found

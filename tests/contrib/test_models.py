@@ -307,7 +307,7 @@ class SaApart(Base):
 
 class DjOwn(models.Model):
     due = models.DateTimeField(db_column="available_at")
-    attempts = models.IntegerField(db_default=0)
+    attempts = models.IntegerField(default=0)
 
     class Meta:
         app_label = "post"

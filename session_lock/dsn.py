@@ -40,10 +40,9 @@ def describe(dsn: str, what: str = "the DSN") -> str:
         raise SettingsError(
             f"{what} begins with {parts.scheme}://, which names a driver: write postgresql://"
         )
-    query = re.sub(r"(?:^|&)user=[^&]*", "", parts.query)  # which may be user@tenant
-    misplaced = (
-        "@" not in parts.netloc and "@" in f"{parts.path}{query}{parts.fragment}" and ":" in parts.netloc
-    )
+    # Of a password that is not encoded; behind a name in the query it is at its place.
+    beyond = f"{parts.path}{parts.query.partition('=')[0]}{parts.fragment}"
+    misplaced = "@" not in parts.netloc and "@" in beyond and ":" in parts.netloc
     one = r"(?:\[[0-9a-fA-F:.%]+\]|[\w.%-]*)(?::[0-9]+)?"
     if (
         parts.scheme not in {"postgres", "postgresql"}

@@ -60,6 +60,7 @@ async def _do(hold: Hold[T], tasker: AsyncTasker[T], batch: Batch[T]) -> BaseExc
         if first is None and not end.cancelled:
             first = end.error
         rest = _judge(hold, part, end)
+        hold.outbox.in_transactions.difference_update(part)  # another call may finish them in another way
         parts += [Batch(half, hold) for half in (rest[len(rest) // 2 :], rest[: len(rest) // 2]) if half]
     return first
 
@@ -179,6 +180,8 @@ def _judge(hold: Hold[T], batch: Batch[T], end: _End) -> Sequence[Task[T]]:
     for task in batch:
         if str(task.key) in hold.cancel_keys and hold.keep(task, CANCELLED):
             hold.cancel_keys.discard(str(task.key))
+    if end.error is None:  # returned or not: their transactions have the last word
+        hold.accomplished([task for task in batch if task in hold.outbox.in_transactions])
     rest = [task for task in batch if not hold.is_settled(task)]
     if end.cancelled:
         for task in rest:

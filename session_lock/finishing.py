@@ -34,11 +34,11 @@ class Finishing:
     async def finish_in(self, connection: Any, server: Server, lease: Lease, claims: Sequence[Claim]) -> None:
         await self._fence(connection, server, lease, claims)
 
-    async def _fence(self, connection: Any, server: Server, lease: Lease, claims: Sequence[Claim]) -> str:
+    async def _fence(self, connection: Any, server: Server, lease: Lease, claims: Sequence[Claim]) -> int:
         """Returns the number of the transaction."""
         with self._translated("finish_in"):
             ((_, number),) = await fetch(connection, self._statement("finish_in", server, lease, claims))
-        return str(number)
+        return int(number)
 
     def finish_in_sync(self, connection: Any, server: Server, lease: Lease, claims: Sequence[Claim]) -> None:
         with self._translated("finish_in_sync"):
@@ -67,13 +67,15 @@ class Finishing:
                 raise own from None
             with self._translated("the finishing transaction"):
                 raise
+        if own is not None:  # psycopg takes a Rollback for an end like any other
+            raise own
 
     def _statement(self, call: str, server: Server, lease: Lease, claims: Sequence[Claim]) -> Statement:
         """Nonce and keys travel as text, which no driver and no codec of the user's changes."""
         server.check_gave(lease)
         query = (
             f"SELECT {self._wanted.function('finish_in', server.functions)}"
-            f"($1::bigint, $2::text::uuid, $3::text[]::{server.key_type}[], $4::bigint[]), pg_catalog.pg_current_xact_id()::text"
+            f"($1::bigint, $2::text::uuid, $3::text[]::{server.key_type}[], $4::bigint[]), pg_catalog.pg_current_xact_id()::text::bigint"
         )
         keys, tokens = [str(claim.key) for claim in claims], [claim.token for claim in claims]
         return Statement(call, query, (lease.id, str(lease.nonce), keys, tokens))
@@ -82,20 +84,24 @@ class Finishing:
         return translated(f"{what} ({self._wanted.name})", self._wanted.remedy)
 
 
-async def _check_open(connection: Any, number: str) -> None:
+IS_OPEN = "SELECT pg_catalog.pg_xact_status($1::bigint::text::pg_catalog.xid8) = 'in progress'"
+"""A number and a boolean: what a driver makes of text may depend on its encoding, and on the user's codecs."""
+
+
+async def _check_open(connection: Any, number: int) -> None:
     """Refuse to commit what is no longer the transaction of that number, or commits nothing: after an error PostgreSQL answers a
     COMMIT with ROLLBACK, of which no driver tells.
     """
-    ask = Statement("transaction", "SELECT pg_catalog.pg_xact_status($1::text::pg_catalog.xid8)", (number,))
+    ask = Statement("transaction", IS_OPEN, (number,))
     try:
-        ((status,),) = await fetch(connection, ask)
+        ((is_open,),) = await fetch(connection, ask)
     except Exception as error:
         if not is_driver_error(error):  # of a layer that no longer has it
             raise DatabaseError(ENDED) from error
         if read(error).state == IN_FAILED_TRANSACTION:
             raise DatabaseError(NOT_COMMITTED) from error
         raise
-    if status != "in progress":
+    if not is_open:
         raise DatabaseError(ENDED)
 
 

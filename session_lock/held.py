@@ -277,7 +277,6 @@ class HeldTasks(Holder, Generic[T]):
         self._lone_until = self._loop.time() + self.settings.call_timeout
         self._begun.difference_update(task for task in batch if task.key not in self.abandoned)
         self._settled.difference_update(task for task in batch if self.held.get(task.key) is not task)
-        self.outbox.in_transactions.difference_update(batch)
 
     def recorded(self, tasks: Collection[Task[T]]) -> None:
         """The database knows: the tasks leave."""

@@ -66,7 +66,10 @@ BEGIN
       SELECT quote_ident(a.attname)
         FROM pg_attribute AS a
        WHERE a.attrelid = to_regclass(__table_text__) AND a.attnum > 0 AND NOT a.attisdropped
-         AND starts_with(col_description(a.attrelid, a.attnum), '__mark__: '))
+         AND starts_with(col_description(a.attrelid, a.attnum), '__mark__: ')
+         -- which may be of one of this name that is installed in another schema, too
+         AND NOT EXISTS (SELECT FROM pg_proc AS p
+                          WHERE p.proname ~ '^finish_tasks' AND position(v_update IN p.prosrc) > 0 AND position(v_title IN p.prosrc) > 0))
     LOOP
       EXECUTE format('ALTER TABLE %s DROP COLUMN %s', to_regclass(__table_text__), v_each);
     END LOOP;

@@ -42,6 +42,8 @@ def test_what_is_no_dsn_is_said_at_once_and_not_repeated(dsn: str, expected: str
         ("postgresql://app:pw@[::1]:5432/db", "[::1]:5432/db"),
         ("postgresql://%2Frun%2Fpostgresql/db", "%2Frun%2Fpostgresql/db"),
         ("postgresql://here:5432/db?user=app@tenant&password=x", "here:5432/db"),
+        ("postgresql://here:5432/db?user=app&password=p@ss", "here:5432/db"),
+        ("postgresql://here:5432/db?application_name=a@b", "here:5432/db"),
     ],
 )
 def test_what_is_one(dsn: str, where: str) -> None:

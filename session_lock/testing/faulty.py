@@ -13,7 +13,17 @@ from contextlib import (
 )
 from typing import Any, Generic, TypeVar
 
-from session_lock.database import Beat, Claim, Database, Handback, Identity, Outcome, Settled, Work
+from session_lock.database import (
+    STILL_HELD,
+    Beat,
+    Claim,
+    Database,
+    Handback,
+    Identity,
+    Outcome,
+    Settled,
+    Work,
+)
 from session_lock.errors import DatabaseError, SettingsError
 from session_lock.session import Lease
 from session_lock.tasks import TaskKey
@@ -47,7 +57,8 @@ class Finishes:
             unheard = (finishing or claim in self._in_transactions) and claim not in self.claims
             if each.outcome is Outcome.FINISHED or (each.outcome is Outcome.ALREADY_YOURS and unheard):
                 self.claims.append(claim)
-            self._in_transactions.discard(claim)
+            if each.outcome not in STILL_HELD:
+                self._in_transactions.discard(claim)
 
 
 class FaultyDatabase(Generic[T]):

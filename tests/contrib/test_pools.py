@@ -237,6 +237,33 @@ async def test_an_error_that_the_block_swallows_is_told_at_its_end(suite: Suite)
     assert await suite.status(key) == "finished"
 
 
+@pytest.mark.parametrize("kind", [KINDS[1]], ids=str)
+async def test_a_rollback_of_psycopg_is_no_commit(suite: Suite, kind: Kind):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    claims = await suite.claim(lease)
+    with pytest.raises(psycopg.Rollback):
+        async with suite.database.transaction(lease, claims):
+            raise psycopg.Rollback
+    assert await suite.status(key) == "pending"
+
+
+@asynccontextmanager
+async def ascii_pool(dsn: str) -> AsyncIterator[Any]:
+    options = {"client_encoding": "SQL_ASCII"}  # text comes as bytes
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=1, kwargs=options) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("kind", [Kind("psycopg", ascii_pool, psycopg.AsyncConnection, psycopg_async_write)])
+async def test_whatever_the_driver_makes_of_text(suite: Suite, kind: Kind):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    async with suite.database.transaction(lease, await suite.claim(lease)):
+        pass
+    assert await suite.status(key) == "finished"
+
+
 @pytest.mark.parametrize("kind", KINDS[2:], ids=str)
 @pytest.mark.parametrize(("end", "status"), [("rollback", "pending"), ("commit", "finished")])
 async def test_a_transaction_that_the_block_ends_itself(suite: Suite, kind: Kind, end: str, status: str):

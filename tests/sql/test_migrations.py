@@ -1008,6 +1008,20 @@ async def test_remove_takes_away_every_version(admin, change, newest, pruned):
     assert after == before
 
 
+async def test_remove_leaves_one_of_the_same_name_in_another_schema_alone(admin):
+    """It has columns of its own, whose comments say the same."""
+    columns = ClaimColumns(session_id="s2", claim_token="t2", attempts="a2", available_at="d2")
+    other = replace(EMAILS, schema="elsewhere", claim_columns=columns)
+    await install(admin, other)
+    before = {re.sub(r" \d+", "", each) for each in await everything(admin)}
+    await install(admin, EMAILS)
+    await remove(admin, EMAILS)
+    await admin.execute("DROP SCHEMA session_lock CASCADE")
+    after = {re.sub(r" \d+", "", each) for each in await everything(admin) if "pg.dropped" not in each}
+    assert after == before
+    assert [each for each in await check(admin, other) if not each.note] == []
+
+
 async def test_what_down_takes_away_is_all_of_it_after_a_change_too(admin):
     """By the file of the first version, which knows nothing of the second; and the sessions' go with it."""
     before = {re.sub(r" \d+", "", each) for each in await everything(admin)}

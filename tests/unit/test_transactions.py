@@ -83,6 +83,33 @@ def test_what_is_finished_by_name_is_finished_all_the_same() -> None:
     assert outcomes(database, tasker) == {"finished": 3}
 
 
+def test_what_it_has_committed_need_not_be_returned() -> None:
+    async def tasker(batch: Any) -> Any:
+        await commit(batch)
+        return []
+
+    database = MemoryDatabase(dict.fromkeys(range(12)))
+    settings = Settings(batch_size=3, retry=Retry(delay=3600), breaker_failures=5)
+    assert outcomes(database, tasker, settings) == {"finished": 12}
+    assert database.failures == {}
+
+
+def test_a_second_call_may_do_without_one() -> None:
+    calls: list[int] = []
+
+    async def tasker(batch: Any) -> Any:
+        calls.append(len(batch))
+        if len(batch) > 1:
+            async with MemoryTransaction() as connection:
+                await batch.finish_in(connection)
+                raise LookupError
+        return batch
+
+    database = MemoryDatabase(dict.fromkeys(range(2)))
+    assert outcomes(database, tasker) == {"finished": 2}
+    assert calls == [2, 1, 1]
+
+
 def test_the_others_of_its_batch_are_finished_as_usual() -> None:
     async def tasker(batch: Any) -> Any:
         async with MemoryTransaction() as connection:

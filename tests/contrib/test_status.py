@@ -383,7 +383,8 @@ async def test_who_comes_again_is_told_what_he_lacks(calm: Scene, soon: None, mo
 async def test_one_reader_serves_all_and_none_is_there_when_nobody_looks(calm: Scene, soon: None) -> None:
     page = status_app({"mails": EMAILS, "others": EMAILS}, calm.dsn)
     async with served(page) as url:
-        await until(lambda: _none(calm), "somebody looks before anybody looks")  # of the test before, for a moment
+        # Whoever looked in the test before may be there for a moment.
+        await until(lambda: _none(calm), "somebody looks before anybody looks")
         async with contextlib.AsyncExitStack() as stack:
             addresses = (
                 [f"{url}m/mails/events"] * 5 + [f"{url}m/mails/events?session=17"] * 2 + [f"{url}events"]

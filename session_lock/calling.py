@@ -19,9 +19,7 @@ def signature_of(function: Any) -> Signature | None:
     """That of what is called, not of what this wraps; None where it cannot be told, or somebody has written another one on it."""
     called = innermost(function)
     told_by_hand = [called, *([] if isinstance(called, type) else [type(called).__call__])]
-    is_struct = isinstance(called, type) and hasattr(
-        called, "__struct_fields__"
-    )  # of msgspec, which tells the truth
+    is_struct = isinstance(called, type) and hasattr(called, "__struct_fields__")  # msgspec's is true
     if not is_struct and any(hasattr(each, "__signature__") for each in told_by_hand):
         return None
     try:
@@ -30,8 +28,20 @@ def signature_of(function: Any) -> Signature | None:
         return None
 
 
-def parameters(signature: Signature) -> str:
+def why_not(function: Any, *args: Any, **kwargs: Any) -> str | None:
+    """What is in the way of a call with these; None if nothing is, and where that cannot be told."""
+    if (signature := signature_of(function)) is not None:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            return str(error)
+    return None
+
+
+def parameters(function: Any) -> str:
     """By their names alone: what stands for one that is not given may be a password."""
+    if (signature := signature_of(function)) is None:
+        return "(..)"
     bare = [
         each.replace(default=Parameter.empty, annotation=Parameter.empty)
         for each in signature.parameters.values()

@@ -68,4 +68,4 @@ def why_not_connected(error: Exception, where: str, within: float) -> str:
         return f"{where} did not answer within {within:.0f} s: is the host right, and does a firewall let us through?"
     if isinstance(error, OSError):
         return f"there is no server at {where} ({error.strerror or type(error).__name__}): start it, or correct the DSN"
-    return f"the DSN for {where} is not understood ({type(error).__name__}): write postgresql://user:password@host:port/database"
+    return f"the DSN for {where} is not understood ({type(error).__name__}): {WRITE}"

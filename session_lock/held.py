@@ -142,7 +142,8 @@ class HeldTasks(Holder, Generic[T]):
             self.keep(task, Park(told))
         elif claimed.error is not None:
             logger.log(
-                logging.DEBUG if self._decode_failed else logging.WARNING, "session %d of %s cannot decode a row: %s; what that says is kept with the failure (session-lock why KEY)",
+                logging.DEBUG if self._decode_failed else logging.WARNING,
+                "session %d of %s cannot decode a row: %s; what that says is kept with the failure (session-lock why KEY)",
                 self.lease.id, self._about.get("mapping"), placed(claimed.error), extra=self.about(),
             )  # fmt: skip
             self._decode_failed = True  # said once: it may be every row

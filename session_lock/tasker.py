@@ -15,7 +15,7 @@ from concurrent.futures import Executor, Future
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from session_lock.calling import name_of, parameters, signature_of
+from session_lock.calling import innermost, name_of, parameters, why_not
 from session_lock.errors import SettingsError
 from session_lock.tasks import Batch, Discard, Release, Task
 
@@ -97,19 +97,13 @@ def check(function: Any, what: str, takes: str) -> None:
         raise SettingsError(f"{wanted}, not {kind}")
     if inspect.isasyncgenfunction(function):
         raise SettingsError(f"{wanted}: {function.__name__} has a yield; return the tasks instead")
-    if (signature := signature_of(function)) is not None:
-        try:
-            signature.bind(None)
-        except TypeError as error:
-            raise SettingsError(
-                f"{wanted} alone, not {name_of(function)}{parameters(signature)}: {error}"
-            ) from None
+    if wrong := why_not(function, None):
+        raise SettingsError(f"{wanted} alone, not {name_of(function)}{parameters(function)}: {wrong}")
 
 
 def is_synchronous(function: Any) -> bool:
     """Whether calling it does the work. A lambda, or a wrapper of an async function, gives something to await."""
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = innermost(function)
     if not inspect.isroutine(function) and not inspect.iscoroutinefunction(function):
         function = type(function).__call__
     return _does_the_work(function)

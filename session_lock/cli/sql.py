@@ -163,10 +163,9 @@ def _copy(arguments: argparse.Namespace) -> int:
     async def files(connection: Connection, table: TaskTable) -> dict[str, str]:
         shape = await validate(connection, table)
         shared = await _has_other_mappings(connection, table, shape)
-        changes = bool(
-            (await function_sets(connection, table, current := function_set(table, shape))).keys() - {current}
-        )
-        files = _files(table, shape, arguments.start, arguments.grant_to, shared=shared, changes=changes)
+        current = function_set(table, shape)
+        others = (await function_sets(connection, table, current)).keys() - {current}
+        files = _files(table, shape, arguments.start, arguments.grant_to, shared=shared, changes=bool(others))
         return _for_dbmate(files) if arguments.dbmate else files
 
     written = with_database(arguments, files)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from session_lock.calling import innermost, name_of, signature_of
+from session_lock.calling import innermost, name_of, why_not
 from session_lock.drivers import lineage
 from session_lock.errors import SettingsError
 
@@ -36,8 +36,8 @@ def by_attributes(decode: Callable[..., T], columns: Sequence[str]) -> Callable[
 def _takes_attributes(decode: Any, columns: Sequence[str], attributes: Mapping[str, str]) -> bool:
     """False: it has a constructor of its own, which names the columns."""
     name, arguments = decode.__name__, [attributes.get(column, column) for column in columns]
-    wrong = _why_not_called(decode, arguments)
-    if wrong and not _why_not_called(decode, columns):
+    wrong = why_not(decode, **dict.fromkeys(arguments))
+    if wrong and not why_not(decode, **dict.fromkeys(columns)):
         return False
     for column in columns:
         if column not in attributes and not hasattr(decode, column):
@@ -80,12 +80,7 @@ def _why_not_made(decode: Any, columns: Sequence[str]) -> str | None:
     """Why a call with the columns does not come to its end, of what is no model of the two; None also where that cannot be told."""
     if isinstance(decode, type) and hasattr(decode, "__pydantic_fields__"):
         return _lacking(decode, columns)
-    if signature := signature_of(decode):
-        try:
-            signature.bind(**dict.fromkeys(columns))
-        except TypeError as error:
-            return str(error)
-    return None
+    return why_not(decode, **dict.fromkeys(columns))
 
 
 def _lacking(model: Any, columns: Sequence[str]) -> str | None:
@@ -120,14 +115,4 @@ def _attributes(decode: Any) -> Mapping[str, str] | None:
     if ("django", "ModelBase") in lineage(decode):
         fields = [*decode._meta.concrete_fields, *decode._meta.local_concrete_fields]  # noqa: SLF001 (Django's way to ask a model)
         return {field.column: field.attname for field in fields}
-    return None
-
-
-def _why_not_called(decode: Any, arguments: Sequence[str]) -> str | None:
-    try:
-        inspect.signature(decode).bind(**dict.fromkeys(arguments))
-    except TypeError as error:
-        return str(error)
-    except ValueError:  # it does not tell
-        pass
     return None

@@ -54,9 +54,7 @@ class MemoryTable(Generic[T]):
         self._discards = discards
         self._tasks: dict[TaskKey, MemoryTask[T]] = {}
         self._open: dict[TaskKey, MemoryTask[T]] = {}  # of these: pending
-        self._removed: dict[
-            TaskKey, int
-        ] = {}  # the tokens of those that are gone, lest one that is put in anew be taken for them
+        self._removed: dict[TaskKey, int] = {}  # the last tokens of rows that are gone
         self._wakes: dict[object, Callable[[], None]] = {}
         self._told: dict[int, Callable[[], None]] = {}  # by session
         self._finished: list[TaskKey] = []

@@ -72,18 +72,25 @@ async def rows(admin: asyncpg.Connection) -> list[asyncpg.Record]:
     )
 
 
+async def heard_by_a_session(admin: asyncpg.Connection, *, idle: bool) -> asyncio.Queue[str]:
+    """What is told of, while one of the mapping lives; an idle one is told of all."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    await admin.execute(
+        "INSERT INTO session_lock.session (name, capacity, started_at, expires_at, idle)"
+        " VALUES ('jobs', 1, now(), now() + interval '1 hour', $1)",
+        idle,
+    )
+    await admin.add_listener("session_lock", lambda *told: heard.put_nowait(told[-1]))
+    return heard
+
+
 # On every kind -------------------------------------------------------------------------------------------
 
 
 async def test_what_is_added_and_in_whose_transaction(
     admin: asyncpg.Connection, database: TestDatabase, kind: Kind
 ):
-    heard: asyncio.Queue[str] = asyncio.Queue()
-    await admin.execute(
-        "INSERT INTO session_lock.session (name, capacity, started_at, expires_at, idle)"
-        " VALUES ('jobs', 1, now(), now() + interval '1 hour', true)"
-    )
-    await admin.add_listener("session_lock", lambda *told: heard.put_nowait(told[-1]))
+    heard = await heard_by_a_session(admin, idle=True)
     many = [NewTask(ODD, priority=-3, after=60), *range(COPY_FROM)]
     async with kind.connect(database.app_dsn) as hand:
         with pytest.raises(ZeroDivisionError):
@@ -135,12 +142,7 @@ async def test_without_a_transaction(admin: asyncpg.Connection, database: TestDa
 async def test_who_has_become_idle_since_its_snapshot_is_told(
     admin: asyncpg.Connection, database: TestDatabase, isolation: str
 ):
-    heard: asyncio.Queue[str] = asyncio.Queue()
-    await admin.execute(
-        "INSERT INTO session_lock.session (name, capacity, started_at, expires_at)"
-        " VALUES ('jobs', 1, now(), now() + interval '1 hour')"
-    )
-    await admin.add_listener("session_lock", lambda *told: heard.put_nowait(told[-1]))
+    heard = await heard_by_a_session(admin, idle=False)
     connection = await asyncpg.connect(database.app_dsn)
     try:
         async with connection.transaction(isolation=isolation):

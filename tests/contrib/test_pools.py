@@ -237,6 +237,17 @@ async def test_an_error_that_the_block_swallows_is_told_at_its_end(suite: Suite)
     assert await suite.status(key) == "finished"
 
 
+async def test_one_that_is_caught_around_a_savepoint_is_nobodys(suite: Suite):
+    (key,) = await suite.add()
+    lease = await suite.start()
+    async with suite.database.transaction(lease, await suite.claim(lease)) as connection:
+        layered = isinstance(connection, sa.AsyncSession | sa.AsyncConnection)
+        with suppress(Exception):
+            async with connection.begin_nested() if layered else connection.transaction():
+                await told(connection, "SELECT 1 / 0")
+    assert await suite.status(key) == "finished"
+
+
 @pytest.mark.parametrize("kind", [KINDS[1]], ids=str)
 async def test_a_rollback_of_psycopg_is_no_commit(suite: Suite, kind: Kind):
     (key,) = await suite.add()
